@@ -1,0 +1,275 @@
+"""Entries in force: what the rules have decided and until when.
+
+In: entries and a time.  Out: which are in force, which have expired, in which
+order they were matched.  An entry is a value; :class:`Entries` keeps the ones
+in force, finds them by key and gives up the expired ones without scanning.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from sidecar.shaping.rules import TomlValue
+from sidecar.times import format_rfc3339
+
+Kind = Literal["override", "ready_q", "sched_q", "bounce"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What every entry has.
+
+    ``action_hash`` tells which action of which rule made it (64 hex digits);
+    ``site`` is the ready queue's name as the record had it; ``seq`` counts
+    matches: of two entries the one matched last has the higher.
+    """
+
+    action_hash: str
+    site: str
+    reason: str
+    expires_ns: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Override(_Common):
+    """An option set for one (domain, source): a line of the overlay.
+
+    ``mx_rollup``: for the whole site of the domain rather than the domain alone.
+    """
+
+    kind: ClassVar[Kind] = "override"
+
+    domain: str
+    mx_rollup: bool
+    source: str
+    name: str
+    value: TomlValue
+
+    @property
+    def key(self) -> str:
+        """A rematch of the same rule, action, site, domain and source has the same key."""
+        return _key(self.kind, self.action_hash, self.site, self.domain, self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyQSuspension(_Common):
+    """A ready queue (``site``) held."""
+
+    kind: ClassVar[Kind] = "ready_q"
+
+    source: str
+
+    @property
+    def key(self) -> str:
+        """A rematch of the same rule, action and ready queue has the same key."""
+        return _key(self.kind, self.action_hash, self.site)
+
+    def answer(self) -> dict[str, Any]:
+        """As ``suspended.json`` has it."""
+        return {
+            "rule_hash": self.action_hash,
+            "site_name": self.site,
+            "reason": self.reason,
+            "source": self.source,
+            "expires": format_rfc3339(self.expires_ns),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SchedQSuspension(_Common):
+    """The scheduled queues of a (campaign, tenant, domain) held; None: any campaign."""
+
+    kind: ClassVar[Kind] = "sched_q"
+
+    domain: str
+    tenant: str
+    campaign: str | None
+
+    @property
+    def key(self) -> str:
+        """A rematch of the same rule, action, site and queue has the same key."""
+        return _key(
+            self.kind, self.action_hash, self.site, self.domain, self.tenant, self.campaign
+        )
+
+    def answer(self) -> dict[str, Any]:
+        """As ``suspended.json`` has it."""
+        return {
+            "rule_hash": f"{self.site}-{self.action_hash}",
+            "tenant": self.tenant,
+            "domain": self.domain,
+            "campaign": self.campaign,
+            "reason": self.reason,
+            "expires": format_rfc3339(self.expires_ns),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SchedQBounce(_Common):
+    """The scheduled queues of a (campaign, tenant, domain) bounced; None: any."""
+
+    kind: ClassVar[Kind] = "bounce"
+
+    domain: str
+    tenant: str | None
+    campaign: str | None
+
+    @property
+    def key(self) -> str:
+        """A rematch of the same rule, action, site and queue has the same key."""
+        return _key(
+            self.kind, self.action_hash, self.site, self.domain, self.tenant, self.campaign
+        )
+
+    def answer(self) -> dict[str, Any]:
+        """As ``bounced.json`` has it."""
+        return {
+            "rule_hash": f"{self.site}-{self.action_hash}",
+            "domain": self.domain,
+            "tenant": self.tenant,
+            "campaign": self.campaign,
+            "reason": self.reason,
+            "expires": format_rfc3339(self.expires_ns),
+        }
+
+
+Suspension: TypeAlias = ReadyQSuspension | SchedQSuspension | SchedQBounce
+Entry: TypeAlias = Override | Suspension
+
+_KINDS: dict[str, type[Override | ReadyQSuspension | SchedQSuspension | SchedQBounce]] = {
+    c.kind: c for c in (Override, ReadyQSuspension, SchedQSuspension, SchedQBounce)
+}
+
+
+def _key(*parts: str | None) -> str:
+    return json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
+
+
+def to_payload(entry: Entry) -> str:
+    """The entry as JSON text, for the state file; :func:`from_payload` reads it back."""
+    return json.dumps(asdict(entry), ensure_ascii=True, separators=(",", ":"))
+
+
+def from_payload(kind: str, payload: str) -> Entry:
+    """An entry from the state file or an import.  ValueError says what is wrong with it."""
+    cls = _KINDS.get(kind)
+    if cls is None:
+        raise ValueError(f"unknown kind of entry {kind!r}")
+    data = json.loads(payload)
+    if not isinstance(data, dict):
+        raise ValueError("an entry is a JSON object")
+    names = {f.name for f in fields(cls)}
+    if data.keys() != names:
+        raise ValueError(f"fields {sorted(data.keys() ^ names)} are unknown or missing")
+    for name, value in data.items():
+        if not _fits(name, value):
+            raise ValueError(f"{name}: {value!r} is not of its type")
+    return cls(**data)
+
+
+_OPTIONAL = {"tenant", "campaign"}
+_INTEGERS = {"expires_ns", "seq"}
+
+
+def _fits(name: str, value: object) -> bool:
+    if name == "value":
+        return True
+    if name in _INTEGERS:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if name == "mx_rollup":
+        return isinstance(value, bool)
+    return isinstance(value, str) or (value is None and name in _OPTIONAL)
+
+
+def frame(entry: Suspension) -> dict[str, Any]:
+    """One ``/subscribe_event_v1`` frame, as sent when the entry comes about."""
+    if isinstance(entry, ReadyQSuspension):
+        body = entry.answer()
+        # Upstream's live frame names the site in the hash, its replay does not.
+        body["rule_hash"] = f"{entry.site}-{entry.action_hash}"
+        return {"ReadyQSuspension": body}
+    if isinstance(entry, SchedQSuspension):
+        return {"SchedQSuspension": entry.answer()}
+    return {"SchedQBounce": entry.answer()}
+
+
+class Entries:
+    """The entries in force, by key.
+
+    Every operation costs what the entries it touches cost, never what all
+    that are in force do.
+    """
+
+    __slots__ = ("_by_key", "_heap", "_stale")
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, Entry] = {}
+        self._heap: list[tuple[int, str]] = []
+        self._stale = 0
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._by_key.values())
+
+    def get(self, key: str) -> Entry | None:
+        """The entry with that key, if one is in force."""
+        return self._by_key.get(key)
+
+    def put(self, entry: Entry) -> Entry | None:
+        """Take `entry` into force; returns the one that it replaces."""
+        key = entry.key
+        old = self._by_key.get(key)
+        self._by_key[key] = entry
+        if old is not None:
+            if old.expires_ns == entry.expires_ns:
+                return old
+            self._stale += 1
+        heapq.heappush(self._heap, (entry.expires_ns, key))
+        if self._stale > len(self._by_key) + 64:
+            self._rebuild()
+        return old
+
+    def remove(self, key: str) -> Entry | None:
+        """Take the entry with that key out of force; returns it."""
+        entry = self._by_key.pop(key, None)
+        if entry is not None:
+            self._stale += 1
+        return entry
+
+    def expire(self, now_ns: int) -> list[Entry]:
+        """Take out and return what has expired by `now_ns`, the earliest first.
+
+        An entry holds up to, not including, its expiry (upstream: ``now >= expires`` ends it).
+        """
+        gone: list[Entry] = []
+        while self._heap and self._heap[0][0] <= now_ns:
+            expires_ns, key = heapq.heappop(self._heap)
+            entry = self._by_key.get(key)
+            if entry is None or entry.expires_ns != expires_ns:
+                self._stale -= 1
+                continue
+            del self._by_key[key]
+            gone.append(entry)
+        return gone
+
+    def next_expiry(self) -> int | None:
+        """When the next entry expires, or earlier; None when none is in force."""
+        return self._heap[0][0] if self._heap else None
+
+    def of_kind(self, kind: Kind) -> list[Entry]:
+        """All entries of one kind, by expiry, then key: the order they are served in."""
+        found = [e for e in self._by_key.values() if e.kind == kind]
+        found.sort(key=lambda e: (e.expires_ns, e.key))
+        return found
+
+    def _rebuild(self) -> None:
+        self._heap = [(e.expires_ns, k) for k, e in self._by_key.items()]
+        heapq.heapify(self._heap)
+        self._stale = 0

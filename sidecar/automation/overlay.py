@@ -1,0 +1,210 @@
+"""The overlay: entries in, the text of the overlay ``shaping.toml`` out.
+
+A section is a domain with one ``mx_rollup``; each is rendered on its own with
+tomlkit, read back (tomllib and the options schema) and kept until one of its
+entries changes, so that a change among ten thousand costs one section and a
+join.  Since one bad byte would stop all of kumod's mail, what does not survive
+the reading back is left out and reported.
+
+Source of the form: KumoMTA's daemon (shared/kumomta.md section 6), with its defects mended:
+both scopes of one domain hold (the site-wide one under the name with a final
+dot), comments are one line, reserved names are never written.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import tomlkit
+from tomlkit.items import KeyType, SingleKey
+
+from sidecar.shaping.options import check_option
+from sidecar.shaping.rules import TomlValue
+from sidecar.times import format_rfc3339
+
+from .entries import Override
+
+RESERVED = frozenset({"default", "provider"})
+"""Names that mean something else than a domain at the top of a shaping file."""
+
+_Section = tuple[str, bool]
+_Target = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """An override as the overlay says it: its section's name (``domain`` or ``domain.``) and it."""
+
+    section: str
+    override: Override
+
+
+class Overlay:
+    """All overrides in force, and their text."""
+
+    __slots__ = ("_fragments", "_sections", "_text", "rejected", "reserved")
+
+    def __init__(self, overrides: Iterable[Override] = ()) -> None:
+        self._sections: dict[_Section, dict[_Target, dict[str, Override]]] = {}
+        self._fragments: dict[str, dict[bool, str]] = {}
+        self._text: str | None = None
+        self.reserved: dict[str, int] = {}
+        """Entries left out because of a reserved name, by name."""
+        self.rejected: dict[str, str] = {}
+        """Why an entry (by key) was left out: its text could not be read back."""
+        for override in overrides:
+            self.put(override)
+
+    def put(self, override: Override) -> None:
+        """Take an override in, in place of the one with its key."""
+        section = (override.domain, override.mx_rollup)
+        target = (override.source, override.name)
+        self._sections.setdefault(section, {}).setdefault(target, {})[override.key] = override
+        self._touch(override.domain)
+
+    def remove(self, override: Override) -> None:
+        """Take out the override with this one's key."""
+        section = (override.domain, override.mx_rollup)
+        target = (override.source, override.name)
+        targets = self._sections.get(section, {})
+        held = targets.get(target, {})
+        if held.pop(override.key, None) is None:
+            return
+        if not held:
+            del targets[target]
+        if not targets:
+            del self._sections[section]
+        self.rejected.pop(override.key, None)
+        self._touch(override.domain)
+
+    def _touch(self, domain: str) -> None:
+        self._fragments.pop(domain, None)
+        self._text = None
+
+    def effective(self) -> Iterator[Effective]:
+        """What the overlay says, in its order: of several entries for one thing the last matched."""
+        for domain in sorted({d for d, _ in self._sections}):
+            if domain in RESERVED:
+                continue
+            for mx_rollup in (True, False):
+                for override in self._winners(domain, mx_rollup):
+                    if override.key not in self.rejected:
+                        yield Effective(self._name(domain, mx_rollup), override)
+
+    def _winners(self, domain: str, mx_rollup: bool) -> list[Override]:
+        targets = self._sections.get((domain, mx_rollup), {})
+        return [
+            max(targets[target].values(), key=lambda o: (o.seq, o.key))
+            for target in sorted(targets)
+        ]
+
+    def _name(self, domain: str, mx_rollup: bool) -> str:
+        # One TOML table has one mx_rollup; kumod resolves the name with a final
+        # dot to the same site (shared/conformance, rollup-conflict).
+        both = (domain, True) in self._sections and (domain, False) in self._sections
+        return f"{domain}." if mx_rollup and both else domain
+
+    def text(self) -> str:
+        """The whole overlay; equal entries give equal text."""
+        if self._text is None:
+            self._text = self._render()
+        return self._text
+
+    def _render(self) -> str:
+        parts: list[str] = []
+        self.reserved = {}
+        for domain in sorted({d for d, _ in self._sections}):
+            if domain in RESERVED:
+                self.reserved[domain] = sum(
+                    len(held)
+                    for rollup in (True, False)
+                    for held in self._sections.get((domain, rollup), {}).values()
+                )
+                continue
+            kept = self._fragments.get(domain)
+            if kept is None:
+                kept = self._fragments[domain] = {
+                    rollup: self._fragment(domain, rollup)
+                    for rollup in (True, False)
+                    if (domain, rollup) in self._sections
+                }
+            parts += kept.values()
+        count = sum(len(h) for t in self._sections.values() for h in t.values())
+        count -= sum(self.reserved.values()) + len(self.rejected)
+        mark = f"# Generated by tsa-daemon\n# Number of entries: {count}\n"
+        return f"{mark}\n{''.join(parts)}{mark}"
+
+    def _fragment(self, domain: str, mx_rollup: bool) -> str:
+        name = self._name(domain, mx_rollup)
+        winners = self._winners(domain, mx_rollup)
+        for override in winners:
+            self.rejected.pop(override.key, None)
+        text = _section(name, mx_rollup, winners)
+        if _reads_back(text, name, mx_rollup, winners):
+            return text
+        sound: list[Override] = []
+        for override in winners:
+            if _reads_back(_section(name, mx_rollup, [override]), name, mx_rollup, [override]):
+                sound.append(override)
+            else:
+                self.rejected[override.key] = (
+                    f"{override.name} = {override.value!r} for {domain!r} from {override.source!r}"
+                    " does not read back as written"
+                )
+        return _section(name, mx_rollup, sound) if sound else ""
+
+
+def _section(name: str, mx_rollup: bool, overrides: list[Override]) -> str:
+    # Keys and values are tomlkit's; a whole tomlkit document would cost ten times as much.
+    head = _key(name)
+    lines = [f"[{head}]", f"mx_rollup = {tomlkit.item(mx_rollup).as_string()}"]
+    source = None
+    for override in overrides:
+        if override.source != source:
+            source = override.source
+            lines += ["", f"[{head}.sources.{_key(source)}]"]
+        expires = format_rfc3339(override.expires_ns, utc="+00:00")
+        lines += [
+            f"# reason: {one_line(override.reason)}",
+            f"# expires: {expires}",
+            f"{tomlkit.key(override.name).as_string()} = {_value(override.value)}",
+        ]
+    return "\n".join(lines) + "\n\n"
+
+
+def _key(name: str) -> str:
+    return SingleKey(name, t=KeyType.Basic).as_string()
+
+
+def _value(value: TomlValue) -> str:
+    if isinstance(value, dict):
+        table = tomlkit.inline_table()
+        table.update(value)
+        return table.as_string()
+    return tomlkit.item(value).as_string()
+
+
+def one_line(text: str) -> str:
+    r"""`text` fit for a comment: what is no printable character or space as ``\n``, ``\u2028`` …
+
+    TOML forbids control characters in comments, and a line break would end it.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _reads_back(text: str, name: str, mx_rollup: bool, overrides: list[Override]) -> bool:
+    sources: dict[str, dict[str, object]] = {}
+    for o in overrides:
+        if check_option(o.name, o.value):
+            return False
+        sources.setdefault(o.source, {})[o.name] = o.value
+    try:
+        text.encode()
+        read = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeEncodeError, RecursionError):
+        return False
+    return read == {name: {"mx_rollup": mx_rollup, "sources": sources}}

@@ -1,0 +1,148 @@
+"""Thresholds: how often a rule matched on a site within its period.
+
+In: a scope (rule and site), a period and the second of a match.  Out: the
+number of matches in the period.  The window ends with the newest match known
+(so that records of several segments may come in any order), begins `period`
+seconds earlier, both ends included, and counts whole seconds of record time:
+no clock is asked.  Source of the rule: KumoMTA's documentation of ``trigger``,
+"N matches in the period" (upstream's daemon counts over ``duration`` instead).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+
+
+class Window:
+    """Matches of one scope: seconds that have some, in order, each with its count.
+
+    A match costs the same however long the window is: it lands at the end
+    (late ones are rare and found by bisection), and each second leaves once.
+    """
+
+    __slots__ = ("counts", "head", "period", "seconds", "total")
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+        self.seconds: list[int] = []
+        self.counts: list[int] = []
+        self.head = 0
+        self.total = 0
+
+    def add(self, second: int, count: int = 1) -> int | None:
+        """Count a match; returns the new count of its second, None if it is too late to count."""
+        seconds = self.seconds
+        if self.head < len(seconds) and second < seconds[-1]:
+            if second < seconds[-1] - self.period:
+                return None
+            at = bisect_left(seconds, second, self.head)
+            if seconds[at] != second:
+                seconds.insert(at, second)
+                self.counts.insert(at, 0)
+        else:
+            at = len(seconds) - 1
+            if at < self.head or seconds[at] != second:
+                seconds.append(second)
+                self.counts.append(0)
+                at += 1
+        self.counts[at] += count
+        self.total += count
+        result = self.counts[at]
+        self._leave(seconds[-1] - self.period)
+        return result
+
+    def _leave(self, oldest: int) -> None:
+        seconds, head = self.seconds, self.head
+        while seconds[head] < oldest:
+            self.total -= self.counts[head]
+            head += 1
+        if head > 64 and head * 2 > len(seconds):
+            del seconds[:head], self.counts[:head]
+            head = 0
+        self.head = head
+
+    @property
+    def oldest(self) -> int:
+        """The first second still counted."""
+        return self.seconds[self.head]
+
+    @property
+    def newest(self) -> int:
+        """The last second counted."""
+        return self.seconds[-1]
+
+
+class Thresholds:
+    """All windows, and which of their seconds have changed since the last :meth:`take_changes`."""
+
+    __slots__ = ("_changed", "_shrunk", "_windows")
+
+    def __init__(self) -> None:
+        self._windows: dict[str, Window] = {}
+        self._changed: dict[tuple[str, int], int] = {}
+        self._shrunk: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def record(self, scope: str, period: int, second: int) -> int:
+        """Count one match of `scope`; returns how many there are in the period, this one included."""
+        window = self._window(scope, period)
+        before = window.head
+        first = window.seconds[before] if before < len(window.seconds) else second
+        count = window.add(second)
+        if count is None:
+            return 1
+        self._changed[scope, second] = count
+        if window.oldest > first:
+            self._shrunk[scope] = window.oldest
+        return window.total
+
+    def count(self, scope: str) -> int:
+        """How many matches the window of `scope` holds."""
+        window = self._windows.get(scope)
+        return 0 if window is None else window.total
+
+    def restore(self, scope: str, period: int, counts: Mapping[int, int]) -> None:
+        """Put back what the state file holds of one scope: second → count."""
+        window = self._window(scope, period)
+        for second in sorted(counts):
+            window.add(second, counts[second])
+
+    def _window(self, scope: str, period: int) -> Window:
+        window = self._windows.get(scope)
+        if window is None:
+            window = self._windows[scope] = Window(period)
+        return window
+
+    def forget_idle(self, before: int) -> list[str]:
+        """Drop the windows that end more than their period before `before`; returns their scopes.
+
+        `before` is record time, well behind the newest record read, so that
+        what is dropped could not have counted any more.
+        """
+        idle = [s for s, w in self._windows.items() if w.newest + w.period < before]
+        for scope in idle:
+            del self._windows[scope]
+            self._shrunk.pop(scope, None)
+        if idle:
+            gone = set(idle)
+            self._changed = {k: v for k, v in self._changed.items() if k[0] not in gone}
+        return idle
+
+    def take_changes(self) -> tuple[dict[tuple[str, int], int], dict[str, int]]:
+        """(scope, second) → count for what changed, scope → oldest second for what shrank."""
+        changed, shrunk = self._changed, self._shrunk
+        self._changed, self._shrunk = {}, {}
+        # A second may have come and gone since: only what still counts is worth keeping.
+        changed = {
+            (scope, second): count
+            for (scope, second), count in changed.items()
+            if second >= shrunk.get(scope, second)
+        }
+        return changed, shrunk
+
+    def scopes(self) -> Iterator[tuple[str, Window]]:
+        """Every scope with its window, for export."""
+        return iter(self._windows.items())
