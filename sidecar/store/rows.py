@@ -1,0 +1,169 @@
+"""What the store keeps, as values: rows in, the same rows out.
+
+The store knows rows, not rules: ``payload`` and the MX answers are texts made
+and read elsewhere, keys are whatever their owners chose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """How far one segment has been read.
+
+    ``inode`` and ``fingerprint`` (text made by the log room, opaque here) tell
+    the segment from another of the same name, ``content`` is a fingerprint of
+    its decompressed beginning, which survives recompression.  ``offset`` counts
+    decompressed bytes, ``frame_start`` compressed ones, ``frame_offset`` is the
+    decompressed offset of ``frame_start``; ``lines`` counts from the segment's
+    start.  ``done``: finished and wholly read.
+    """
+
+    inode: int
+    fingerprint: str
+    offset: int
+    lines: int
+    frame_start: int
+    frame_offset: int
+    done: bool
+    content: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """One entry in force: ``payload`` is JSON, ``expires_ns`` Unix nanoseconds, ``seq`` its order.
+
+    ``kind`` is ``override``, ``ready_q``, ``sched_q`` or ``bounce``.
+    """
+
+    key: str
+    kind: str
+    payload: str
+    expires_ns: int
+    seq: int
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What one batch changes.  Absolute values throughout, so committing it twice is harmless.
+
+    Within a transaction removals come first (``drop_entries`` and an item of
+    ``entries`` with the same key: the item stays), except that
+    ``prune_thresholds`` comes last: no count before its second is kept.
+
+    ========================  =====================================================
+    ``checkpoints``           segment name → how far it has been read
+    ``forget_segments``       names of segments that no longer exist
+    ``entries``               key → entry, new or changed
+    ``drop_entries``          keys of entries expired or removed
+    ``threshold_counts``      (scope, Unix second) → matches in that second; 0 removes
+    ``prune_thresholds``      scope → the first Unix second that still counts
+    ``drop_thresholds``       scopes whose counts all go
+    ``mx``, ``drop_mx``       domain → answer as JSON; domains to forget
+    ``counters``              name → value since the state was made
+    ``kumod_ids``             entry key → id that kumod gave it; None forgets it
+    ``meta``                  name → value
+    ========================  =====================================================
+    """
+
+    checkpoints: dict[str, CheckpointRow] = field(default_factory=dict)
+    forget_segments: set[str] = field(default_factory=set)
+    entries: dict[str, EntryRow] = field(default_factory=dict)
+    drop_entries: set[str] = field(default_factory=set)
+    threshold_counts: dict[tuple[str, int], int] = field(default_factory=dict)
+    prune_thresholds: dict[str, int] = field(default_factory=dict)
+    drop_thresholds: set[str] = field(default_factory=set)
+    mx: dict[str, str] = field(default_factory=dict)
+    drop_mx: set[str] = field(default_factory=set)
+    counters: dict[str, int] = field(default_factory=dict)
+    kumod_ids: dict[str, str | None] = field(default_factory=dict)
+    meta: dict[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return any(
+            (
+                self.checkpoints,
+                self.forget_segments,
+                self.entries,
+                self.drop_entries,
+                self.threshold_counts,
+                self.prune_thresholds,
+                self.drop_thresholds,
+                self.mx,
+                self.drop_mx,
+                self.counters,
+                self.kumod_ids,
+                self.meta,
+            )
+        )
+
+    def add(self, later: Transaction) -> None:
+        """Make this the transaction that does what this one and then `later` would do.
+
+        For a caller whose disk is full: what couldn't be committed stays as
+        large as the keys it names, however many batches are added.
+        """
+        _replace(self.checkpoints, self.forget_segments, later.checkpoints, later.forget_segments)
+        _replace(self.entries, self.drop_entries, later.entries, later.drop_entries)
+        _replace(self.mx, self.drop_mx, later.mx, later.drop_mx)
+        self._add_thresholds(later)
+        self.counters.update(later.counters)
+        self.kumod_ids.update(later.kumod_ids)
+        self.meta.update(later.meta)
+
+    def _add_thresholds(self, later: Transaction) -> None:
+        for scope in later.drop_thresholds:
+            self.prune_thresholds.pop(scope, None)
+        self.drop_thresholds |= later.drop_thresholds
+        for scope, second in later.prune_thresholds.items():
+            self.prune_thresholds[scope] = max(second, self.prune_thresholds.get(scope, second))
+        merged = {
+            key: count
+            for key, count in self.threshold_counts.items()
+            if key[0] not in later.drop_thresholds
+        }
+        merged.update(later.threshold_counts)
+        self.threshold_counts = {
+            (scope, second): count
+            for (scope, second), count in merged.items()
+            if second >= self.prune_thresholds.get(scope, second)
+        }
+
+
+def _replace(
+    puts: dict[str, _Row], drops: set[str], later_puts: dict[str, _Row], later_drops: set[str]
+) -> None:
+    for key in later_drops:
+        puts.pop(key, None)
+    drops |= later_drops
+    puts.update(later_puts)
+
+
+@dataclass(slots=True)
+class Saved:
+    """Everything the store holds, in the shapes of :class:`Transaction`."""
+
+    checkpoints: dict[str, CheckpointRow] = field(default_factory=dict)
+    entries: dict[str, EntryRow] = field(default_factory=dict)
+    threshold_counts: dict[tuple[str, int], int] = field(default_factory=dict)
+    mx: dict[str, str] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=dict)
+    kumod_ids: dict[str, str] = field(default_factory=dict)
+    meta: dict[str, str] = field(default_factory=dict)
+
+    def as_transaction(self) -> Transaction:
+        """The transaction that writes all of this into an empty store."""
+        return Transaction(
+            checkpoints=dict(self.checkpoints),
+            entries=dict(self.entries),
+            threshold_counts=dict(self.threshold_counts),
+            mx=dict(self.mx),
+            counters=dict(self.counters),
+            kumod_ids=dict(self.kumod_ids),
+            meta=dict(self.meta),
+        )

@@ -1,0 +1,211 @@
+"""Rows to SQL and back: what one :class:`Transaction` writes, what a file holds."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from .rows import CheckpointRow, EntryRow, Saved, Transaction
+from .schema import pack_int, pack_text, unpack_text
+
+
+def write(connection: sqlite3.Connection, transaction: Transaction) -> None:
+    """Apply `transaction`; the caller has begun an SQL transaction and commits it."""
+    _write_segments(connection, transaction)
+    _write_entries(connection, transaction)
+    _write_thresholds(connection, transaction)
+    _delete(connection, "mx", "domain", transaction.drop_mx)
+    _put_texts(connection, "mx (domain, answer)", transaction.mx)
+    kept = {key: id_ for key, id_ in transaction.kumod_ids.items() if id_ is not None}
+    _delete(connection, "kumod_ids", "key", transaction.kumod_ids.keys() - kept.keys())
+    _put_texts(connection, "kumod_ids (key, id)", kept)
+    _put_texts(connection, "meta (name, value)", transaction.meta)
+    if transaction.counters:
+        connection.executemany(
+            "INSERT OR REPLACE INTO counters (name, value) VALUES (?, ?)",
+            ((pack_text(name), pack_int(value)) for name, value in transaction.counters.items()),
+        )
+
+
+def _write_segments(connection: sqlite3.Connection, transaction: Transaction) -> None:
+    _delete(connection, "segments", "name", transaction.forget_segments)
+    if transaction.checkpoints:
+        connection.executemany(
+            "INSERT OR REPLACE INTO segments (name, inode, fingerprint, content, offset, lines,"
+            " frame_start, frame_offset, done) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    pack_text(name),
+                    pack_int(row.inode),
+                    row.fingerprint,
+                    row.content,
+                    row.offset,
+                    row.lines,
+                    row.frame_start,
+                    row.frame_offset,
+                    row.done,
+                )
+                for name, row in transaction.checkpoints.items()
+            ),
+        )
+
+
+def _write_entries(connection: sqlite3.Connection, transaction: Transaction) -> None:
+    _delete(connection, "entries", "key", transaction.drop_entries)
+    if transaction.entries:
+        connection.executemany(
+            "INSERT OR REPLACE INTO entries (key, kind, payload, expires_ns, seq)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (
+                (
+                    pack_text(key),
+                    row.kind,
+                    pack_text(row.payload),
+                    pack_int(row.expires_ns),
+                    row.seq,
+                )
+                for key, row in transaction.entries.items()
+            ),
+        )
+
+
+def _write_thresholds(connection: sqlite3.Connection, transaction: Transaction) -> None:
+    for scope in transaction.drop_thresholds:
+        _prune(connection, scope, None)
+    ids: dict[str, int] = {}
+    for (scope, second), count in transaction.threshold_counts.items():
+        if second < transaction.prune_thresholds.get(scope, second):
+            continue
+        if count == 0:
+            connection.execute(
+                "DELETE FROM counts WHERE second = ?"
+                " AND scope_id = (SELECT id FROM scopes WHERE scope = ?)",
+                (second, pack_text(scope)),
+            )
+            continue
+        if scope not in ids:
+            ids[scope] = _scope_id(connection, scope)
+        connection.execute(
+            "INSERT OR REPLACE INTO counts (scope_id, second, count) VALUES (?, ?, ?)",
+            (ids[scope], second, count),
+        )
+    for scope, first in transaction.prune_thresholds.items():
+        _prune(connection, scope, first)
+
+
+def _scope_id(connection: sqlite3.Connection, scope: str) -> int:
+    packed = pack_text(scope)
+    connection.execute("INSERT OR IGNORE INTO scopes (scope) VALUES (?)", (packed,))
+    (id_,) = connection.execute("SELECT id FROM scopes WHERE scope = ?", (packed,)).fetchone()
+    return int(id_)
+
+
+def _prune(connection: sqlite3.Connection, scope: str, first: int | None) -> None:
+    """Drop the counts of `scope` before second `first` (None: all), and the scope when empty."""
+    found = connection.execute(
+        "SELECT id FROM scopes WHERE scope = ?", (pack_text(scope),)
+    ).fetchone()
+    if found is None:
+        return
+    if first is None:
+        connection.execute("DELETE FROM counts WHERE scope_id = ?", found)
+    else:
+        connection.execute(
+            "DELETE FROM counts WHERE scope_id = ? AND second < ?", (found[0], first)
+        )
+    connection.execute(
+        "DELETE FROM scopes WHERE id = ?"
+        " AND NOT EXISTS (SELECT 1 FROM counts WHERE scope_id = scopes.id)",
+        found,
+    )
+
+
+def _delete(connection: sqlite3.Connection, table: str, column: str, keys: Iterable[str]) -> None:
+    rows = [(pack_text(key),) for key in keys]
+    if rows:
+        connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", rows)  # noqa: S608
+
+
+def _put_texts(connection: sqlite3.Connection, target: str, texts: dict[str, str]) -> None:
+    if texts:
+        connection.executemany(
+            f"INSERT OR REPLACE INTO {target} VALUES (?, ?)",  # noqa: S608
+            ((pack_text(name), pack_text(value)) for name, value in texts.items()),
+        )
+
+
+def read(connection: sqlite3.Connection) -> Saved:
+    """Everything in the file, as of one moment."""
+    connection.execute("BEGIN")
+    try:
+        return Saved(
+            checkpoints=_read_segments(connection),
+            entries=_read_entries(connection),
+            threshold_counts={
+                (unpack_text(scope), second): count
+                for scope, second, count in connection.execute(
+                    "SELECT scope, second, count FROM counts JOIN scopes ON scopes.id = scope_id"
+                    " ORDER BY scope, second"
+                )
+            },
+            mx=_read_texts(connection, "SELECT domain, answer FROM mx"),
+            counters={
+                unpack_text(name): int(value)
+                for name, value in connection.execute("SELECT name, value FROM counters")
+            },
+            kumod_ids=_read_texts(connection, "SELECT key, id FROM kumod_ids"),
+            meta=_read_texts(connection, "SELECT name, value FROM meta"),
+        )
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _read_segments(connection: sqlite3.Connection) -> dict[str, CheckpointRow]:
+    query = (
+        "SELECT name, inode, fingerprint, content, offset, lines, frame_start, frame_offset, done"
+        " FROM segments ORDER BY name"
+    )
+    return {
+        unpack_text(name): CheckpointRow(
+            inode=int(inode),
+            fingerprint=fingerprint,
+            content=content,
+            offset=offset,
+            lines=lines,
+            frame_start=frame_start,
+            frame_offset=frame_offset,
+            done=bool(done),
+        )
+        for (
+            name,
+            inode,
+            fingerprint,
+            content,
+            offset,
+            lines,
+            frame_start,
+            frame_offset,
+            done,
+        ) in connection.execute(query)
+    }
+
+
+def _read_entries(connection: sqlite3.Connection) -> dict[str, EntryRow]:
+    rows = connection.execute(
+        "SELECT key, kind, payload, expires_ns, seq FROM entries ORDER BY seq, key"
+    )
+    return {
+        unpack_text(key): EntryRow(
+            key=unpack_text(key),
+            kind=kind,
+            payload=unpack_text(payload),
+            expires_ns=int(expires_ns),
+            seq=seq,
+        )
+        for key, kind, payload, expires_ns, seq in rows
+    }
+
+
+def _read_texts(connection: sqlite3.Connection, query: str) -> dict[str, str]:
+    return {unpack_text(name): unpack_text(value) for name, value in connection.execute(query)}
