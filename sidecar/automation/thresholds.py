@@ -63,11 +63,6 @@ class Window:
         self.head = head
 
     @property
-    def oldest(self) -> int:
-        """The first second still counted."""
-        return self.seconds[self.head]
-
-    @property
     def newest(self) -> int:
         """The last second counted."""
         return self.seconds[-1]
@@ -95,8 +90,8 @@ class Thresholds:
         if count is None:
             return 1
         self._changed[scope, second] = count
-        if window.oldest > first:
-            self._shrunk[scope] = window.oldest
+        if window.seconds[window.head] > first:
+            self._shrunk[scope] = window.newest - period
         return window.total
 
     def count(self, scope: str) -> int:
@@ -132,7 +127,7 @@ class Thresholds:
         return idle
 
     def take_changes(self) -> tuple[dict[tuple[str, int], int], dict[str, int]]:
-        """(scope, second) → count for what changed, scope → oldest second for what shrank."""
+        """(scope, second) → count for what changed, scope → the second before which nothing counts."""
         changed, shrunk = self._changed, self._shrunk
         self._changed, self._shrunk = {}, {}
         # A second may have come and gone since: only what still counts is worth keeping.

@@ -1,0 +1,147 @@
+"""Entries in force: expiry, replacement, and their form in the state file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.automation.entries import (
+    Entries,
+    Entry,
+    Override,
+    ReadyQSuspension,
+    SchedQBounce,
+    SchedQSuspension,
+    frame,
+    from_payload,
+    to_payload,
+)
+
+NOW = 1_795_360_060_612_938_000
+
+
+def suspension(site: str = "ip1->mx@smtp_client", expires_ns: int = NOW) -> ReadyQSuspension:
+    return ReadyQSuspension(
+        action_hash="a" * 64,
+        site=site,
+        reason="automation rule: busy",
+        expires_ns=expires_ns,
+        seq=1,
+        source="ip1",
+    )
+
+
+TEXT = st.text(max_size=12)
+VALUES = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.booleans(),
+    TEXT,
+    st.lists(TEXT, max_size=3),
+    st.dictionaries(TEXT, TEXT, max_size=3),
+)
+
+
+def entry_of(kind: type[Entry]) -> st.SearchStrategy[Entry]:
+    common = {
+        "action_hash": TEXT,
+        "site": TEXT,
+        "reason": TEXT,
+        "expires_ns": st.integers(0, 2**62),
+        "seq": st.integers(0, 2**62),
+    }
+    own: dict[str, st.SearchStrategy[object]] = {"source": TEXT}
+    if kind is Override:
+        own |= {"domain": TEXT, "mx_rollup": st.booleans(), "name": TEXT, "value": VALUES}
+    elif kind is SchedQSuspension:
+        own = {"domain": TEXT, "tenant": TEXT, "campaign": st.none() | TEXT}
+    elif kind is SchedQBounce:
+        own = {"domain": TEXT, "tenant": st.none() | TEXT, "campaign": st.none() | TEXT}
+    return st.builds(kind, **common, **own)
+
+
+ENTRIES = st.one_of(
+    *(entry_of(k) for k in (Override, ReadyQSuspension, SchedQSuspension, SchedQBounce))
+)
+
+
+@given(ENTRIES)
+def test_an_entry_comes_back_from_its_payload(entry: Entry) -> None:
+    assert from_payload(entry.kind, to_payload(entry)) == entry
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "says"),
+    [
+        ("nope", "{}", "unknown kind"),
+        ("ready_q", "[]", "JSON object"),
+        ("ready_q", "{}", "action_hash"),
+        ("ready_q", "{", "Expecting"),
+    ],
+)
+def test_a_damaged_payload_says_what_is_wrong(kind: str, payload: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        from_payload(kind, payload)
+
+
+@pytest.mark.parametrize("name", ["site", "expires_ns", "seq"])
+def test_a_field_of_the_wrong_type_is_refused(name: str) -> None:
+    data = json.loads(to_payload(suspension()))
+    data[name] = None
+    with pytest.raises(ValueError, match=name):
+        from_payload("ready_q", json.dumps(data))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 50)), max_size=60))
+def test_expiry_is_that_of_the_last_put_whatever_came_before(puts: list[tuple[str, int]]) -> None:
+    entries = Entries()
+    expected: dict[str, int] = {}
+    for site, expires in puts:
+        entries.put(suspension(site, expires))
+        expected[site] = expires
+    for now in (0, 10, 25, 50):
+        gone = {e.site: e.expires_ns for e in entries.expire(now)}
+        assert gone == {s: e for s, e in expected.items() if e <= now}
+        expected = {s: e for s, e in expected.items() if e > now}
+        assert {e.site for e in entries} == set(expected)
+
+
+def test_an_entry_holds_up_to_its_expiry_and_not_at_it() -> None:
+    entries = Entries()
+    entries.put(suspension(expires_ns=NOW))
+    assert entries.expire(NOW - 1) == []
+    assert entries.next_expiry() == NOW
+    assert [e.site for e in entries.expire(NOW)] == ["ip1->mx@smtp_client"]
+    assert entries.next_expiry() is None
+
+
+def test_the_same_entry_put_a_million_times_keeps_one() -> None:
+    entries = Entries()
+    for n in range(100_000):
+        entries.put(suspension(expires_ns=NOW + n))
+    assert len(entries) == 1
+    assert len(entries._heap) < 200
+    assert [e.expires_ns for e in entries.expire(NOW + 10**9)] == [NOW + 99_999]
+
+
+def test_a_removed_entry_does_not_expire_later() -> None:
+    entries = Entries()
+    entry = suspension()
+    entries.put(entry)
+    assert entries.remove(entry.key) == entry
+    assert entries.remove(entry.key) is None
+    assert entries.expire(NOW + 1) == []
+
+
+def test_frames_are_those_that_a_real_daemon_sent() -> None:
+    assert frame(suspension()) == {
+        "ReadyQSuspension": {
+            "rule_hash": "ip1->mx@smtp_client-" + "a" * 64,
+            "site_name": "ip1->mx@smtp_client",
+            "reason": "automation rule: busy",
+            "source": "ip1",
+            "expires": "2026-11-22T15:07:40.612938Z",
+        }
+    }
