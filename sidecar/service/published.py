@@ -1,0 +1,130 @@
+"""The published view: committed entries in, what every road serves out.
+
+What is published is a function of the committed entries and the time, so this
+view takes in an outcome only after its commit, and gives up expired entries by
+itself, whatever the state of the disk.  Each entry's text is made once and
+kept; a change costs that entry, and joining the texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from sidecar.automation.decide import Outcome
+from sidecar.automation.entries import (
+    Entries,
+    Entry,
+    Override,
+    ReadyQSuspension,
+    Suspension,
+    frame,
+)
+from sidecar.automation.overlay import Overlay
+from sidecar.publish.snapshot import Snapshot
+
+
+class Published:
+    """The committed entries in force, and their texts."""
+
+    __slots__ = ("_held", "_texts", "entries", "overlay")
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.entries = Entries()
+        self.overlay = Overlay()
+        # kind → key → what the entry is ordered by, and its JSON text.
+        self._texts: dict[str, dict[str, tuple[int, str, str]]] = {
+            "ready_q": {},
+            "sched_q": {},
+            "bounce": {},
+        }
+        # Ready queue → the suspensions that hold it, by key.
+        self._held: dict[str, dict[str, ReadyQSuspension]] = {}
+        for entry in entries:
+            self._put(entry)
+
+    def commit(self, outcome: Outcome) -> None:
+        """Take in what has been committed."""
+        for key in outcome.dropped:
+            self._gone(self.entries.remove(key))
+        for entry in outcome.entries.values():
+            self._put(entry)
+
+    def expire(self, now_ns: int) -> bool:
+        """Give up what has expired by `now_ns`; says whether anything has."""
+        gone = self.entries.expire(now_ns)
+        for entry in gone:
+            self._gone(entry)
+        return bool(gone)
+
+    def _put(self, entry: Entry) -> None:
+        self.entries.put(entry)
+        if isinstance(entry, Override):
+            self.overlay.put(entry)
+            return
+        key = entry.key
+        self._texts[entry.kind][key] = (entry.expires_ns, key, compact_json(entry.answer()))
+        if isinstance(entry, ReadyQSuspension):
+            self._held.setdefault(entry.site, {})[key] = entry
+
+    def _gone(self, entry: Entry | None) -> None:
+        if entry is None:
+            return
+        if isinstance(entry, Override):
+            self.overlay.remove(entry)
+            return
+        del self._texts[entry.kind][entry.key]
+        if isinstance(entry, ReadyQSuspension):
+            held = self._held[entry.site]
+            del held[entry.key]
+            if not held:
+                del self._held[entry.site]
+
+    def longest(self) -> list[ReadyQSuspension]:
+        """For every ready queue that is held, the suspension that lasts longest."""
+        return [max(h.values(), key=lambda e: e.expires_ns) for h in self._held.values()]
+
+    def events(self, events: Iterable[Suspension]) -> list[Suspension]:
+        """`events` as kumod must be told them.
+
+        kumod keeps only the suspension of a ready queue that it was told last,
+        so where another entry holds the queue for longer, that one is told again.
+        """
+        told: list[Suspension] = []
+        for event in events:
+            told.append(event)
+            if isinstance(event, ReadyQSuspension):
+                held = self._held.get(event.site, {}).values()
+                last = max(held, key=lambda e: e.expires_ns, default=event)
+                if last.expires_ns > event.expires_ns:
+                    told.append(last)
+        return told
+
+    def snapshot(self, *, version: int, status: bytes) -> Snapshot:
+        """Everything in force, in the order of expiry (so that the longest is told last)."""
+        ready_q, sched_q, bounces = (
+            [text for _, _, text in sorted(texts.values())] for texts in self._texts.values()
+        )
+        return Snapshot.build(
+            overlay=self.overlay.text(),
+            ready_q=ready_q,
+            sched_q=sched_q,
+            bounces=bounces,
+            version=version,
+            status=status,
+        )
+
+
+def compact_json(value: object) -> str:
+    """`value` as serde_json would write it; a lone surrogate stays the escape it came as."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return text
+
+
+def frame_text(entry: Suspension) -> str:
+    """The WebSocket frame of an event as it happens."""
+    return compact_json(frame(entry))

@@ -1,0 +1,63 @@
+"""Between the automation's state and the store's rows, both ways.
+
+In: what a batch changed.  Out: the :class:`Transaction` that commits it.  In:
+what the store holds at start.  Out: an :class:`Automation` as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sidecar.automation.decide import Automation, Outcome, scope_period
+from sidecar.automation.entries import from_payload, to_payload
+from sidecar.problems import Problem
+from sidecar.store import EntryRow, Saved, Transaction
+
+_SEQ = "seq"
+_NEWEST = "newest_ns"
+
+
+def restore(saved: Saved) -> tuple[Automation, list[Problem]]:
+    """The automation as the store has it; what can't be read is left out and reported."""
+    automation, problems = Automation(), []
+    for key, row in saved.entries.items():
+        try:
+            automation.entries.put(from_payload(row.kind, row.payload))
+        except ValueError as e:
+            problems.append(_left_out(f"entry {key}", e))
+    windows: dict[str, dict[int, int]] = {}
+    for (scope, second), count in saved.threshold_counts.items():
+        windows.setdefault(scope, {})[second] = count
+    for scope, counts in windows.items():
+        try:
+            automation.thresholds.restore(scope, scope_period(scope), counts)
+        except ValueError as e:
+            problems.append(_left_out(f"threshold {scope!r}", e))
+    automation.seq = _number(saved.meta, _SEQ)
+    automation.newest_ns = _number(saved.meta, _NEWEST)
+    automation.thresholds.take_changes()
+    return automation, problems
+
+
+def _left_out(what: str, error: ValueError) -> Problem:
+    return Problem("warning", "state-entry", f"{what} in the state file was left out: {error}")
+
+
+def _number(meta: Mapping[str, str], name: str) -> int:
+    text = meta.get(name, "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def transaction(automation: Automation, outcome: Outcome) -> Transaction:
+    """What `outcome`, and the thresholds since the last call, change in the store."""
+    counts, oldest = automation.thresholds.take_changes()
+    return Transaction(
+        entries={
+            key: EntryRow(key, entry.kind, to_payload(entry), entry.expires_ns, entry.seq)
+            for key, entry in outcome.entries.items()
+        },
+        drop_entries=set(outcome.dropped),
+        threshold_counts=counts,
+        prune_thresholds=oldest,
+        meta={_SEQ: str(automation.seq), _NEWEST: str(automation.newest_ns)},
+    )
