@@ -1,0 +1,47 @@
+"""Fault points: named steps at which a test can kill the process.
+
+In production this is one comparison with None per step.  With
+``TSA_SIDECAR_FAULT=STEP:N`` in the environment the process kills itself
+(SIGKILL) the Nth time it comes to that step.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+STEPS = (
+    "batch-read",
+    "batch-decided",
+    "before-commit",
+    "after-commit",
+    "before-publish",
+    "overlay-written",
+    "after-publish",
+)
+"""The steps between reading a batch and having published it, in order."""
+
+
+class FaultPoint:
+    """Counts how often a step is reached and strikes at the right time."""
+
+    __slots__ = ("_left", "_step")
+
+    def __init__(self, setting: str | None) -> None:
+        self._step, self._left = None, 0
+        if setting:
+            step, _, count = setting.partition(":")
+            if step not in STEPS:
+                raise ValueError(f"TSA_SIDECAR_FAULT: no step {step!r}; steps: {', '.join(STEPS)}")
+            self._step, self._left = step, int(count or "1")
+
+    def __call__(self, step: str) -> None:
+        """Say that `step` has been reached."""
+        if self._step == step:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+reached = FaultPoint(os.environ.get("TSA_SIDECAR_FAULT"))
+"""Call it with the name of a step."""
