@@ -1,0 +1,90 @@
+"""What fancy-regex works out of a tree before it compiles it, and refuses on that ground.
+
+In: a parsed pattern.  Out: nothing, or :class:`PatternError`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from . import nodes
+from .errors import PatternError
+from .parse import Parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Facts about a node.
+
+    ``size``: the fewest characters it matches; ``fixed``: it always matches that
+    many; ``hard``: beyond Rust's regex crate, run by fancy-regex's own backtracker.
+    """
+
+    size: int
+    fixed: bool
+    hard: bool
+
+
+def check(parsed: Parsed) -> None:
+    """Raise :class:`PatternError` for a tree that fancy-regex refuses to compile."""
+    if any(group < 1 or group > parsed.groups for group in parsed.referenced):
+        raise PatternError("a reference to a group that does not exist")
+    _Checker(parsed.referenced).visit(parsed.root)
+
+
+@dataclass(slots=True)
+class _Checker:
+    referenced: frozenset[int]
+    group_shapes: dict[int, Shape] = field(default_factory=dict)
+
+    def visit(self, node: nodes.Node) -> Shape:
+        shapes = [self.visit(child) for child in nodes.children(node)]
+        hard = any(shape.hard for shape in shapes)
+        match node:
+            case nodes.Char() | nodes.AnyChar() | nodes.CharClass():
+                return Shape(1, fixed=True, hard=False)
+            case nodes.Anchor(kind):
+                return Shape(
+                    0, fixed=True, hard=kind.endswith(("boundary", "word_start", "word_end"))
+                )
+            case nodes.KeepOut() | nodes.SearchStart() | nodes.GroupExists():
+                return Shape(0, fixed=True, hard=True)
+            case nodes.Concat():
+                size = sum(shape.size for shape in shapes)
+                return Shape(size, all(shape.fixed for shape in shapes), hard)
+            case nodes.Alternation():
+                return Shape(min(s.size for s in shapes), _same_size(shapes), hard)
+            case nodes.Group(index, _):
+                shape = shapes[0]
+                self.group_shapes[index] = shape
+                return Shape(shape.size, shape.fixed, hard or index in self.referenced)
+            case nodes.Repeat(_, low, high, _):
+                if high is not None and low > high and not hard:
+                    raise PatternError(f"{{{low},{high}}}: the lower bound exceeds the upper one")
+                return Shape(shapes[0].size * low, shapes[0].fixed and low == high, hard)
+            case nodes.Look(child, behind, _):
+                if behind:
+                    self.check_look_behind(child, shapes[0])
+                return Shape(0, fixed=True, hard=True)
+            case nodes.Atomic():
+                return Shape(shapes[0].size, shapes[0].fixed, hard=True)
+            case nodes.BackReference(group, _):
+                shape = self.group_shapes.get(group, Shape(0, fixed=False, hard=True))
+                return Shape(shape.size, shape.fixed, hard=True)
+            case nodes.Conditional():
+                condition, yes, no = shapes
+                fixed = all(s.fixed for s in shapes) and condition.size + yes.size == no.size
+                return Shape(condition.size + min(yes.size, no.size), fixed, hard=True)
+        return Shape(0, fixed=True, hard=False)
+
+    def check_look_behind(self, child: nodes.Node, shape: Shape) -> None:
+        """Each alternative of a look-behind has a size of its own, but a fixed one."""
+        alternatives = [shape]
+        if isinstance(child, nodes.Alternation):
+            alternatives = [self.visit(item) for item in child.items]
+        if not all(alternative.fixed for alternative in alternatives):
+            raise PatternError("a look-behind needs a fixed length")
+
+
+def _same_size(shapes: list[Shape]) -> bool:
+    return all(shape.fixed for shape in shapes) and len({shape.size for shape in shapes}) == 1

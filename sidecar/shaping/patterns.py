@@ -1,0 +1,116 @@
+"""The regexes of rules: compiled once, asked often, safe on texts that strangers chose.
+
+In: a pattern in the syntax of Rust's ``fancy-regex``, as KumoMTA reads it.
+Out: a :class:`Pattern` that finds it in a response.
+
+A pattern in RE2's language runs on google-re2, in time linear in the text.  For
+ASCII texts, nearly all there are, it is a small program over bytes; the program for
+all of Unicode is built when the first other text comes.  Look-around,
+back-references and the like, and word boundaries in texts that aren't ASCII, run on
+the ``regex`` module, which backtracks: with a time limit, and a count of the times
+it struck.  Like KumoMTA, which gives up after a million steps back, a search without
+an end counts as no match.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Final
+
+import re2
+import regex
+
+from .fancy import analyse, emit, parse
+from .fancy.charset import Alphabet, AsciiAlphabet, UnicodeAlphabet
+from .fancy.errors import PatternError
+
+__all__ = ["Pattern", "PatternError", "compile_pattern"]
+
+TIME_LIMIT: Final = 0.1
+"""Seconds that one search may take on the ``regex`` module."""
+
+_RE2_MEMORY: Final = 8 << 20
+
+Span = tuple[int, int]
+_Search = Callable[[str], Span | None]
+
+
+class Pattern:
+    """A compiled pattern; equal to another of the same source."""
+
+    __slots__ = ("__dict__", "_ascii", "_parsed", "engine", "source", "timeouts")
+
+    def __init__(self, source: str) -> None:
+        """Raises :class:`PatternError` for a pattern that KumoMTA refuses."""
+        self.source: Final = source
+        self.timeouts = 0
+        """How often the time limit struck."""
+        self._parsed: Final = parse.parse(source)
+        analyse.check(self._parsed)
+        alphabet = AsciiAlphabet()
+        search = self._on_re2(alphabet)
+        self.engine: Final = "regex" if search is None else "re2"
+        self._ascii: Final = search or self._on_regex(alphabet)
+
+    def search(self, text: str) -> Span | None:
+        """The start and end of the first match in ``text``, in characters; never raises."""
+        try:
+            return self._ascii(text) if text.isascii() else self._unicode(text)
+        except TimeoutError:
+            self.timeouts += 1
+            return None
+        except UnicodeEncodeError:  # a lone surrogate, which no text in Rust can have
+            return self.search(text.encode(errors="replace").decode())
+
+    @functools.cached_property
+    def _unicode(self) -> _Search:
+        alphabet = UnicodeAlphabet()
+        return self._on_re2(alphabet) or self._on_regex(alphabet)
+
+    def _on_re2(self, alphabet: Alphabet) -> _Search | None:
+        try:
+            compiled = re2.compile(emit.to_re2(self._parsed, alphabet), re2_options())
+        except (emit.NotInLanguage, re2.error):
+            return None
+        group = min(compiled.groups, 1)
+
+        def search(text: str) -> Span | None:
+            found = compiled.search(text)
+            return None if found is None else found.span(group)
+
+        return search
+
+    def _on_regex(self, alphabet: Alphabet) -> _Search:
+        try:
+            compiled = regex.compile(emit.to_regex(self._parsed, alphabet))
+        except (emit.NotInLanguage, regex.error, RecursionError, OverflowError) as error:
+            raise PatternError(f"valid in KumoMTA, but cannot be run here: {error}") from None
+
+        def search(text: str) -> Span | None:
+            found = compiled.search(text, timeout=TIME_LIMIT)
+            return None if found is None else found.span()
+
+        return search
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pattern) and self.source == other.source
+
+    def __hash__(self) -> int:
+        return hash(self.source)
+
+    def __repr__(self) -> str:
+        return f"Pattern({self.source!r})"
+
+
+def compile_pattern(source: str) -> Pattern:
+    """``source`` as a :class:`Pattern`; raises :class:`PatternError`, a ValueError."""
+    return Pattern(source)
+
+
+def re2_options() -> re2.Options:
+    """Options for patterns that were written by :func:`emit.to_re2`."""
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _RE2_MEMORY
+    return options
