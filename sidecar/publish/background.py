@@ -1,0 +1,109 @@
+"""An event loop in a thread of its own, for connections that stay.
+
+The listener's worker threads answer and go.  What lasts, WebSocket subscribers
+and connections being closed politely, costs a coroutine here instead of a
+thread each.  In: coroutines from any thread.  Out: nothing; `stop` waits for
+them to come to their own end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 256 * 1024
+_LINGERING = 128
+
+
+class Background:
+    """The loop, its thread and its tasks."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lingering = 0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._loop,), name="publish-background", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self, *, seconds: float) -> None:
+        """End the thread: tasks get `seconds` to finish by themselves, then are cancelled."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(self._wind_down(seconds), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()
+
+    def call(self, function: Callable[[], object]) -> bool:
+        """Have `function` called in the loop's thread, soon; False when there is no loop."""
+        loop = self._loop
+        if loop is None:
+            return False
+        try:
+            loop.call_soon_threadsafe(function)
+        except RuntimeError:  # closed by another thread just now
+            return False
+        return True
+
+    def spawn(self, coroutine: Coroutine[object, object, None]) -> bool:
+        """Run `coroutine` in the loop; False when there is none.  It handles its own errors."""
+
+        def start() -> None:
+            task = asyncio.get_running_loop().create_task(coroutine)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        if self.call(start):
+            return True
+        coroutine.close()
+        return False
+
+    def farewell(self, connection: socket.socket, last_words: bytes) -> None:
+        """Send `last_words` and close, so that the peer gets to read them.
+
+        Closing with unread input makes the kernel send a reset, which may
+        destroy the answer on its way.  So: end our side, then throw away what
+        still comes, for a second at most.  Takes over `connection`.
+        """
+        if not self.spawn(self._linger(connection, last_words)):
+            connection.close()
+
+    async def _linger(self, connection: socket.socket, last_words: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        self._lingering += 1
+        try:
+            if self._lingering > _LINGERING:
+                return
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout(_LINGER_SECONDS):
+                    connection.setblocking(False)
+                    await loop.sock_sendall(connection, last_words)
+                    connection.shutdown(socket.SHUT_WR)
+                    left = _LINGER_BYTES
+                    while left > 0 and (data := await loop.sock_recv(connection, 65536)):
+                        left -= len(data)
+        finally:
+            self._lingering -= 1
+            connection.close()
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+
+    async def _wind_down(self, seconds: float) -> None:
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)

@@ -1,0 +1,562 @@
+"""The listener: overlay, suspensions, bounces, metrics and the WebSocket upgrade.
+
+In: snapshots and events from the service; requests from kumod, Prometheus and
+people.  Out: answers in upstream's form (``kumomta.md`` section 5).
+
+The server is ``http.server``'s threading one with bounds.  A connection from a
+host that is not trusted never gets a thread.  A request's head has a total time
+and size, however slowly it drips in; a body is never read.  When all threads are
+taken, the connection that has been at its request or answer longest gives way, so
+that holding connections open costs others nothing.  Answers come from an
+immutable snapshot, swapped whole: no lock is held while bytes go out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from sidecar.problems import Problem, ProblemError
+from sidecar.publish import metrics as metrics_module
+from sidecar.publish.background import Background
+from sidecar.publish.hosts import ListenAddress, TrustedHosts, check_exposure, parse_listen
+from sidecar.publish.metrics import Metrics
+from sidecar.publish.resource import JSON, TEXT, Resource, accepts_gzip, etag_matches
+from sidecar.publish.snapshot import Snapshot
+from sidecar.publish.websocket import BadHandshake, SubscriberLimits, Subscribers, accept
+
+OVERLAY_PATH = "/get_config_v1/shaping.toml"
+SUSPENDED_PATH = "/get_suspension_v1/suspended.json"
+BOUNCED_PATH = "/get_bounce_v1/bounced.json"
+ALIVE_PATH = "/tsa/status"
+METRICS_PATH = "/metrics"
+STATUS_PATH = "/tsa/sidecar/status"
+EVENTS_PATH = "/subscribe_event_v1"
+LEGACY_EVENTS_PATH = "/subscribe_suspension_v1"
+PUBLISH_LOG_PATH = "/publish_log_v1"
+
+_PUBLISH_LOG_TEXT = (
+    "This is tsa-sidecar. It reads kumod's log files and takes no log records over HTTP. "
+    "In shaping:setup_with_automation the setting is: publish = {}\n"
+)
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_STOP_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What clients may cost.
+
+    ``connections``: threads, each serving one connection.  ``head_seconds``: for
+    a request's head to arrive, and for an idle connection to ask again.
+    ``answer_seconds``: for an answer to be taken.  ``head_bytes``: of a request's
+    line and headers.  ``grace_seconds``: how long nobody has to give way.
+    """
+
+    connections: int = 64
+    head_seconds: float = 5.0
+    answer_seconds: float = 10.0
+    head_bytes: int = 16 * 1024
+    grace_seconds: float = 0.25
+    subscribers: SubscriberLimits = field(default_factory=SubscriberLimits)
+
+
+def _ignore_problem(_problem: Problem) -> None:
+    pass
+
+
+class Endpoint:
+    """The listener as the service sees it.
+
+    ``listen``: ``HOST:PORT``; port 0 takes a free one (see ``port``).
+    ``trusted_hosts``: addresses and CIDR blocks; None: nothing was said, so
+    loopback only.  Raises ProblemError: a bad or exposed address, a bad block.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        *,
+        trusted_hosts: Sequence[str] | None = None,
+        metrics: Metrics | None = None,
+        limits: Limits | None = None,
+        on_problem: Callable[[Problem], None] = _ignore_problem,
+    ) -> None:
+        self._listen = parse_listen(listen)
+        self._trusted = check_exposure(self._listen, trusted_hosts)
+        self._metrics = metrics if metrics is not None else Metrics.create()
+        self._limits = limits if limits is not None else Limits()
+        self._on_problem = on_problem
+        self._current = _Current(_resources(_NOTHING_YET))
+        self._background = Background()
+        self._subscribers = Subscribers(
+            self._background, limits=self._limits.subscribers, metrics=self._metrics
+        )
+        self._server: _Server | None = None
+
+    @property
+    def address(self) -> ListenAddress:
+        """Where it listens; once started, with the port it really has."""
+        if self._server is None:
+            return self._listen
+        return ListenAddress(self._listen.address, self._server.server_port)
+
+    @property
+    def url(self) -> str:
+        """What goes into kumod's ``subscribe``."""
+        return f"http://{self.address}"
+
+    def start(self) -> None:
+        """Bind and serve, in threads of its own.  ProblemError when the address is taken."""
+        server = _Server(
+            self._listen,
+            trusted=self._trusted,
+            limits=self._limits,
+            metrics=self._metrics,
+            current=self._current,
+            background=self._background,
+            subscribers=self._subscribers,
+            on_problem=self._on_problem,
+        )
+        try:
+            server.server_bind()
+            server.server_activate()
+        except OSError as error:
+            server.server_close()
+            raise _cannot_listen(self._listen, error) from error
+        self._server = server
+        self._background.start()
+        self._accepting = threading.Thread(
+            target=server.serve_forever, args=(0.2,), name="publish-accept", daemon=True
+        )
+        self._accepting.start()
+
+    def publish(self, snapshot: Snapshot, events: Sequence[str] = ()) -> None:
+        """Answer from `snapshot` from now on, and send `events` to those subscribed.
+
+        A client that subscribes around this moment gets each of `events` once:
+        either in force at its start or as an event.  Never blocks.
+        """
+        self._current.resources = _resources(snapshot)
+        self._subscribers.publish(snapshot.frames, events)
+
+    def emit(self, frames: Sequence[str]) -> None:
+        """Send `frames` to those now subscribed, the snapshot staying as it is."""
+        self._subscribers.emit(frames)
+
+    def stop(self) -> None:
+        """Close the listener, end every connection (subscribers with 1001), within seconds."""
+        if self._server is None:
+            return
+        self._server.shutdown()
+        self._accepting.join()
+        self._server.server_close()
+        self._server.end_connections(_STOP_SECONDS)
+        self._subscribers.close()
+        self._background.stop(seconds=_STOP_SECONDS)
+        self._server = None
+
+    def __enter__(self) -> Endpoint:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _cannot_listen(listen: ListenAddress, error: OSError) -> ProblemError:
+    if error.errno == errno.EADDRINUSE:
+        reason = (
+            "another program listens there (kumo-tsa-daemon, or another tsa-sidecar?); "
+            "stop it, or choose another address with --listen"
+        )
+    elif error.errno == errno.EADDRNOTAVAIL:
+        reason = "this host has no such address"
+    else:
+        reason = error.strerror or str(error)
+    return ProblemError.one("cannot-listen", f"can't listen on {listen}: {reason}", where="listen")
+
+
+def _resources(snapshot: Snapshot) -> Mapping[str, Resource]:
+    return {
+        OVERLAY_PATH: Resource(TEXT, snapshot.overlay.encode),
+        SUSPENDED_PATH: Resource(JSON, lambda: snapshot.suspended),
+        BOUNCED_PATH: Resource(JSON, lambda: snapshot.bounced),
+        STATUS_PATH: Resource(JSON, lambda: snapshot.status),
+        ALIVE_PATH: Resource(TEXT, lambda: b"TSA Daemon OK"),
+    }
+
+
+_NOTHING_YET = Snapshot(
+    overlay="# Generated by tsa-daemon\n# Number of entries: 0\n",
+    suspended=b'{"ready_q":[],"sched_q":[]}',
+    bounced=b"[]",
+)
+
+
+@dataclass(slots=True)
+class _Current:
+    """What is answered now: replaced as a whole, by one thread, while others read it."""
+
+    resources: Mapping[str, Resource]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A connection with a thread; ``since``: when its present request or answer began."""
+
+    connection: socket.socket
+    since: float
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        listen: ListenAddress,
+        *,
+        trusted: TrustedHosts,
+        limits: Limits,
+        metrics: Metrics,
+        current: _Current,
+        background: Background,
+        subscribers: Subscribers,
+        on_problem: Callable[[Problem], None],
+    ) -> None:
+        self.address_family = listen.family
+        super().__init__((str(listen.address), listen.port), _Handler, bind_and_activate=False)
+        self.limits = limits
+        self.metrics = metrics
+        self.background = background
+        self.subscribers = subscribers
+        self.current = current
+        self._trusted = trusted
+        self._on_problem = on_problem
+        self._changed = threading.Condition()
+        self._open: dict[int, _Open] = {}
+
+    def server_bind(self) -> None:
+        """Bind; unlike HTTPServer's, this asks no name server who we are."""
+        if self.address_family == socket.AF_INET6 and self.server_address[0] == "::":
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept.  Without free descriptors, wait a little: the listener stays readable."""
+        try:
+            return self.socket.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                time.sleep(0.1)
+            raise
+
+    # -- connections: who gets a thread ---------------------------------------
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give the connection a thread, unless its peer is not trusted or all are taken."""
+        if client_address[0] not in self._trusted:
+            text = f"{client_address[0]} is not among this sidecar's trusted_hosts\n"
+            self._refuse(request, HTTPStatus.FORBIDDEN, text, "untrusted")
+        elif not self._admit(request):
+            text = "too many connections at a time\n"
+            self._refuse(request, HTTPStatus.SERVICE_UNAVAILABLE, text, "busy")
+        else:
+            super().process_request(request, client_address)
+
+    def _refuse(
+        self, connection: socket.socket, status: HTTPStatus, text: str, reason: str
+    ) -> None:
+        self.metrics.http_refused.labels(reason).inc()
+        body = text.encode()
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {TEXT}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self.background.farewell(connection, head.encode() + body)
+
+    def _admit(self, connection: socket.socket) -> bool:
+        now = time.monotonic()
+        with self._changed:
+            if len(self._open) >= self.limits.connections and not self._end_slowest(now):
+                return False
+            self._open[id(connection)] = _Open(connection, now)
+        return True
+
+    def _end_slowest(self, now: float) -> bool:
+        """Make room: end the connection that has been at the same thing longest."""
+        key, slowest = min(self._open.items(), key=lambda item: item[1].since)
+        if now - slowest.since < self.limits.grace_seconds:
+            return False
+        with contextlib.suppress(OSError):
+            slowest.connection.shutdown(socket.SHUT_RDWR)
+        del self._open[key]  # its thread sees the end of its connection at once
+        return True
+
+    def touch(self, connection: socket.socket) -> None:
+        """A new request or answer begins on `connection`."""
+        entry = self._open.get(id(connection))
+        if entry is not None:
+            entry.since = time.monotonic()
+
+    def take(self, connection: socket.socket) -> socket.socket | None:
+        """The connection away from its thread, to live on elsewhere; None: it was ended."""
+        with self._changed:
+            if self._open.pop(id(connection), None) is None:
+                return None
+            self._changed.notify_all()
+            return socket.socket(fileno=connection.detach())
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close, when its thread is done with it."""
+        with self._changed:
+            # Under the lock: _end_slowest must not meet a descriptor used anew.
+            self._open.pop(id(request), None)
+            super().shutdown_request(request)
+            self._changed.notify_all()
+
+    def end_connections(self, seconds: float) -> None:
+        """End all, and wait for their threads, `seconds` at most."""
+        with self._changed:
+            for entry in self._open.values():
+                with contextlib.suppress(OSError):
+                    entry.connection.shutdown(socket.SHUT_RDWR)
+            self._changed.wait_for(lambda: not self._open, timeout=seconds)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A request that failed for a reason of ours: say so, without a traceback."""
+        error = sys.exception()
+        if not isinstance(error, OSError):  # those are the peer's: gone, reset, too slow
+            message = f"a request from {client_address[0]} failed: {error!r}"
+            self._on_problem(Problem("error", "http-request", message))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection: requests in, answers out, until either side has had enough."""
+
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    # For a request line without a version: it is answered, with a refusal.
+    default_request_version = "HTTP/1.0"
+
+    def setup(self) -> None:
+        """No files over the socket: they would block past any deadline."""
+        self.connection = self.request
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._received = b""
+        self._unread_body = False
+        self.wfile = self._head = io.BytesIO()
+
+    def finish(self) -> None:
+        """Nothing is left to flush."""
+
+    def handle(self) -> None:
+        """Requests until the connection ends."""
+        with contextlib.suppress(OSError):
+            self.close_connection = False
+            while not self.close_connection:
+                self.handle_one_request()
+
+    def handle_one_request(self) -> None:
+        """One request and its answer."""
+        self.server.touch(self.connection)
+        self.close_connection = True
+        self.requestline, self.request_version, self.command = "", "HTTP/1.0", ""
+        head = self._read_head()
+        if head is None:
+            return
+        line, _, fields = head.partition(b"\n")
+        self.raw_requestline = line.strip()
+        if len(self.raw_requestline.split()) != 3:
+            # Also HTTP/0.9, whose answers have no status to refuse with.
+            self.send_error(HTTPStatus.BAD_REQUEST, "the request line is not HTTP/1.x")
+            return
+        self.rfile = io.BytesIO(fields)
+        if self.parse_request():
+            self.server.touch(self.connection)
+            self._answer()
+
+    def handle_expect_100(self) -> bool:
+        """No body is wanted, so none is asked for: the final answer follows."""
+        return True
+
+    # -- in -------------------------------------------------------------------
+
+    def _read_head(self) -> bytes | None:
+        """A request's line and headers; None when there is none (anything to say is said)."""
+        deadline = time.monotonic() + self.server.limits.head_seconds
+        # RFC 9112, section 2.2: empty lines before a request are to be ignored.
+        buffer = self._received.lstrip(b"\r\n")
+        searched = 0
+        while (end := _HEAD_END.search(buffer, max(0, searched - 3))) is None:
+            searched = len(buffer)
+            if searched > self.server.limits.head_bytes:
+                self._refuse_head(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too long a head")
+                return None
+            left = deadline - time.monotonic()
+            try:
+                data = self._receive(left)
+            except TimeoutError:
+                if buffer:
+                    self._refuse_head(HTTPStatus.REQUEST_TIMEOUT, "the request took too long")
+                return None
+            if not data:
+                return None
+            buffer = (buffer + data).lstrip(b"\r\n") if not buffer else buffer + data
+        self._received = buffer[end.end() :]
+        return buffer[: end.end()]
+
+    def _receive(self, seconds: float) -> bytes:
+        if seconds <= 0:
+            raise TimeoutError
+        self.connection.settimeout(seconds)
+        return bytes(self.connection.recv(8192))
+
+    def _refuse_head(self, status: HTTPStatus, text: str) -> None:
+        self._unread_body = True
+        self.send_error(status, text)
+
+    # -- what is asked --------------------------------------------------------
+
+    def _answer(self) -> None:
+        if self.headers.get("Transfer-Encoding") or self.headers.get("Content-Length", "0") != "0":
+            self._unread_body = True
+        path = _path(self.path)
+        if path in (EVENTS_PATH, LEGACY_EVENTS_PATH):
+            self._subscribe(path)
+        elif path == PUBLISH_LOG_PATH:
+            # An empty Allow: there is no method that would do (RFC 9110, section 10.2.1).
+            self._say(HTTPStatus.METHOD_NOT_ALLOWED, _PUBLISH_LOG_TEXT, ("Allow", ""))
+        elif path == METRICS_PATH:
+            resource = Resource(metrics_module.CONTENT_TYPE, self.server.metrics.render)
+            self._serve(resource)
+        elif (known := self.server.current.resources.get(path)) is not None:
+            self._serve(known)
+        else:
+            self._send(HTTPStatus.NOT_FOUND, b"", None)
+
+    def _serve(self, resource: Resource) -> None:
+        if self.command not in ("GET", "HEAD"):
+            text = f"{self.command} is not for this path\n"
+            self._say(HTTPStatus.METHOD_NOT_ALLOWED, text, ("Allow", "GET, HEAD"))
+            return
+        zipped = accepts_gzip(self.headers.get("Accept-Encoding"))
+        form = resource.representation(zipped=zipped)
+        headers = [("ETag", form.etag), ("Vary", "Accept-Encoding")]
+        if etag_matches(self.headers.get("If-None-Match"), form.etag):
+            self._send(HTTPStatus.NOT_MODIFIED, None, None, *headers)
+            return
+        if form.encoding is not None:
+            headers.append(("Content-Encoding", form.encoding))
+        self._send(HTTPStatus.OK, form.body, resource.content_type, *headers)
+
+    def _subscribe(self, path: str) -> None:
+        if self.command != "GET":
+            text = f"{self.command} is not for this path\n"
+            self._say(HTTPStatus.METHOD_NOT_ALLOWED, text, ("Allow", "GET"))
+            return
+        if self.headers.get("Upgrade") is None:
+            text = "this path speaks WebSocket\n"
+            upgrade = (("Upgrade", "websocket"), ("Connection", "Upgrade, close"))
+            self._say(HTTPStatus.UPGRADE_REQUIRED, text, *upgrade)
+            return
+        if self.server.subscribers.full:
+            self._say(HTTPStatus.SERVICE_UNAVAILABLE, "too many subscribers\n")
+            return
+        try:
+            if self.request_version != "HTTP/1.1" or self._unread_body:
+                raise BadHandshake(400, "a WebSocket handshake is an HTTP/1.1 GET without a body")
+            answer, connection = accept(self.path, self.headers.items())
+        except BadHandshake as bad:
+            self._say(HTTPStatus(bad.status), f"{bad}\n", *bad.headers)
+            return
+        self.close_connection = True
+        peer = self.server.take(self.connection)
+        if peer is None:
+            return
+        connection.receive_data(self._received)
+        self.server.metrics.http_requests.labels("101").inc()
+        if not self.server.subscribers.join(
+            peer, answer, connection, legacy=path == LEGACY_EVENTS_PATH
+        ):
+            peer.close()
+
+    # -- out ------------------------------------------------------------------
+
+    def _say(self, status: HTTPStatus, text: str, *headers: tuple[str, str]) -> None:
+        self._send(status, text.encode(), TEXT, *headers)
+
+    def _send(
+        self,
+        status: HTTPStatus,
+        body: bytes | None,
+        content_type: str | None,
+        *headers: tuple[str, str],
+    ) -> None:
+        """Head and body in `answer_seconds`; None as body: an answer that has none at all."""
+        self.server.metrics.http_requests.labels(str(status.value)).inc()
+        self.send_response(status)
+        if content_type is not None:
+            self.send_header("Content-Type", content_type)
+        for name, value in headers:
+            self.send_header(name, value)
+        if body is not None:
+            self.send_header("Content-Length", str(len(body)))
+        if self._unread_body:
+            self.close_connection = True
+        if self.close_connection and not any(name == "Connection" for name, _ in headers):
+            self.send_header("Connection", "close")
+        self.end_headers()
+        head = self._head.getvalue()
+        self.wfile = self._head = io.BytesIO()
+        self._transmit(head, b"" if body is None or self.command == "HEAD" else body)
+
+    def _transmit(self, head: bytes, body: bytes) -> None:
+        if self._unread_body and (peer := self.server.take(self.connection)) is not None:
+            self.server.background.farewell(peer, head + body)
+            return
+        deadline = time.monotonic() + self.server.limits.answer_seconds
+        # Small answers in one packet, large ones without a copy.
+        parts = [head + body] if len(body) < 65536 else [head, body]
+        for part in parts:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.connection.settimeout(left)  # for the whole of sendall
+            self.connection.sendall(part)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """An error in plain text."""
+        self._unread_body = True
+        status = HTTPStatus(code)
+        self._say(status, f"{message or status.phrase}\n")
+
+    def version_string(self) -> str:
+        """The Server header: who, not which version."""
+        return "tsa-sidecar"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are counted, not logged."""
+
+
+def _path(target: str) -> str:
+    """The path of a request target, origin form or absolute form, without its query."""
+    if target[:7].lower() == "http://":
+        target = "/" + target[7:].partition("/")[2]
+    return target.partition("?")[0].partition("#")[0]

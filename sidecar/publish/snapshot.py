@@ -1,0 +1,89 @@
+"""What is published at one moment, as one immutable value.
+
+In: the JSON objects of the suspensions and bounces in force, and the overlay's
+text, all made by the core.  Out: the bodies of the HTTP answers and the
+WebSocket frames, in the form KumoMTA's clients expect (``kumomta.md`` section 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+FrameKind = Literal["ReadyQSuspension", "SchedQSuspension", "SchedQBounce"]
+"""The names of the three events on ``/subscribe_event_v1``."""
+
+_LEGACY = (
+    ('{"ReadyQSuspension":', '{"ReadyQ":'),
+    ('{"SchedQSuspension":', '{"SchedQ":'),
+)
+
+
+def event_frame(kind: FrameKind, payload: str) -> str:
+    """The frame for `payload`, the text of one JSON object."""
+    return f'{{"{kind}":{payload}}}'
+
+
+def legacy_frame(frame: str) -> str | None:
+    """The same event for ``/subscribe_suspension_v1``; None for a bounce, which it doesn't know."""
+    for new, old in _LEGACY:
+        if frame.startswith(new):
+            return old + frame[len(new) :]
+    return None
+
+
+def legacy_frames(frames: Iterable[str]) -> tuple[str, ...]:
+    """What of `frames` exists in the older form, in the same order."""
+    return tuple(old for frame in frames if (old := legacy_frame(frame)) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything the endpoint answers with, swapped as a whole.
+
+    ``overlay``: TOML text.  ``suspended``, ``bounced``, ``status``: JSON documents.
+    ``frames``: one JSON object an entry in force, as :func:`event_frame` writes
+    it.  ``version`` grows whenever the overlay's text changes.
+    """
+
+    overlay: str
+    suspended: bytes
+    bounced: bytes
+    frames: tuple[str, ...] = ()
+    version: int = 0
+    status: bytes = b"{}"
+
+    @property
+    def legacy_frames(self) -> tuple[str, ...]:
+        """The entries in force for a subscriber of the older endpoint."""
+        return legacy_frames(self.frames)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        overlay: str,
+        ready_q: Sequence[str] = (),
+        sched_q: Sequence[str] = (),
+        bounces: Sequence[str] = (),
+        version: int = 0,
+        status: bytes = b"{}",
+    ) -> Snapshot:
+        """A snapshot from the texts of JSON objects, one an entry.
+
+        The order of frames is upstream's: ready queues, scheduled queues, bounces.
+        """
+        suspended = f'{{"ready_q":[{",".join(ready_q)}],"sched_q":[{",".join(sched_q)}]}}'
+        return cls(
+            overlay=overlay,
+            suspended=suspended.encode(),
+            bounced=f"[{','.join(bounces)}]".encode(),
+            frames=(
+                *(event_frame("ReadyQSuspension", p) for p in ready_q),
+                *(event_frame("SchedQSuspension", p) for p in sched_q),
+                *(event_frame("SchedQBounce", p) for p in bounces),
+            ),
+            version=version,
+            status=status,
+        )

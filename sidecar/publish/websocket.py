@@ -1,0 +1,388 @@
+"""WebSocket subscribers: the entries in force first, then each event as it happens.
+
+In: sockets whose upgrade request was good, the snapshot in force, events.
+Out: text frames (``kumomta.md`` section 5).  The handshake and framing are
+wsproto's; each subscriber is a coroutine in the :class:`Background` loop and
+takes events from a bounded queue of its own, so one that doesn't read costs the
+others nothing and is cut off.
+
+Pings.  kumod's WebSocket client (``kumo.http.connect_websocket``) hands every
+received ping to code that holds it for unreachable and panics; a pong it takes
+for an event that is no JSON.  Either ends the subscription, which
+``policy-extras/shaping.lua`` resumes only 30 seconds later.  So this side sends
+no ping unless told to (``ping_seconds``), and finds dead peers by TCP keep-alive
+and by unacknowledged data.  A client's own pings are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import h11
+from wsproto import events
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.frame_protocol import CloseReason
+from wsproto.handshake import H11Handshake
+from wsproto.utilities import ProtocolError, RemoteProtocolError
+
+from sidecar.publish.background import Background
+from sidecar.publish.metrics import Metrics
+from sidecar.publish.snapshot import legacy_frame
+
+_READ_SIZE = 16 * 1024
+_FRAMES_AT_ONCE = 64  # a compromise between system calls and keeping the others waiting
+_FAREWELL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberLimits:
+    """What one subscriber may cost.
+
+    ``subscribers``: how many at a time.  ``queued``: events not yet sent to one
+    (the entries in force don't count: they are shared).  ``send_seconds``: how
+    long its socket may take nothing while something waits, and how long data may
+    stay unacknowledged.  ``received``: bytes it may send in a minute; nothing it says is
+    of interest.  ``ping_seconds``: None for no pings, see the module's text; the answer
+    has to come within ``send_seconds``.
+    """
+
+    subscribers: int = 32
+    queued: int = 131_072
+    send_seconds: float = 30.0
+    received: int = 256 * 1024
+    ping_seconds: float | None = None
+
+
+class BadHandshake(Exception):  # noqa: N818 - an answer to a client, not an error of ours
+    """The upgrade request can't be accepted: answer with ``status`` and ``headers``."""
+
+    def __init__(self, status: int, reason: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.headers = tuple(headers)
+
+
+def accept(path: str, headers: Iterable[tuple[str, str]]) -> tuple[bytes, Connection]:
+    """The 101 answer to an upgrade request and the connection to go on with.
+
+    Raises BadHandshake (RFC 6455, section 4.2.2).
+    """
+    handshake = H11Handshake(ConnectionType.SERVER)
+    encoded = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers]
+    try:
+        handshake.initiate_upgrade_connection(encoded, path)
+        answer = handshake.send(events.AcceptConnection())
+    except RemoteProtocolError as error:
+        raise _rejection(error) from error
+    except (ProtocolError, h11.ProtocolError, UnicodeError) as error:
+        raise BadHandshake(400, "the WebSocket handshake is not valid HTTP") from error
+    connection = handshake.connection
+    assert connection is not None
+    return answer, connection
+
+
+def _rejection(error: RemoteProtocolError) -> BadHandshake:
+    hint = error.event_hint
+    if not isinstance(hint, events.RejectConnection):
+        return BadHandshake(400, str(error))
+    headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in hint.headers]
+    if hint.status_code == 426:
+        headers += [("Upgrade", "websocket"), ("Connection", "Upgrade, close")]
+    return BadHandshake(hint.status_code, str(error), headers)
+
+
+class Subscribers:
+    """All subscribers of one listener."""
+
+    def __init__(
+        self, background: Background, *, limits: SubscriberLimits, metrics: Metrics
+    ) -> None:
+        self._background = background
+        self._limits = limits
+        self._metrics = metrics
+        # Guards the two below, so that a subscriber joins either before an event
+        # (and gets it from its queue) or after (and finds it in force).
+        self._lock = threading.Lock()
+        self._in_force: tuple[str, ...] = ()
+        self._members: set[_Subscriber] = set()
+
+    def publish(self, in_force: tuple[str, ...], new: Sequence[str]) -> None:
+        """From now on `in_force` is what a new subscriber gets first; all others get `new`."""
+        with self._lock:
+            self._in_force = in_force
+            if not new:
+                return
+            members = tuple(self._members)
+            late = {m for m in members if len(m.queue) + len(new) > self._limits.queued}
+            # No longer a member: its queue must not grow while it is being ended.
+            self._members -= late
+            for member in self._members:
+                member.queue.extend(new)
+        for member in members:
+            self._background.call(member.cut_off if member in late else member.wake)
+
+    def emit(self, frames: Sequence[str]) -> None:
+        """Send `frames` to all subscribers now connected."""
+        with self._lock:
+            in_force = self._in_force
+        self.publish(in_force, frames)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another one."""
+        with self._lock:
+            return len(self._members) >= self._limits.subscribers
+
+    def join(
+        self, peer: socket.socket, answer: bytes, connection: Connection, *, legacy: bool
+    ) -> bool:
+        """Take over `peer`: send it `answer` and then frames; False (and untouched) when full.
+
+        The subscription begins before the answer goes out: whatever the client
+        does on seeing it can't cause an event that it misses.
+        """
+        with self._lock:
+            if len(self._members) >= self._limits.subscribers:
+                return False
+            member = _Subscriber(
+                peer,
+                connection,
+                in_force=self._in_force,
+                legacy=legacy,
+                limits=self._limits,
+                metrics=self._metrics,
+            )
+            self._members.add(member)
+            self._metrics.subscribers.set(len(self._members))
+        if not self._background.spawn(self._run(member, answer)):
+            self._leave(member)
+            peer.close()
+        return True
+
+    def close(self) -> None:
+        """Tell every subscriber that the server goes away (1001)."""
+        with self._lock:
+            members = tuple(self._members)
+        for member in members:
+            self._background.call(partial(member.end, CloseReason.GOING_AWAY))
+
+    async def _run(self, member: _Subscriber, answer: bytes) -> None:
+        try:
+            await member.run(answer)
+        finally:
+            self._leave(member)
+
+    def _leave(self, member: _Subscriber) -> None:
+        with self._lock:
+            self._members.discard(member)
+            self._metrics.subscribers.set(len(self._members))
+
+
+class _CutOff(Exception):  # noqa: N818 - a way out, not an error
+    """This subscriber is not worth going on with."""
+
+
+class _Subscriber:
+    """One connection.  Everything but `queue.extend` happens in the loop's thread."""
+
+    def __init__(
+        self,
+        peer: socket.socket,
+        connection: Connection,
+        *,
+        in_force: tuple[str, ...],
+        legacy: bool,
+        limits: SubscriberLimits,
+        metrics: Metrics,
+    ) -> None:
+        self.queue: deque[str] = deque()
+        self._peer = peer
+        self._connection = connection
+        self._in_force = in_force
+        self._legacy = legacy
+        self._limits = limits
+        self._metrics = metrics
+        self._awake = asyncio.Event()
+        self._ending: CloseReason | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._pinged_at: float | None = None
+        self._late = False
+
+    def wake(self) -> None:
+        """There is something in the queue."""
+        self._awake.set()
+
+    def end(self, reason: CloseReason) -> None:
+        """Close with `reason`, after what is being sent now."""
+        if self._ending is None:
+            self._ending = reason
+        self._awake.set()
+
+    def cut_off(self) -> None:
+        """Close without a word: the peer doesn't read, it would not hear it."""
+        self.queue.clear()
+        self._late = True
+        self._awake.set()
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    async def run(self, answer: bytes) -> None:
+        """From the handshake's answer to the last byte."""
+        _watch_peer(self._peer, self._limits.send_seconds)
+        try:
+            reader, writer = await asyncio.open_connection(sock=self._peer)
+        except OSError:
+            self._peer.close()
+            return
+        self._writer = writer
+        listening = asyncio.create_task(self._listen(reader, writer))
+        try:
+            await self._talk(writer, answer)
+            await self._say_goodbye(writer, listening)
+        except (_CutOff, OSError, TimeoutError):
+            self._metrics.subscribers_cut_off.inc()
+        finally:
+            listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await listening
+            # Not close(): that would wait for a peer that reads nothing.
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    # -- to the subscriber ---------------------------------------------------
+
+    async def _talk(self, writer: asyncio.StreamWriter, answer: bytes) -> None:
+        writer.write(answer)
+        await self._drain(writer)
+        in_force = iter(self._in_force)
+        self._in_force = ()  # it may be large, and this connection may last
+        while self._ending is None:
+            frames = list(itertools.islice(in_force, _FRAMES_AT_ONCE))
+            while self.queue and len(frames) < _FRAMES_AT_ONCE:
+                frames.append(self.queue.popleft())
+            if self._late:
+                raise _CutOff
+            if frames:
+                await self._send(writer, frames)
+            else:
+                await self._wait(writer)
+
+    async def _wait(self, writer: asyncio.StreamWriter) -> None:
+        """Until something is to be done; sends the pings, if there are to be any."""
+        self._awake.clear()
+        if self.queue or self._ending is not None or self._late:
+            return
+        try:
+            async with asyncio.timeout_at(self._next_ping()):
+                await self._awake.wait()
+        except TimeoutError:
+            if self._pinged_at is not None:
+                raise _CutOff from None
+            self._pinged_at = asyncio.get_running_loop().time()
+            writer.write(self._connection.send(events.Ping()))
+            await self._drain(writer)
+
+    def _next_ping(self) -> float | None:
+        """When to ping, or to give up waiting for the pong (the loop's time)."""
+        if self._limits.ping_seconds is None:
+            return None
+        if self._pinged_at is not None:
+            return self._pinged_at + self._limits.send_seconds
+        return asyncio.get_running_loop().time() + self._limits.ping_seconds
+
+    async def _send(self, writer: asyncio.StreamWriter, frames: list[str]) -> None:
+        if self._connection.state is not ConnectionState.OPEN:
+            raise _CutOff
+        texts = [legacy_frame(f) if self._legacy else f for f in frames]
+        data = [self._connection.send(events.TextMessage(data=t)) for t in texts if t is not None]
+        writer.write(b"".join(data))
+        self._metrics.frames_sent.inc(len(data))
+        await self._drain(writer)
+        await asyncio.sleep(0)  # drain() alone would not let the others have a turn
+
+    async def _drain(self, writer: asyncio.StreamWriter) -> None:
+        if self._late:
+            raise _CutOff
+        async with asyncio.timeout(self._limits.send_seconds):
+            await writer.drain()
+
+    async def _say_goodbye(
+        self, writer: asyncio.StreamWriter, listening: asyncio.Task[None]
+    ) -> None:
+        """The close handshake, for as long as politeness asks."""
+        if self._connection.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
+            reason = self._ending or CloseReason.NORMAL_CLOSURE
+            writer.write(self._connection.send(events.CloseConnection(code=reason)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await writer.drain()
+                await asyncio.shield(listening)
+
+    # -- from the subscriber -------------------------------------------------
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer pings and a close; throw away the rest.  Ends with the connection."""
+        loop = asyncio.get_running_loop()
+        minute, received = loop.time(), 0
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_READ_SIZE):
+                if loop.time() - minute > 60:
+                    minute, received = loop.time(), 0
+                received += len(data)
+                if received > self._limits.received:
+                    self.end(CloseReason.POLICY_VIOLATION)
+                    return
+                if not self._take(data, writer):
+                    return
+        self.end(CloseReason.NORMAL_CLOSURE)
+
+    def _take(self, data: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Handle `data`; False when the close handshake is done or can't be."""
+        if self._connection.state is ConnectionState.CLOSED:
+            return False
+        self._connection.receive_data(data)
+        for event in self._connection.events():
+            if isinstance(event, events.Ping):
+                if self._connection.state is ConnectionState.OPEN:
+                    writer.write(self._connection.send(event.response()))
+            elif isinstance(event, events.Pong):
+                self._pinged_at = None
+                self._awake.set()
+            elif isinstance(event, events.CloseConnection):
+                self.end(_reason(event.code))
+                return False
+        return True
+
+
+def _reason(code: int) -> CloseReason:
+    """The code to close with: the peer's own, or that of its offence."""
+    try:
+        reason = CloseReason(code)
+    except ValueError:
+        return CloseReason.NORMAL_CLOSURE
+    # These say what happened and never go over the wire (RFC 6455, section 7.4.1).
+    unsendable = (
+        CloseReason.NO_STATUS_RCVD,
+        CloseReason.ABNORMAL_CLOSURE,
+        CloseReason.TLS_HANDSHAKE_FAILED,
+    )
+    return CloseReason.NORMAL_CLOSURE if reason in unsendable else reason
+
+
+def _watch_peer(peer: socket.socket, seconds: float) -> None:
+    """Have the kernel notice a peer that is gone: its host down, the path cut."""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
