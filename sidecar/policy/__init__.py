@@ -1,0 +1,11 @@
+"""Policy: ``tsa_init.lua``, run as it is through lupa, turned into plain settings.
+
+In: a Lua file and an environment.  Out: a frozen :class:`Policy`; what the
+sidecar has no use for is a warning in it, an error in the Lua code a
+ProblemError with the Lua file and line.
+"""
+
+from sidecar.policy.load import Limits, load_policy
+from sidecar.policy.values import LogLine, Policy, Said
+
+__all__ = ["Limits", "LogLine", "Policy", "Said", "load_policy"]

@@ -1,0 +1,168 @@
+"""KumoMTA's helper functions that a policy may use: pure values in and out.
+
+``kumo.serde.*`` (docs: reference/kumo.serde), ``kumo.string.*``, ``kumo.glob``
+and ``kumo.read_dir``.  Each takes plain values and raises ValueError or
+OSError with a reason that a person can use.
+"""
+
+from __future__ import annotations
+
+import glob as globbing
+import importlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+MAX_TEXT = 4 << 20
+"""How many bytes of JSON, TOML or YAML are read: their Lua tables must fit into the policy's
+memory."""
+
+# A string, or a comment in one of the spellings that KumoMTA's loader takes out.
+_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|#[^\n]*|/\*.*?\*/', re.DOTALL)
+
+
+def _want_text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a string")
+    return value
+
+
+def _load(path: object, parse: Callable[[object], object]) -> object:
+    name = _want_text(path, "the file name")
+    with Path(name).open("rb") as file:
+        data = file.read(MAX_TEXT + 1)
+    try:
+        return parse(data.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _bounded(text: object) -> str:
+    value = _want_text(text, "the text")
+    if len(value) > MAX_TEXT:
+        raise ValueError(f"longer than {MAX_TEXT >> 20} MiB")
+    return value
+
+
+def json_parse(text: object) -> object:
+    """JSON, with comments allowed."""
+    return json.loads(_COMMENT.sub(lambda m: m[1] or " ", _bounded(text)))
+
+
+def json_encode(value: object) -> str:
+    """JSON without blanks."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def json_encode_pretty(value: object) -> str:
+    """JSON with sorted keys, indented by two."""
+    return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True)
+
+
+def toml_parse(text: object) -> object:
+    """TOML; dates come out as text."""
+    return tomllib.loads(_bounded(text))
+
+
+def toml_encode(value: object) -> str:
+    """TOML of a table."""
+    if not isinstance(value, Mapping):
+        raise ValueError("TOML can only be made of a table with names")
+    try:
+        return tomlkit.dumps(value)
+    except (tomlkit.exceptions.TOMLKitError, TypeError) as error:
+        raise ValueError(f"no TOML: {error}") from None
+
+
+def _yaml() -> Any:
+    try:
+        return importlib.import_module("yaml")
+    except ImportError:
+        raise ValueError("YAML needs PyYAML: install it with `pip install pyyaml`") from None
+
+
+def yaml_parse(text: object) -> object:
+    """YAML, plain data only; needs PyYAML."""
+    yaml = _yaml()
+    try:
+        value: object = yaml.safe_load(_bounded(text))
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def yaml_encode(value: object) -> str:
+    """YAML of plain data; needs PyYAML."""
+    return str(_yaml().safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+SERDE: Mapping[str, Callable[[object], object]] = {
+    "json_parse": json_parse,
+    "json_encode": json_encode,
+    "json_encode_pretty": json_encode_pretty,
+    "json_load": lambda path: _load(path, json_parse),
+    "toml_parse": toml_parse,
+    "toml_encode": toml_encode,
+    "toml_encode_pretty": toml_encode,
+    "toml_encode_pretty_compact": toml_encode,
+    "toml_load": lambda path: _load(path, toml_parse),
+    "yaml_parse": yaml_parse,
+    "yaml_encode": yaml_encode,
+    "yaml_load": lambda path: _load(path, yaml_parse),
+}
+"""``kumo.serde.*`` by name; those that end in ``_load`` take a file name."""
+
+
+def glob(pattern: object, relative_to: object = None, _ttl: object = None) -> list[str]:
+    """Absolute names of the files that match, sorted; relative to `relative_to` when given."""
+    found = globbing.glob(_want_text(pattern, "the pattern"), recursive=True)
+    names = sorted(os.path.abspath(name) for name in found)
+    if relative_to is None:
+        return names
+    base = os.path.abspath(_want_text(relative_to, "the path")).rstrip("/") + "/"
+    return [name.removeprefix(base) for name in names]
+
+
+def read_dir(path: object) -> list[str]:
+    """Absolute names of a directory's entries, sorted."""
+    base = os.path.abspath(_want_text(path, "the path"))
+    return sorted(os.path.join(base, name) for name in os.listdir(base))
+
+
+def _string(do: Callable[..., object], *kinds: type) -> Callable[..., object]:
+    def run(*args: object) -> object:
+        given = args[: len(kinds)]
+        if len(given) < len(kinds) or not all(map(isinstance, given, kinds)):
+            raise ValueError(
+                "takes " + ", ".join("text" if k is str else "a number" for k in kinds)
+            )
+        return do(*given)
+
+    return run
+
+
+def _split(text: str, by: str) -> list[str]:
+    if not by:
+        raise ValueError("the separator must not be empty")
+    return text.split(by)
+
+
+STRINGS: Mapping[str, Callable[..., object]] = {
+    "split": _string(_split, str, str),
+    "rsplit": _string(lambda s, by: _split(s, by)[::-1], str, str),
+    "split_whitespace": _string(str.split, str),
+    "trim": _string(str.strip, str),
+    "trim_start": _string(str.lstrip, str),
+    "trim_end": _string(str.rstrip, str),
+    "starts_with": _string(str.startswith, str, str),
+    "ends_with": _string(str.endswith, str, str),
+    "replace": _string(str.replace, str, str, str),
+    "replacen": _string(str.replace, str, str, str, int),
+}
+"""``kumo.string.*`` by name."""
