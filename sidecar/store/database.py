@@ -38,6 +38,7 @@ _BUSY_SECONDS = 0.25  # we are the only writer; a person with the sqlite3 shell 
 _WAL_BYTES_KEPT = 8 * 1024 * 1024
 _TIDY_EVERY = 256  # commits
 _TIDY_PAGES = 256  # freed at once: about a millisecond's work
+_SMALLEST = 512  # bytes: the smallest page that SQLite knows
 _DATABASE_SUFFIXES = frozenset({".db", ".db3", ".sqlite", ".sqlite3"})
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -239,7 +240,8 @@ class Store:
         with contextlib.suppress(sqlite3.Error):  # the next commit says what is wrong
             unused = pragma(connection, "freelist_count")
             if unused > _TIDY_PAGES and unused * 4 > pragma(connection, "page_count"):
-                connection.execute(f"PRAGMA incremental_vacuum({_TIDY_PAGES})").fetchall()
+                # Each step frees one page, and only executescript takes all the steps.
+                connection.executescript(f"PRAGMA incremental_vacuum({_TIDY_PAGES})")
 
 
 def read_saved(path: str | os.PathLike[str]) -> Saved:
@@ -310,6 +312,8 @@ def _examine(file: Path, *, used_before: bool = False) -> str | None:
 
     ProblemError where it isn't ours, is newer, or can't be read.
     """
+    # Of a file that is no database at all, only the place can tell whether it was one.
+    maybe_ours = used_before or file.suffix in _DATABASE_SUFFIXES
     try:
         wal = file.with_name(file.name + "-wal")
         orphaned = wal.exists() and wal.stat().st_size > 0
@@ -319,14 +323,14 @@ def _examine(file: Path, *, used_before: bool = False) -> str | None:
             # We make files whole and then name them so: an empty one is none of ours,
             # unless someone emptied it.
             return "it is empty" if used_before or orphaned else None
+        if file.stat().st_size < _SMALLEST and maybe_ours:
+            return "it is cut off"  # SQLite would take it for an empty database
         with contextlib.closing(_connect_read_only(file)) as connection:
             return _examine_open(file, connection)
     except (OSError, sqlite3.Error) as error:
         if not _is_corrupt(error):
             raise ProblemError([_explain(error, file)]) from error
-        if _primary_code(error) == sqlite3.SQLITE_NOTADB and not (
-            used_before or file.suffix in _DATABASE_SUFFIXES
-        ):
+        if _primary_code(error) == sqlite3.SQLITE_NOTADB and not maybe_ours:
             raise _foreign(file) from error
         return str(error)
 
@@ -391,7 +395,6 @@ def _create(file: Path) -> None:
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
     connection = _connect(_uri(new, "rw"))
     try:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
         migrate(connection)
     finally:
         connection.close()
@@ -419,6 +422,8 @@ def _connect(target: str) -> sqlite3.Connection:
         check_same_thread=False,  # Store's own lock keeps threads apart
     )
     try:
+        # Before anything is written: it can't be changed after the first page.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode not in ("wal", "memory"):
             raise OSError(errno.ENOTSUP, "this file system can't hold SQLite's write-ahead log")

@@ -52,9 +52,8 @@ class EntryRow:
 class Transaction:
     """What one batch changes.  Absolute values throughout, so committing it twice is harmless.
 
-    Within a transaction removals come first (``drop_entries`` and an item of
-    ``entries`` with the same key: the item stays), except that
-    ``prune_thresholds`` comes last: no count before its second is kept.
+    Within a transaction removals come first, whatever they remove: what is put
+    under the same name stays.
 
     ========================  =====================================================
     ``checkpoints``           segment name → how far it has been read
@@ -117,22 +116,19 @@ class Transaction:
         self.meta.update(later.meta)
 
     def _add_thresholds(self, later: Transaction) -> None:
-        for scope in later.drop_thresholds:
-            self.prune_thresholds.pop(scope, None)
-        self.drop_thresholds |= later.drop_thresholds
-        for scope, second in later.prune_thresholds.items():
-            self.prune_thresholds[scope] = max(second, self.prune_thresholds.get(scope, second))
-        merged = {
-            key: count
-            for key, count in self.threshold_counts.items()
-            if key[0] not in later.drop_thresholds
-        }
-        merged.update(later.threshold_counts)
+        def outlives(scope: str, second: int) -> bool:
+            first = later.prune_thresholds.get(scope, second)
+            return scope not in later.drop_thresholds and second >= first
+
         self.threshold_counts = {
             (scope, second): count
-            for (scope, second), count in merged.items()
-            if second >= self.prune_thresholds.get(scope, second)
+            for (scope, second), count in self.threshold_counts.items()
+            if outlives(scope, second)
         }
+        self.threshold_counts.update(later.threshold_counts)
+        self.drop_thresholds |= later.drop_thresholds
+        for scope, first in later.prune_thresholds.items():
+            self.prune_thresholds[scope] = max(first, self.prune_thresholds.get(scope, first))
 
 
 def _replace(

@@ -71,17 +71,14 @@ def _write_entries(connection: sqlite3.Connection, transaction: Transaction) -> 
 
 def _write_thresholds(connection: sqlite3.Connection, transaction: Transaction) -> None:
     for scope in transaction.drop_thresholds:
-        _prune(connection, scope, None)
+        _prune(connection, scope, "1")
+    for scope, first in transaction.prune_thresholds.items():
+        _prune(connection, scope, "second < ?", first)
     ids: dict[str, int] = {}
     for (scope, second), count in transaction.threshold_counts.items():
-        if second < transaction.prune_thresholds.get(scope, second):
-            continue
         if count == 0:
-            connection.execute(
-                "DELETE FROM counts WHERE second = ?"
-                " AND scope_id = (SELECT id FROM scopes WHERE scope = ?)",
-                (second, pack_text(scope)),
-            )
+            _prune(connection, scope, "second = ?", second)
+            ids.pop(scope, None)  # the scope may have gone with its last count
             continue
         if scope not in ids:
             ids[scope] = _scope_id(connection, scope)
@@ -89,8 +86,6 @@ def _write_thresholds(connection: sqlite3.Connection, transaction: Transaction) 
             "INSERT OR REPLACE INTO counts (scope_id, second, count) VALUES (?, ?, ?)",
             (ids[scope], second, count),
         )
-    for scope, first in transaction.prune_thresholds.items():
-        _prune(connection, scope, first)
 
 
 def _scope_id(connection: sqlite3.Connection, scope: str) -> int:
@@ -100,19 +95,17 @@ def _scope_id(connection: sqlite3.Connection, scope: str) -> int:
     return int(id_)
 
 
-def _prune(connection: sqlite3.Connection, scope: str, first: int | None) -> None:
-    """Drop the counts of `scope` before second `first` (None: all), and the scope when empty."""
+def _prune(connection: sqlite3.Connection, scope: str, which: str, *values: int) -> None:
+    """Drop those counts of `scope` that the condition `which` is true of, and it when empty."""
     found = connection.execute(
         "SELECT id FROM scopes WHERE scope = ?", (pack_text(scope),)
     ).fetchone()
     if found is None:
         return
-    if first is None:
-        connection.execute("DELETE FROM counts WHERE scope_id = ?", found)
-    else:
-        connection.execute(
-            "DELETE FROM counts WHERE scope_id = ? AND second < ?", (found[0], first)
-        )
+    connection.execute(
+        f"DELETE FROM counts WHERE scope_id = ? AND {which}",  # noqa: S608
+        (*found, *values),
+    )
     connection.execute(
         "DELETE FROM scopes WHERE id = ?"
         " AND NOT EXISTS (SELECT 1 FROM counts WHERE scope_id = scopes.id)",
