@@ -1,0 +1,49 @@
+"""What a segment's name says: when it was opened, and which series it belongs to.
+
+kumod names a segment after the UTC moment it was opened, ``%Y%m%d-%H%M%S.%f``
+with up to nine fractional digits, plus the series' suffix (KumoMTA's
+documentation, ``configure_local_logs``).  A site's own jobs put endings behind
+that (``.gz``) or text in front of it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sidecar.times import NS, seconds_since_epoch
+
+_STAMP = re.compile(r"(?<!\d)(\d{8}-\d{6})(?:\.(\d{1,9}))?(?!\d)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentName:
+    """A segment's name, taken apart.
+
+    ``opened_ns`` is Unix nanoseconds, None where the name holds no moment.
+    ``series`` is what stands behind the moment up to the next dot; all names
+    without a moment are one series.
+    """
+
+    opened_ns: int | None
+    series: str
+
+    @property
+    def identity(self) -> tuple[int, str] | None:
+        """What a renamed or recompressed copy of the segment has in common with it."""
+        return None if self.opened_ns is None else (self.opened_ns, self.series)
+
+
+def parse_name(name: str) -> SegmentName:
+    """Take a file name apart."""
+    stamp = _STAMP.search(name)
+    if stamp is None:
+        return SegmentName(None, "")
+    try:
+        moment = datetime.strptime(stamp[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+    except ValueError:  # 20261399-...
+        return SegmentName(None, "")
+    fraction = int((stamp[2] or "").ljust(9, "0"))
+    series = name[stamp.end() :].split(".", 1)[0]
+    return SegmentName(seconds_since_epoch(moment) * NS + fraction, series)
