@@ -93,12 +93,13 @@ class Store:
         _make_directory(file)
         lock = ProcessLock(file.with_name(file.name + ".lock"), subject=str(file))
         try:
-            problem = _prepare(file, used_before=lock.existed)
+            problem = _prepare(file, used_before=lock.used_before)
             with _as_problem(file):
                 store = cls(file, _connect_file(file))
         except BaseException:
             lock.release()
             raise
+        lock.announce()
         store._process_lock = lock
         if problem is not None:
             store.problems.append(problem)
@@ -402,6 +403,9 @@ def _create(file: Path) -> None:
 
 
 def _connect_file(file: Path) -> sqlite3.Connection:
+    # SQLite would make do with reading, and leave a -wal and -shm as unwritable as the file,
+    # which stay so when the file's mode is put right.
+    os.close(os.open(file, os.O_RDWR | os.O_CLOEXEC))
     connection = _connect(_uri(file, "rw"))
     try:
         if migrate(connection):
@@ -497,6 +501,6 @@ def _explain(error: Exception, file: Path) -> Problem:
     return Problem(
         "error",
         code,
-        f"{error} ({name}): {remedy}. What couldn't be stored is kept and tried again",
+        f"{error} ({name}): {remedy}",
         file=str(file),
     )

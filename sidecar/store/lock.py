@@ -27,8 +27,8 @@ class ProcessLock:
         `subject` is what the lock protects, as messages name it.
         """
         self.path = path
-        self.existed = path.exists()
-        """Whether a process has held this lock before, ever."""
+        self.used_before = False
+        """Whether an earlier process has called :meth:`announce`."""
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
@@ -62,6 +62,12 @@ class ProcessLock:
                 "a state of its own with --state or TSA_SIDECAR_STATE",
                 file=subject,
             ) from error
+        self.used_before = os.pread(self._fd, 32, 0).strip().isdigit()
+        if self.used_before:
+            self.announce()
+
+    def announce(self) -> None:
+        """Write down who holds the lock, and with it that what it protects is of our making."""
         # A full disk must not keep the program from starting where it needs no room.
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)
@@ -69,7 +75,7 @@ class ProcessLock:
 
     def _holder(self) -> str:
         pid = os.pread(self._fd, 32, 0).strip()
-        # Between taking the lock and writing the id the file holds the one before, or nothing.
+        # While the holder is still finding out what it has, there may be none, or the one before.
         return f"process {pid.decode('ascii')}" if pid.isdigit() else "another process"
 
     def release(self) -> None:
