@@ -1,0 +1,499 @@
+"""TOML and JSON text into plain values, with the line each key stands on.
+
+In: the text of a file.  Out: a :class:`Document`.  :class:`DocumentError`
+with a line where the text is not of its format.  Nothing here knows what a
+shaping file is.
+
+TOML goes through ``tomllib`` (TOML 1.0).  KumoMTA reads TOML 1.1, so a scan of
+the text, made for the line numbers anyway, also rewrites what is new in 1.1
+(line breaks, comments and a last comma in inline tables, ``\\e`` and ``\\xHH``)
+into the older notation first.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeAlias
+
+Path: TypeAlias = tuple[str | int, ...]
+"""Keys and array indexes from the top of the document."""
+
+Data: TypeAlias = dict[str, Any]
+"""What a document holds: dict, list, str, int, float, bool, None (JSON) and, from TOML, dates."""
+
+DEEPEST = 80
+"""Tables and arrays nested deeper are refused, as upstream's TOML parser does."""
+
+
+class DocumentError(ValueError):
+    """The text is not of its format.  ``line`` counts from 1; None where it can't be told."""
+
+    def __init__(self, message: str, line: int | None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed file.
+
+    ``lines`` has the line of every key and array element; ``duplicates`` the
+    keys a JSON object repeats (the last one counts); ``comment_line`` the first
+    comment in JSON, which has none by rights.
+    """
+
+    data: Data
+    lines: Mapping[Path, int]
+    duplicates: tuple[tuple[Path, int], ...] = ()
+    comment_line: int | None = None
+
+    def line(self, path: Path) -> int:
+        """The line of `path`, or of the nearest thing around it."""
+        while path:
+            if (line := self.lines.get(path)) is not None:
+                return line
+            path = path[:-1]
+        return 1
+
+
+def parse_toml(text: str) -> Document:
+    """A TOML document; DocumentError where it is none."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    scan = _TomlScan(text)
+    try:
+        scan.run()
+    except _LostError:
+        # tomllib says what is wrong, and better; should it find nothing, lines are coarser.
+        pass
+    edited, edits = _edit(text, scan.edits)
+    try:
+        data = tomllib.loads(edited)
+    except RecursionError:
+        raise DocumentError("tables or arrays are nested too deeply", None) from None
+    except ValueError as err:
+        message, line = _toml_error(str(err), edited, edits, text)
+        raise DocumentError(message, line) from None
+    return Document(data, scan.lines)
+
+
+_AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+def _toml_error(message: str, edited: str, edits: list[_Edit], text: str) -> tuple[str, int]:
+    """tomllib's message without its position, and the line of that position in `text`."""
+    m = _AT.search(message)
+    if m is None:
+        return message, 1
+    message = message[: m.start()]
+    if m[1] is None:
+        return message, text.count("\n") + (not text.endswith("\n"))
+    offset = 0
+    for _ in range(int(m[1]) - 1):
+        offset = edited.find("\n", offset) + 1
+    offset += int(m[2]) - 1
+    grown = 0
+    for edit in edits:
+        if edit.start + grown >= offset:
+            break
+        grown += len(edit.replacement) - (edit.end - edit.start)
+    line = text.count("\n", 0, max(0, offset - grown)) + 1
+    return message, line
+
+
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    start: int
+    end: int
+    replacement: str
+
+
+def _edit(text: str, edits: list[_Edit]) -> tuple[str, list[_Edit]]:
+    """`text` with `edits` made, and the edits in order."""
+    edits = sorted(edits, key=lambda e: e.start)
+    parts, position = [], 0
+    for edit in edits:
+        parts += text[position : edit.start], edit.replacement
+        position = edit.end
+    return "".join((*parts, text[position:])), edits
+
+
+class _LostError(Exception):
+    """The scan met something that is no TOML."""
+
+
+_BLANKS = re.compile(r"[ \t]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_BARE_VALUE = re.compile(r"[^,\]}#\n\"']+")
+_BASIC = re.compile(r'"([^"\\\n]*(?:\\.[^"\\\n]*)*)"')
+_LITERAL = re.compile(r"'([^'\n]*)'")
+_LONG_BASIC = re.compile(r'"""([^"\\]*(?:(?:\\.|""?(?!"))[^"\\]*)*)"""("{0,2})', re.DOTALL)
+_LONG_LITERAL = re.compile(r"'''([^']*(?:''?(?!')[^']*)*)'''('{0,2})", re.DOTALL)
+_NEW_ESCAPE = re.compile(r"\\(?:(e)|x([0-9A-Fa-f]{2})|.)", re.DOTALL)
+
+
+@dataclass(slots=True)
+class _TomlScan:
+    """One pass over a TOML text: the line of every path, and the edits TOML 1.0 needs."""
+
+    text: str
+    lines: dict[Path, int] = field(default_factory=dict)
+    edits: list[_Edit] = field(default_factory=list)
+    position: int = 0
+    _newlines: list[int] = field(default_factory=list)
+    _tables: dict[Path, int] = field(default_factory=dict)  # array of tables → its last index
+
+    def run(self) -> None:
+        """Fill ``lines`` and ``edits``; _LostError where the text is no TOML."""
+        self._newlines = [m.start() for m in re.finditer("\n", self.text)]
+        table: Path = ()
+        while True:
+            self._skip_space(newlines=True)
+            if self.position >= len(self.text):
+                return
+            if self._peek() == "[":
+                table = self._header()
+            else:
+                self._pair(table, 1)
+            self._skip_space(newlines=False)
+            if self.position < len(self.text) and self._peek() != "\n":
+                raise _LostError
+
+    def _peek(self) -> str:
+        return self.text[self.position : self.position + 1]
+
+    def _line(self) -> int:
+        return bisect.bisect_left(self._newlines, self.position) + 1
+
+    def _expect(self, what: str) -> None:
+        if not self.text.startswith(what, self.position):
+            raise _LostError
+        self.position += len(what)
+
+    def _skip_blanks(self) -> None:
+        m = _BLANKS.match(self.text, self.position)
+        assert m is not None
+        self.position = m.end()
+
+    def _skip_space(self, *, newlines: bool) -> None:
+        """Skip blanks and comments, and with `newlines` line ends too."""
+        while True:
+            self._skip_blanks()
+            if self._peek() == "#":
+                end = self.text.find("\n", self.position)
+                self.position = len(self.text) if end < 0 else end
+            elif newlines and self._peek() == "\n":
+                self.position += 1
+            else:
+                return
+
+    def _header(self) -> Path:
+        line = self._line()
+        many = self.text.startswith("[[", self.position)
+        self._expect("[[" if many else "[")
+        *parents, last = self._keys()
+        self._expect("]]" if many else "]")
+        path: Path = ()
+        for key in parents:
+            path = self._enter((*path, key), line)
+        path = (*path, last)
+        self.lines.setdefault(path, line)
+        if not many:
+            return self._enter(path, line)
+        self._tables[path] = self._tables.get(path, -1) + 1
+        path = (*path, self._tables[path])
+        self.lines[path] = line
+        return path
+
+    def _enter(self, path: Path, line: int) -> Path:
+        self.lines.setdefault(path, line)
+        return (*path, self._tables[path]) if path in self._tables else path
+
+    def _keys(self) -> list[str]:
+        keys = []
+        while True:
+            self._skip_blanks()
+            keys.append(self._key())
+            self._skip_blanks()
+            if len(keys) > DEEPEST:
+                raise DocumentError("a dotted key has too many parts", self._line())
+            if self._peek() != ".":
+                return keys
+            self.position += 1
+
+    def _key(self) -> str:
+        if self._peek() in ('"', "'"):
+            return self._short_string()
+        m = _BARE_KEY.match(self.text, self.position)
+        if m is None:
+            raise _LostError
+        self.position = m.end()
+        return m[0]
+
+    def _pair(self, table: Path, depth: int) -> None:
+        line = self._line()
+        path = table
+        for key in self._keys():
+            path = (*path, key)
+            self.lines.setdefault(path, line)
+        self._expect("=")
+        self._skip_blanks()
+        self._value(path, depth)
+
+    def _value(self, path: Path, depth: int) -> None:
+        if depth > DEEPEST:
+            raise DocumentError("tables or arrays are nested too deeply", self._line())
+        match self._peek():
+            case "[":
+                self._array(path, depth)
+            case "{":
+                self._inline_table(path, depth)
+            case '"' | "'":
+                if not self._long_string():
+                    self._short_string()
+            case _:
+                m = _BARE_VALUE.match(self.text, self.position)
+                if m is None:
+                    raise _LostError
+                self.position = m.end()
+
+    def _array(self, path: Path, depth: int) -> None:
+        self._expect("[")
+        index = 0
+        while True:
+            self._skip_space(newlines=True)
+            if self._peek() == "]":
+                self.position += 1
+                return
+            self.lines[(*path, index)] = self._line()
+            self._value((*path, index), depth + 1)
+            index += 1
+            self._skip_space(newlines=True)
+            if self._peek() != "]":
+                self._expect(",")
+
+    def _inline_table(self, path: Path, depth: int) -> None:
+        self._expect("{")
+        comma = None
+        while True:
+            self._blank_out()
+            if self._peek() == "}":
+                if comma is not None:
+                    self.edits.append(_Edit(comma, comma + 1, " "))
+                self.position += 1
+                return
+            self._pair(path, depth + 1)
+            self._blank_out()
+            comma = None
+            if self._peek() != "}":
+                comma = self.position
+                self._expect(",")
+
+    def _blank_out(self) -> None:
+        """Skip space within an inline table, where TOML 1.0 allows only blanks."""
+        start = self.position
+        self._skip_space(newlines=True)
+        skipped = self.text[start : self.position]
+        if skipped.strip(" \t"):
+            self.edits.append(_Edit(start, self.position, " " * len(skipped)))
+
+    def _short_string(self) -> str:
+        if m := _LITERAL.match(self.text, self.position):
+            self.position = m.end()
+            return m[1]
+        m = _BASIC.match(self.text, self.position)
+        if m is None:
+            raise _LostError
+        start, self.position = m.start(1), m.end()
+        body = self._new_escapes(m[1], start)
+        try:
+            value: str = tomllib.loads(f'k = "{body}"')["k"]
+        except ValueError:
+            raise _LostError from None
+        return value
+
+    def _long_string(self) -> bool:
+        if m := _LONG_LITERAL.match(self.text, self.position):
+            self.position = m.end()
+            return True
+        if m := _LONG_BASIC.match(self.text, self.position):
+            self._new_escapes(m[1], m.start(1))
+            self.position = m.end()
+            return True
+        return False
+
+    def _new_escapes(self, body: str, start: int) -> str:
+        """`body` with TOML 1.1's escapes in TOML 1.0's notation; the edits are noted."""
+        if "\\" not in body:
+            return body
+        edits = []
+        for m in _NEW_ESCAPE.finditer(body):
+            if m[1] or m[2]:
+                edits.append(_Edit(m.start(), m.end(), f"\\u00{m[2] or '1b'}"))
+        self.edits += (_Edit(e.start + start, e.end + start, e.replacement) for e in edits)
+        return _edit(body, edits)[0]
+
+
+def parse_json(text: str) -> Document:
+    """A JSON document, ``//`` and ``/* */`` comments allowed; DocumentError where it is none."""
+    reader = _JsonReader(text)
+    data = reader.run()
+    return Document(data, reader.lines, tuple(reader.duplicates), reader.comment_line)
+
+
+_JSON_SPACE = re.compile(r"[ \t\n\r]*")
+_JSON_STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"')
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_JSON_WORDS = {"true": True, "false": False, "null": None}
+
+
+@dataclass(slots=True)
+class _JsonReader:
+    """One pass over a JSON text: its values and the line of every path."""
+
+    text: str
+    lines: dict[Path, int] = field(default_factory=dict)
+    duplicates: list[tuple[Path, int]] = field(default_factory=list)
+    comment_line: int | None = None
+    position: int = 0
+    _newlines: list[int] = field(default_factory=list)
+
+    def run(self) -> Data:
+        self._newlines = [m.start() for m in re.finditer("\n", self.text)]
+        self._skip()
+        data = self._value((), 1)
+        self._skip()
+        if self.position < len(self.text):
+            self._fail("something follows the document's last brace")
+        if not isinstance(data, dict):
+            raise DocumentError("the document is not an object: it must start with {", 1)
+        return data
+
+    def _line(self) -> int:
+        return bisect.bisect_left(self._newlines, self.position) + 1
+
+    def _fail(self, message: str) -> NoReturn:
+        raise DocumentError(message, self._line())
+
+    def _peek(self) -> str:
+        return self.text[self.position : self.position + 1]
+
+    def _skip(self) -> None:
+        """Skip space and comments."""
+        while True:
+            m = _JSON_SPACE.match(self.text, self.position)
+            assert m is not None
+            self.position = m.end()
+            if self.text.startswith("//", self.position):
+                end = self.text.find("\n", self.position)
+                end = len(self.text) if end < 0 else end
+            elif self.text.startswith("/*", self.position):
+                end = self.text.find("*/", self.position + 2)
+                if end < 0:
+                    self._fail("the comment has no end: */ is missing")
+                end += 2
+            else:
+                return
+            self.comment_line = self.comment_line or self._line()
+            self.position = end
+
+    def _value(self, path: Path, depth: int) -> Any:  # noqa: ANN401 - JSON holds anything
+        if depth > DEEPEST:
+            self._fail("objects or arrays are nested too deeply")
+        match self._peek():
+            case "{":
+                return self._object(path, depth)
+            case "[":
+                return self._array(path, depth)
+            case '"':
+                return self._string()
+        for word, value in _JSON_WORDS.items():
+            if self.text.startswith(word, self.position):
+                self.position += len(word)
+                return value
+        return self._number()
+
+    def _object(self, path: Path, depth: int) -> Data:
+        self.position += 1
+        result: Data = {}
+        self._skip()
+        if self._peek() == "}":
+            self.position += 1
+            return result
+        while True:
+            if self._peek() != '"':
+                self._fail(f"a key in double quotes is missing before {self._found()}")
+            line = self._line()
+            key = self._string()
+            if key in result:
+                self.duplicates.append(((*path, key), line))
+            self.lines[(*path, key)] = line
+            self._skip()
+            if self._peek() != ":":
+                self._fail(f"a colon is missing before {self._found()}")
+            self.position += 1
+            self._skip()
+            result[key] = self._value((*path, key), depth + 1)
+            if self._ends("}"):
+                return result
+
+    def _array(self, path: Path, depth: int) -> list[Any]:
+        self.position += 1
+        result: list[Any] = []
+        self._skip()
+        if self._peek() == "]":
+            self.position += 1
+            return result
+        while True:
+            item = (*path, len(result))
+            self.lines[item] = self._line()
+            result.append(self._value(item, depth + 1))
+            if self._ends("]"):
+                return result
+
+    def _ends(self, bracket: str) -> bool:
+        """After an item: True at `bracket`, False when another item follows."""
+        self._skip()
+        found = self._peek()
+        if found not in (bracket, ",") or not found:
+            self._fail(f"a comma or {bracket} is missing before {self._found()}")
+        self.position += 1
+        self._skip()
+        if found == "," and self._peek() == bracket:
+            self._fail(f"a comma right before {bracket} is not allowed in JSON")
+        return found == bracket
+
+    def _string(self) -> str:
+        m = _JSON_STRING.match(self.text, self.position)
+        if m is None:
+            self._fail("a string has no end on its line, or holds a control character")
+        try:
+            value: str = json.loads(m[0])
+            value.encode()
+        except (ValueError, UnicodeEncodeError):
+            self._fail("a string holds an escape that does not exist")
+        self.position = m.end()
+        return value
+
+    def _number(self) -> int | float:
+        m = _JSON_NUMBER.match(self.text, self.position)
+        if m is None:
+            self._fail(f"a value is missing before {self._found()}")
+        self.position = m.end()
+        # As upstream's parser: integers up to 64 bits, everything else is a float.
+        if m[1] is None and m[2] is None and len(m[0]) < 40 and m[0] != "-0":
+            value = int(m[0])
+            if -(2**63) <= value < 2**64:
+                return value
+        number = float(m[0])
+        if number in (float("inf"), float("-inf")):
+            self._fail("a number is too large")
+        return number
+
+    def _found(self) -> str:
+        word = re.match(r"\w{1,20}|.", self.text[self.position : self.position + 20])
+        return f'"{word[0]}"' if word else "the end"
