@@ -1,0 +1,112 @@
+"""What the commands share: options made from the table of settings, and errors for people."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sidecar.policy import Policy, load_policy
+from sidecar.problems import Problem, ProblemError
+from sidecar.service.rules import Settled
+from sidecar.settings import Settings, policy_path, resolve_settings, setting
+from sidecar.shaping.mx import DnsResolver, Resolver, ZoneResolver
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
+
+
+class Commands(click.Group):
+    """A group whose commands end with one line per problem and exit code 1, never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except ProblemError as error:
+            report(error.problems)
+            ctx.exit(1)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            report([os_problem(error)])
+            ctx.exit(1)
+
+
+def os_problem(error: OSError) -> Problem:
+    """What the system refused, as a problem that names the file."""
+    file = error.filename
+    return Problem(
+        "error",
+        "system",
+        error.strerror or str(error),
+        file=os.fsdecode(file) if isinstance(file, str | bytes | os.PathLike) else None,
+    )
+
+
+def report(problems: Iterable[Problem]) -> None:
+    """Each problem on stderr, one line each."""
+    for problem in problems:
+        click.echo(f"{problem.level}: {problem}", err=True)
+
+
+def setting_options(*names: str) -> Callable[[_F], _F]:
+    """Options of a command, one for each setting named."""
+
+    def add(function: _F) -> _F:
+        for name in reversed(names):
+            row = setting(name)
+            declarations = [row.option]
+            if name == "listen":
+                function = click.option(
+                    "--no-listen", "listen", flag_value="none", help="Open no listener."
+                )(function)
+            function = click.option(
+                *declarations,
+                name.replace("from", "from_"),
+                metavar=row.metavar,
+                multiple=row.is_list,
+                help=f"{row.help} [env: {row.variable}]",
+            )(function)
+        return function
+
+    return add
+
+
+def settle(
+    options: Mapping[str, object], *, require: Sequence[str] = ("shaping", "log_dir")
+) -> Settled:
+    """The settings from a command's options, the environment and the policy."""
+    given = {("from" if k == "from_" else k): v for k, v in options.items()}
+    path = policy_path(given, os.environ)
+    policy: Policy | None = None if path is None else load_policy(path, env=os.environ)
+    settings = resolve_settings(given, os.environ, policy, require=require)
+    files = () if policy is None else tuple(str(f) for f in policy.files)
+    return Settled(settings, files)
+
+
+def resolver_for(settings: Settings, *, no_dns: bool = False) -> Resolver:
+    """Who answers for MX: master files only when any are given, else the DNS."""
+    if no_dns:
+        return ZoneResolver([])
+    texts = [read_text(path) for path in settings.dns_zones]
+    if texts or (settings.dns.zones and not settings.dns.system and not settings.dns.nameservers):
+        return ZoneResolver([*texts, *settings.dns.zones])
+    return DnsResolver(nameservers=settings.nameservers or settings.dns.nameservers or None)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; ProblemError when it is not UTF-8, OSError when it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ProblemError.one("encoding", f"not UTF-8: {error.reason}", file=str(path)) from None
+
+
+def run_async(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run `work` to its end in an event loop of its own."""
+    return asyncio.run(work)

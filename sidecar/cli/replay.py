@@ -1,0 +1,149 @@
+"""``tsa-sidecar replay``: what the rules would have made of some logs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from sidecar.automation.entries import ReadyQSuspension, SchedQBounce, SchedQSuspension
+from sidecar.problems import ProblemError
+from sidecar.service.replay import Progress, Replay, newest_record
+from sidecar.service.replay import replay as run_replay
+from sidecar.service.rules import Rules, load_rules
+from sidecar.times import format_rfc3339, parse_time
+
+from .common import report, resolver_for, run_async, setting_options, settle
+
+
+@click.command()
+@setting_options(
+    "policy",
+    "shaping",
+    "dns_zones",
+    "pattern",
+    "skip_record_types",
+    "additional_skip_record_types",
+)
+@click.option(
+    "--at",
+    metavar="TIME",
+    help="The moment to report on: RFC 3339 or Unix seconds. Default: the newest record's time.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=click.Path(path_type=Path))
+def replay(logs: tuple[Path, ...], at: str | None, as_json: bool, **options: object) -> None:
+    """Show what the rules would have made of these logs by TIME. Writes nothing.
+
+    LOG is a segment (zstd, gzip or plain) or a directory of them.
+    """
+    settings = settle(options, require=("shaping",)).settings
+    at_ns = None if at is None else _time(at)
+
+    async def work() -> tuple[Replay, Rules]:
+        resolver = resolver_for(settings)
+        rules = await load_rules(settings, resolver)
+        with ExitStack() as stack:
+            progress = _progress(stack, logs, passes=1 if at_ns is not None else 2)
+            now_ns = at_ns
+            if now_ns is None:
+                now_ns = await newest_record(
+                    logs,
+                    skip_types=settings.skip_record_types,
+                    pattern=settings.pattern,
+                    progress=progress,
+                )
+            result = await run_replay(
+                logs,
+                rules=rules,
+                resolver=resolver,
+                now_ns=now_ns,
+                pattern=settings.pattern,
+                progress=progress,
+            )
+        return result, rules
+
+    result, rules = run_async(work())
+    if as_json:
+        json.dump(result.document(rules), sys.stdout, indent=1)
+        click.echo()
+        return
+    report([*rules.problems, *result.problems])
+    _tables(result)
+
+
+def _time(text: str) -> int:
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise ProblemError.one("bad-option", str(error), where="--at") from None
+
+
+def _progress(stack: ExitStack, logs: tuple[Path, ...], *, passes: int) -> Progress:
+    """A bar on a terminal, by bytes decompressed (how many there will be, nobody knows)."""
+    if not sys.stderr.isatty():
+        return lambda _count: None
+    bar = stack.enter_context(Bar(console=Console(stderr=True), transient=True))
+    task = bar.add_task(f"reading {len(logs)} log(s), {passes} pass(es)", total=None)
+    return lambda count: bar.update(task, advance=count)
+
+
+def _tables(result: Replay) -> None:
+    console = Console(
+        width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False
+    )
+    counts = result.counts
+    console.print(
+        f"{counts['read']} lines read, {counts['considered']} records considered, "
+        f"{counts['matched']} matched, {counts['bad']} bad lines, "
+        f"{counts['bytes_lost']} bytes lost; in force at {format_rfc3339(result.now_ns)}:"
+    )
+    overrides = _table("domain", "mx_rollup", "source", "option", "expires", "reason")
+    for effective in result.overrides():
+        o = effective.override
+        overrides.add_row(
+            effective.section,
+            str(o.mx_rollup).lower(),
+            o.source,
+            f"{o.name} = {json.dumps(o.value, ensure_ascii=False)}",
+            format_rfc3339(o.expires_ns),
+            o.reason,
+        )
+    held = _table("what", "queue", "expires", "reason")
+    for entry in [e for k in ("ready_q", "sched_q", "bounce") for e in _of(result, k)]:
+        held.add_row(entry[0], entry[1], entry[2], entry[3])
+    for table in (overrides, held):
+        if table.row_count:
+            console.print(table)
+    if not overrides.row_count and not held.row_count:
+        console.print("nothing")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _of(result: Replay, kind: str) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for entry in result.view.entries.of_kind(kind):  # type: ignore[arg-type]
+        if isinstance(entry, ReadyQSuspension):
+            what, queue = "suspend ready queue", entry.site
+        elif isinstance(entry, SchedQSuspension | SchedQBounce):
+            what = "suspend" if isinstance(entry, SchedQSuspension) else "bounce"
+            parts = {"domain": entry.domain, "tenant": entry.tenant, "campaign": entry.campaign}
+            queue = " ".join(f"{n}={v}" for n, v in parts.items() if v is not None)
+        else:
+            continue
+        rows.append((what, queue, format_rfc3339(entry.expires_ns), entry.reason))
+    return rows
+
+

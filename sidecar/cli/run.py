@@ -1,0 +1,79 @@
+"""``tsa-sidecar run``: the service."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import click
+
+from sidecar.problems import ProblemError
+from sidecar.service.main import serve
+from sidecar.service.rules import Settled
+from sidecar.times import parse_time
+
+from .common import resolver_for, run_async, setting_options, settle
+
+
+@click.command()
+@setting_options(
+    "policy",
+    "shaping",
+    "merge_options",
+    "ttl",
+    "dns_zones",
+    "nameservers",
+    "log_dir",
+    "pattern",
+    "from",
+    "skip_record_types",
+    "additional_skip_record_types",
+    "overlay",
+    "state",
+    "listen",
+    "trusted_hosts",
+    "kumod_api",
+    "retention",
+    "poll",
+    "log_format",
+)
+@click.option("--once", is_flag=True, help="Process what is there now, publish, and end.")
+@click.option(
+    "--at",
+    metavar="TIME",
+    help="With --once: take TIME (RFC 3339 or Unix seconds) for the present; for trying out.",
+)
+def run(once: bool, at: str | None, **options: object) -> None:
+    """Tail kumod's log, decide, publish; until SIGTERM.
+
+    SIGHUP reads the policy and the rule files again (so does a change of theirs).
+    Every option has a variable, which may stand in /etc/default/tsa-sidecar.
+    """
+    if at is not None and not once:
+        raise ProblemError.one("bad-option", "only together with --once", where="--at")
+    clock = _clock(at)
+
+    def settle_again() -> Settled:
+        return settle(options)
+
+    first = settle_again()
+    run_async(
+        serve(
+            first,
+            settle=settle_again,
+            resolver=resolver_for(first.settings),
+            once=once,
+            clock=clock,
+            env=os.environ,
+        )
+    )
+
+
+def _clock(at: str | None) -> Callable[[], int] | None:
+    if at is None:
+        return None
+    try:
+        moment = parse_time(at)
+    except ValueError as error:
+        raise ProblemError.one("bad-option", str(error), where="--at") from None
+    return lambda: moment

@@ -1,0 +1,155 @@
+"""What the rules would have made of some logs: files and rules in, a report out.
+
+Writes nothing.  Every line is decoded, so that every bad one is counted; what
+is decided, the same core decides as in the service, with one fixed time in
+place of the clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sidecar.automation.decide import Automation
+from sidecar.automation.entries import Suspension, frame
+from sidecar.automation.overlay import Effective
+from sidecar.automation.pipeline import Tally, candidates, consider
+from sidecar.log.tail import read_paths
+from sidecar.problems import Problem
+from sidecar.shaping.mx import Resolver
+from sidecar.times import format_rfc3339
+
+from .mx import resolve_all
+from .published import Published
+from .rules import Rules
+
+Progress = Callable[[int], None]
+"""Told how many decompressed bytes have been read since it was last told."""
+
+
+@dataclass(slots=True)
+class Replay:
+    """The outcome of a replay at ``now_ns``."""
+
+    now_ns: int
+    view: Published
+    counts: Counter[str] = field(default_factory=Counter)
+    events: list[Suspension] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def overrides(self) -> list[Effective]:
+        """What the overlay sets, in its order."""
+        self.view.overlay.text()
+        return list(self.view.overlay.effective())
+
+    def document(self, rules: Rules) -> dict[str, Any]:
+        """The report as one JSON-able object, in the form of ``replay --json``."""
+        of_kind = self.view.entries.of_kind
+        problems = [*rules.problems, *self.problems, *self._overlay_problems()]
+        return {
+            "now": self.now_ns / 1e9,
+            "records": {
+                name: self.counts[name]
+                for name in ("read", "considered", "matched", "bad", "bytes_lost")
+            },
+            "left_out": {
+                name: self.counts[name]
+                for name in (
+                    "already_expired",
+                    "bad_recipient",
+                    "no_domain",
+                    "no_site",
+                    "no_tenant",
+                )
+            },
+            "overlay": self.view.overlay.text(),
+            "overrides": [_override(e) for e in self.overrides()],
+            "suspended": {
+                "ready_q": [e.answer() for e in of_kind("ready_q") if e.kind != "override"],
+                "sched_q": [e.answer() for e in of_kind("sched_q") if e.kind != "override"],
+            },
+            "bounced": [e.answer() for e in of_kind("bounce") if e.kind != "override"],
+            "events": [frame(e) for e in self.events],
+            "warnings": [str(p) for p in problems if p.level == "warning"],
+            "errors": [str(p) for p in problems if p.level == "error"],
+        }
+
+    def _overlay_problems(self) -> Iterable[Problem]:
+        overlay = self.view.overlay
+        overlay.text()
+        for name, count in overlay.reserved.items():
+            yield Problem(
+                "warning",
+                "reserved-name",
+                f"{count} entries for the recipient domain {name!r} were left out of the overlay: "
+                "a section of that name would govern everything",
+            )
+        for reason in overlay.rejected.values():
+            yield Problem("error", "overlay-entry", f"left out of the overlay: {reason}")
+
+
+def _override(effective: Effective) -> dict[str, Any]:
+    o = effective.override
+    return {
+        "section": effective.section,
+        "domain": o.domain,
+        "mx_rollup": o.mx_rollup,
+        "source": o.source,
+        "name": o.name,
+        "value": o.value,
+        "reason": o.reason,
+        "expires": format_rfc3339(o.expires_ns),
+    }
+
+
+async def newest_record(
+    paths: Sequence[Path], *, skip_types: frozenset[str], pattern: str, progress: Progress
+) -> int:
+    """The time of the newest record in `paths`, ns since the epoch; 0 when there is none."""
+    tally = Tally()
+    async for batch in read_paths(paths, pattern=pattern):
+        for block in batch.blocks:
+            progress(len(block.data))
+            for line in block.data.split(b"\n"):
+                consider(line, skip_types=skip_types, tally=tally)
+    return tally.newest_ns
+
+
+async def replay(
+    paths: Sequence[Path],
+    *,
+    rules: Rules,
+    resolver: Resolver,
+    now_ns: int,
+    pattern: str,
+    progress: Progress,
+) -> Replay:
+    """Run the logs in `paths` (files or directories) through the rules as of `now_ns`."""
+    result = Replay(now_ns, Published())
+    automation = Automation()
+    skip_types = rules.settings.skip_record_types
+    async for batch in read_paths(paths, pattern=pattern, on_problem=result.problems.append):
+        tally, found = Tally(), []
+        for block in batch.blocks:
+            progress(len(block.data))
+            result.counts["read"] += block.lines
+            result.counts["bad"] += block.bad_lines
+            result.counts["bytes_lost"] += block.lost_bytes
+            found += candidates(
+                block.data.split(b"\n"),
+                matcher=rules.matcher,
+                skip_types=skip_types,
+                tally=tally,
+            )
+        result.counts["considered"] += tally.considered
+        result.counts["bad"] += tally.bad
+        result.counts["bad_recipient"] += tally.bad_recipient
+        mx = await resolve_all(found, resolver)
+        outcome = automation.apply(found, shaping=rules.shaping, mx=mx, now_ns=now_ns)
+        result.counts += outcome.counts
+        result.events += outcome.events
+        result.view.commit(outcome)
+    return result

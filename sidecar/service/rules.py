@@ -1,0 +1,94 @@
+"""The rules in force, and when to read them again.
+
+In: how to settle the settings (policy included) and who answers for MX.  Out:
+a :class:`Rules`, whole and checked.  A reload that fails changes nothing: the
+last good rules stay in force and the problems are kept for the status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sidecar.automation.matching import Matcher
+from sidecar.automation.prefilter import Prefilter
+from sidecar.problems import Problem, ProblemError
+from sidecar.settings import Settings
+from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.mx import Resolver
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The settings, and the policy's files that they were read from."""
+
+    settings: Settings
+    policy_files: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> list[str]:
+        """The local files whose change calls for a reload."""
+        shaping = [
+            f for f in self.settings.shaping if not f.startswith(("http://", "https://"))
+        ]
+        return [*shaping, *self.policy_files]
+
+
+Settle = Callable[[], Settled]
+"""Reads options, environment and policy anew; raises ProblemError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """One load of the rules, with what is made of it."""
+
+    settings: Settings
+    shaping: Shaping
+    matcher: Matcher
+    prefilter: Prefilter
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was found that did not stop the load."""
+        return (*self.settings.warnings, *self.shaping.warnings, *self.shaping.errors)
+
+
+async def load_rules(settings: Settings, resolver: Resolver) -> Rules:
+    """Load and merge the shaping files; ProblemError when they do not load."""
+    shaping = await load_shaping(
+        settings.shaping,
+        options=MergeOptions.from_mapping(settings.merge_options),
+        resolver=resolver,
+    )
+    return Rules(
+        settings=settings,
+        shaping=shaping,
+        matcher=Matcher(shaping),
+        prefilter=Prefilter(shaping.all_rules(), skip_types=settings.skip_record_types),
+    )
+
+
+class RuleBook:
+    """Holds the rules in force and replaces them when a reload succeeds."""
+
+    def __init__(self, settle: Settle, resolver: Resolver, settled: Settled, rules: Rules) -> None:
+        self._settle = settle
+        self._resolver = resolver
+        self.settled = settled
+        self.rules = rules
+        self.failure: tuple[Problem, ...] = ()
+        """Why the last reload failed; empty when it did not."""
+
+    async def reload(self) -> bool:
+        """Read everything again; True when the rules changed."""
+        try:
+            settled = await asyncio.to_thread(self._settle)
+            rules = await load_rules(settled.settings, self._resolver)
+        except ProblemError as error:
+            self.failure = error.problems
+            return False
+        self.failure = ()
+        changed = rules.shaping.hash != self.rules.shaping.hash
+        changed = changed or rules.settings.skip_record_types != self.rules.settings.skip_record_types
+        self.settled, self.rules = settled, rules
+        return changed
