@@ -115,7 +115,7 @@ class Retention:
 class DnsSettings:
     """What the policy said through ``kumo.dns``; None and () where it said nothing.
 
-    ``nameservers`` are ``IP:PORT``; ``zones`` are texts of master files;
+    ``nameservers`` (the settled ones in :class:`Settings`) are ``IP:PORT``; ``zones`` are texts of master files;
     ``system``: the system's name servers are asked for what no zone answers.
     Zones with neither name servers nor ``system`` answer alone: a name in
     none of them does not exist.
@@ -148,7 +148,6 @@ class Settings:
     merge_options: Mapping[str, str | bool | int]
     ttl_ns: int
     dns_zones: tuple[Path, ...]
-    nameservers: tuple[str, ...]
     log_dir: Path
     pattern: str
     start: Start
@@ -312,8 +311,9 @@ def parse_network(value: object) -> Network:
         raise ValueError(
             f'"{text}" is neither an IP address nor a CIDR block such as 10.0.0.0/8'
         ) from None
+    host = text.split("/")[0]
     raise ValueError(
-        f'"{text}" has bits set behind its prefix; did you mean "{loose}" or "{text.split("/")[0]}"?'
+        f'"{text}" has bits set behind its prefix; did you mean "{loose}" or "{host}"?'
     )
 
 
@@ -785,7 +785,6 @@ def _settings(
         merge_options=values["merge_options"],
         ttl_ns=values["ttl"],
         dns_zones=values["dns_zones"],
-        nameservers=values["nameservers"],
         log_dir=values["log_dir"],
         pattern=values["pattern"],
         start=values["from"],
@@ -798,7 +797,9 @@ def _settings(
         retention=values["retention"],
         poll_seconds=values["poll"],
         log_format=values["log_format"],
-        dns=DnsSettings() if policy is None else policy.dns,
+        dns=replace(
+            DnsSettings() if policy is None else policy.dns, nameservers=values["nameservers"]
+        ),
         origins=MappingProxyType(dict(origins)),
     )
 

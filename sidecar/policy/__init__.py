@@ -5,7 +5,7 @@ sidecar has no use for is a warning in it, an error in the Lua code a
 ProblemError with the Lua file and line.
 """
 
-from sidecar.policy.load import Limits, load_policy
+from sidecar.policy.load import Limits, load_policy, load_settings
 from sidecar.policy.values import LogLine, Policy, Said
 
-__all__ = ["Limits", "LogLine", "Policy", "Said", "load_policy"]
+__all__ = ["Limits", "LogLine", "Policy", "Said", "load_policy", "load_settings"]

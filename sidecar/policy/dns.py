@@ -100,7 +100,8 @@ def _aggregate(config: object) -> Found:
         parts = [v if isinstance(k, int) else {k: v} for k, v in config.items()]
     else:
         parts = list(_list(config, "Aggregate"))
-    total, ignored = DnsSettings(), []
+    total = DnsSettings()
+    ignored: list[str] = []
     for part in parts:
         found, unused = read_resolver(part)
         ignored += unused

@@ -50,6 +50,10 @@ def _bounded(text: object) -> str:
     return value
 
 
+def _no_data(_: object) -> object:
+    raise ValueError("only text, numbers, booleans and tables can be written")
+
+
 def json_parse(text: object) -> object:
     """JSON, with comments allowed."""
     return json.loads(_COMMENT.sub(lambda m: m[1] or " ", _bounded(text)))
@@ -57,12 +61,15 @@ def json_parse(text: object) -> object:
 
 def json_encode(value: object) -> str:
     """JSON without blanks."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_no_data)
 
 
 def json_encode_pretty(value: object) -> str:
     """JSON with sorted keys, indented by two."""
-    return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True)
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, default=_no_data)
+    except TypeError:
+        raise ValueError("a table must have names or numbers as keys, not both") from None
 
 
 def toml_parse(text: object) -> object:
@@ -99,7 +106,11 @@ def yaml_parse(text: object) -> object:
 
 def yaml_encode(value: object) -> str:
     """YAML of plain data; needs PyYAML."""
-    return str(_yaml().safe_dump(value, sort_keys=False, allow_unicode=True))
+    yaml = _yaml()
+    try:
+        return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+    except yaml.YAMLError:
+        return str(_no_data(value))
 
 
 SERDE: Mapping[str, Callable[[object], object]] = {

@@ -158,11 +158,11 @@ class Host:
         }
 
     def _warn(self, file: str, line: int | None, code: str, text: str) -> None:
-        self.warnings.setdefault(Problem("warning", code, text, file=file, line=line))
+        self.warnings.setdefault(Problem("warning", code, _shown(text), file=file, line=line))
 
     def _log(self, file: str, line: int | None, level: str, text: str) -> None:
         if len(self.messages) < MAX_MESSAGES:
-            self.messages.append(LogLine(level, text, file, line))
+            self.messages.append(LogLine(level, _shown(text), file, line))
 
     def _file(self, name: str) -> None:
         self.files.setdefault(Path(name))
@@ -172,6 +172,8 @@ class Host:
         self._warn(file, line, "unsupported-call", text)
 
     def _unknown_event(self, file: str, line: int | None, name: str) -> None:
+        if "/policy-extras/" in file:
+            return  # KumoMTA's own modules serve kumod, too, and are not the operator's to mend
         hint = did_you_mean(name, EVENTS)
         text = f"the event {name} never happens in the sidecar{hint}"
         self._warn(file, line, "unsupported-event", text)
@@ -260,6 +262,10 @@ class Host:
             for name in ignored:
                 text = f"kumo.dns.{call}: {name} does nothing in the sidecar"
                 self._warn(file, line, "unsupported-option", text)
+            if found.nameservers:
+                self.upstream["nameservers"] = Said(found.nameservers, file, line)
+            else:
+                self.upstream.pop("nameservers", None)
             self.dns = replace(
                 found,
                 mx_timeout_ns=self.dns.mx_timeout_ns,
@@ -295,6 +301,11 @@ class Host:
                 raise ValueError(f"{name}: {error}") from None
 
         return run
+
+
+def _shown(text: str) -> str:
+    """`text` with bytes that are not UTF-8 written as ``\\xff``, fit for any terminal."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _table(value: object, call: str, known: tuple[str, ...]) -> Mapping[str, object]:

@@ -8,7 +8,7 @@ into Problems with the Lua file and line.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ from sidecar.policy import functions
 from sidecar.policy.host import Host, from_lua, to_lua
 from sidecar.policy.values import Policy
 from sidecar.problems import Problem, ProblemError
+from sidecar.settings import DEFAULT_POLICY, Settings, policy_path, resolve_settings
 
 VERSION = "2026.08.01-tsa-sidecar"
 """``kumo.version`` for policies that ask: the KumoMTA whose manner this follows."""
@@ -82,7 +83,24 @@ def load_policy(path: Path, *, env: Mapping[str, str], limits: Limits | None = N
     )
 
 
-def _runtime_class() -> Any:
+def load_settings(
+    options: Mapping[str, object],
+    env: Mapping[str, str],
+    *,
+    require: Sequence[str] = ("shaping", "log_dir"),
+    default_policy: Path = DEFAULT_POLICY,
+) -> tuple[Settings, Policy | None]:
+    """Find the policy, run it if there is one, and settle all settings.
+
+    See :func:`sidecar.settings.resolve_settings` for `options` and `require`.
+    Raises ProblemError with everything that is wrong.
+    """
+    path = policy_path(options, env, default=default_policy)
+    policy = None if path is None else load_policy(path, env=env)
+    return resolve_settings(options, env, policy, require=require), policy
+
+
+def _runtime() -> Any:
     """KumoMTA embeds Lua 5.4; without it the nearest one that lupa brings."""
     for name in ("lua54", "lua55", "lua53"):
         try:
@@ -98,7 +116,7 @@ def _deny(*_: object) -> NoReturn:
 
 def _prepare(path: Path, host: Host, env: Mapping[str, str], limits: Limits) -> dict[str, Any]:
     """Make a runtime and run the prelude in it; the functions it returns, by name."""
-    module = _runtime_class()
+    module = _runtime()
     lua = module.LuaRuntime(
         encoding=None,  # bytes both ways: text in a policy need not be UTF-8
         register_eval=False,
@@ -144,11 +162,12 @@ def _bridge(host: Host, module: Any, new_table: Callable[[], Any]) -> Callable[.
             return True, to_lua(host.answer(operation.decode(), plain), new_table)
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
-            return False, to_lua(f"{name}{error.strerror or error}", new_table)
+            reason = f"{name}{error.strerror or error}"
         except ValueError as error:
-            return False, to_lua(str(error), new_table)
+            reason = str(error)
         except Exception as error:  # noqa: BLE001 - must not reach Lua as an object
-            return False, to_lua(f"{type(error).__name__}: {error}", new_table)
+            reason = f"{type(error).__name__}: {error}"
+        return False, reason.encode("utf-8", "backslashreplace")
 
     return call
 

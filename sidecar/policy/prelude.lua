@@ -16,6 +16,7 @@ local host, setup = ...
 local SELF = '=sidecar'
 local error, ipairs, load, pcall, setmetatable = error, ipairs, load, pcall, setmetatable
 local tonumber, tostring, type, xpcall = tonumber, tostring, type, xpcall
+local rawget, rawset = rawget, rawset
 local getinfo, sethook = debug.getinfo, debug.sethook
 local find, match, sub = string.find, string.match, string.sub
 local concat, pack = table.concat, table.pack
@@ -32,7 +33,8 @@ local NO_MEMORY = 'not enough memory'
 local fatal -- set once a limit was reached; from then on nothing can be caught
 local here_file, here_line -- the last position seen, for errors that leave none
 local handler -- the event handler that is running: func, file, line
-local located = {} -- messages of syntax errors: text, file, line
+local located = {} -- messages that say where they belong: text, file, line
+local sources = {} -- whole names of the files that were loaded, by what Lua shortens them to
 
 local function file_of(info)
   if sub(info.source, 1, 1) == '@' then
@@ -84,15 +86,11 @@ local function explain(err)
   if own then
     return { text = own, file = file, line = line }
   end
-  for level = 2, 100 do
-    local info = getinfo(level, 'Sl')
-    if not info then
-      break
-    end
-    local prefix = info.short_src .. ':' .. info.currentline .. ': '
-    if is_policy(info) and sub(text, 1, #prefix) == prefix then
-      return { text = sub(text, #prefix + 1), file = file_of(info), line = info.currentline }
-    end
+  -- The message knows better than the stack: error(text, 2) blames the
+  -- caller, and an error that was passed on has left its place already.
+  local source, number, said = match(text, '^(.-):(%d+): (.*)$')
+  if source and sources[source] then
+    return { text = said, file = sources[source], line = tonumber(number) }
   end
   return { text = text, file = file, line = line }
 end
@@ -164,8 +162,15 @@ function _G.pcall(...)
   return uncaught(pcall(...))
 end
 
-function _G.xpcall(...)
-  return uncaught(xpcall(...))
+-- A handler runs where the error was raised; for one that was raised in a
+-- hook, that is a place where no hook would stop it.
+function _G.xpcall(func, handle, ...)
+  return uncaught(xpcall(func, function(err)
+    if fatal then
+      return err
+    end
+    return handle(err)
+  end, ...))
 end
 
 -- Hooks belong to one coroutine, so each new one gets its own.
@@ -194,6 +199,19 @@ function co.wrap(func)
   return function(...)
     return unwrap(thread, co.resume(thread, ...))
   end
+end
+
+-- No hook runs in a finalizer, so an endless one could not be stopped: none
+-- is run. Lua marks a table for it when the metatable is set.
+function _G.setmetatable(value, meta)
+  local finalizer = type(meta) == 'table' and rawget(meta, '__gc')
+  if not finalizer then
+    return setmetatable(value, meta)
+  end
+  rawset(meta, '__gc', nil)
+  setmetatable(value, meta)
+  rawset(meta, '__gc', finalizer)
+  return value
 end
 
 -- The host -----------------------------------------------------------------
@@ -229,7 +247,7 @@ package.searchers = { package.searchers[1] }
 package.path = setup.path
 
 function os.exit()
-  error('os.exit does nothing here: a policy must not end the sidecar', 0)
+  error('os.exit is refused: a policy must not end the sidecar', 0)
 end
 
 function os.setlocale(locale)
@@ -290,6 +308,8 @@ local function load_file(name, ...)
       err = name .. ':' .. line .. ': ' .. said
       located[err] = { text = said, file = name, line = tonumber(line) }
     end
+  else
+    sources[getinfo(func, 'S').short_src] = name
   end
   return func, err
 end
