@@ -1,0 +1,410 @@
+"""Following a log directory: its segments, as they appear, grow, finish and go.
+
+In: a directory and how far earlier runs came.  Out: batches (see ``reading``).
+Woken by inotify; a slow poll is the safety net, and the only way on file
+systems that have no events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import stat
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+from pathlib import Path
+from typing import Final, Literal
+
+from sidecar.problems import Problem
+
+from .file import FileState
+from .names import parse_name
+from .reading import Batch, Checkpoint, OnProblem, Reading, Segment, TailStats
+from .segment import HEAD_SIZE, fingerprint_fits
+from .watch import DirectoryWatch
+
+POLL_SECONDS: Final = 1.0
+"""How often to look where no event says that there is something to see."""
+
+VANISH_SECONDS: Final = 2.0
+"""How long a segment may be away before it counts as deleted: a rename is two events."""
+
+_LISTING_SHARE: Final = 50  # a listing may take one fiftieth of the time
+_LISTING_SECONDS_WATCHED: Final = 10.0  # between listings while events tell of changes
+_LISTING_SECONDS_MAX: Final = 60.0  # a directory's time isn't to be trusted on every file system
+_WATCH_RETRY_SECONDS: Final = 60.0
+_VERIFY_AT_ONCE: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where to begin in segments that there is no checkpoint of.
+
+    ``recent``: with those that were still open at `since_ns` (Unix
+    nanoseconds; None: all).  ``beginning``: with the oldest.  ``end``: with what
+    is written from now on, if there are no checkpoints at all; otherwise as
+    ``recent``, since the others were written after the last run.
+    """
+
+    mode: Literal["recent", "end", "beginning"] = "recent"
+    since_ns: int | None = None
+
+
+class Tail:
+    """The log directory.  Use as ``async with``, or call :meth:`close`.
+
+    `on_problem` is told, once for each thing, what could not be read and why.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        pattern: str = "*",
+        checkpoints: Mapping[str, Checkpoint] | None = None,
+        start: Start | None = None,
+        poll_seconds: float = POLL_SECONDS,
+        on_problem: OnProblem = lambda _problem: None,
+    ) -> None:
+        self.directory = directory
+        self._pattern = re.compile(translate(pattern))
+        self._checkpoints = dict(checkpoints or {})
+        self._start = start or Start()
+        self._since_ns = None if self._start.mode == "beginning" else self._start.since_ns
+        self._from_end = self._start.mode == "end" and not self._checkpoints
+        self._poll_seconds = poll_seconds
+        self._on_problem = on_problem
+        self._reading = Reading(on_problem=on_problem)
+        self._wake = asyncio.Event()
+        self._watch = DirectoryWatch(self._wake.set)
+        self._watch_retry_at = 0.0
+        self._watched: tuple[int, int] | None = None
+        self._listed: _Listing | None = None
+        self._poll_at = 0.0
+        self._skipped: set[str] = set()
+        self._unverified: list[Segment] = []
+        self._told: set[str] = set()
+
+    @property
+    def stats(self) -> TailStats:
+        """Counts since this run began."""
+        return self._reading.stats
+
+    @property
+    def waiting(self) -> int:
+        """How many segments there are that are not wholly read (or still being written)."""
+        return sum(1 for _ in self._reading.waiting())
+
+    @property
+    def bytes_waiting(self) -> int:
+        """How many raw bytes of them have not been read: for showing progress."""
+        total = 0
+        for segment in self._reading.waiting():
+            if segment.state is not None:
+                read = segment.read_to if segment.file is None else segment.file.raw_read
+                total += max(segment.state.size - read, 0)
+        return total
+
+    @property
+    def floor_ns(self) -> int | None:
+        """What was finished before this moment is not read, nor remembered.
+
+        Store it, and never start from an earlier one: segments older than it
+        are not known any more to have been read.
+        """
+        return self._since_ns
+
+    def forget_before(self, since_ns: int) -> None:
+        """Segments finished before `since_ns` need not be remembered, nor read if they turn up.
+
+        For the caller, to whom records so old are of no consequence.
+        """
+        if self._start.mode != "beginning":
+            self._since_ns = max(since_ns, self._since_ns or since_ns)
+
+    async def __aenter__(self) -> Tail:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all files and stop watching.  May be called again."""
+        await self._reading.close_all()
+        self._watch.stop()
+
+    async def blocks(self, *, follow: bool) -> AsyncIterator[Batch]:
+        """What there is to read, oldest first, then (`follow`) what is written, as it is written.
+
+        A batch counts as dealt with when the next one is asked for.  Without
+        `follow` it ends when everything that is there now has been handed on.
+        """
+        await self._look(listing=True)
+        while True:
+            batch = await self._reading.next_batch()
+            if batch is None and not await self._verify():
+                if follow:
+                    await self._pause()
+                elif not await self._look(listing=True):
+                    break
+                await self._look()
+                continue
+            if batch is not None:
+                yield batch
+            await self._look()
+            await asyncio.sleep(0)  # decompressing doesn't wait for anything, others may have to
+        await self._reading.settle(grace=0.0)
+        batch = await self._reading.next_batch()
+        if batch is not None:
+            yield batch
+
+    async def _pause(self) -> None:
+        """Wait for an event or the time to poll."""
+        timeout = max(min(self._poll_at, self._reading.retry_at()) - time.monotonic(), 0.0)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    # -- looking ----------------------------------------------------------------------
+
+    async def _look(self, *, listing: bool = False) -> bool:
+        """Take notice of what has changed; whether there is something to read."""
+        self._wake.clear()
+        for name in self._watch.take():
+            if name:
+                await self._examine(name)
+            else:
+                self._poll_at = 0.0
+        now = time.monotonic()
+        if listing or now >= self._poll_at:
+            self._poll_at = now + self._poll_seconds
+            await self._poll(listing=listing)
+        return any(segment.readable(now) for segment in self._reading.waiting())
+
+    async def _poll(self, *, listing: bool) -> None:
+        try:
+            place = os.stat(self.directory)
+            if not stat.S_ISDIR(place.st_mode):
+                raise NotADirectoryError(20, "is not a directory")
+        except OSError as error:
+            self._no_directory(error)
+            return
+        self._told.discard("log-dir-unreadable")
+        self._keep_watching(place)
+        for segment in list(self._reading.waiting()):
+            if segment.state is None or not segment.state.finished:
+                await self._examine(segment.name)
+        if listing or self._listed is None or self._listed.due(place, watched=self._watch.active):
+            await self._list(place)
+        await self._reading.settle(grace=VANISH_SECONDS, before_ns=self._since_ns)
+
+    def _no_directory(self, error: OSError) -> None:
+        """It may come back, with all that was in it: nothing is concluded from its absence."""
+        self._watch.stop()
+        self._watched = None
+        self._listed = None
+        self._from_end = False  # all that will be in it was written later
+        self._tell(
+            "log-dir-unreadable",
+            f"the log directory can't be read ({error.strerror}); waiting for it. "
+            "Is --log-dir (TSA_SIDECAR_LOG_DIR) what kumod's configure_local_logs has as log_dir?",
+        )
+
+    def _keep_watching(self, place: os.stat_result) -> None:
+        """Watch the directory that is there now, which may be another than before."""
+        identity = (place.st_dev, place.st_ino)
+        now = time.monotonic()
+        if identity == self._watched and (self._watch.active or now < self._watch_retry_at):
+            return
+        if identity != self._watched:
+            self._listed = None
+        self._watched = identity
+        try:
+            self._watch.start(self.directory)
+            self._listed = None  # between the last look and the first event may be a gap
+            self._told.discard("watch-unavailable")
+        except OSError as error:
+            self._watch_retry_at = now + _WATCH_RETRY_SECONDS
+            self._tell(
+                "watch-unavailable",
+                f"no file system events ({error.strerror}): looking every {self._poll_seconds:g} s"
+                " instead. Raise fs.inotify.max_user_instances and max_user_watches (sysctl)",
+            )
+
+    def _tell(self, code: str, message: str) -> None:
+        if code not in self._told:
+            self._told.add(code)
+            self._on_problem(Problem("warning", code, message, file=str(self.directory)))
+
+    # -- segments ---------------------------------------------------------------------
+
+    def _matches(self, name: str) -> bool:
+        return not name.startswith(".") and self._pattern.match(name) is not None
+
+    async def _list(self, place: os.stat_result) -> None:
+        """Look at every name there is."""
+        began = time.monotonic()
+        try:
+            with os.scandir(self.directory) as entries:
+                inodes = {e.name: e.inode() for e in entries if self._matches(e.name)}
+        except OSError as error:
+            self._no_directory(error)
+            return
+        first = not self._reading.segments
+        known = self._reading.segments
+        old = self._closed_before(inodes)
+        for name, checkpoint in self._checkpoints.items():
+            if name not in inodes:
+                segment = self._reading.add(name, self.directory / name, None, checkpoint)
+                await self._reading.vanish(segment)
+        for name in [n for n, s in known.items() if s.vanished_at is None and n not in inodes]:
+            await self._reading.vanish(known[name])
+        for name, inode in inodes.items():
+            segment_known = known.get(name)
+            if name in old and await self._skip(name, segment_known):
+                continue
+            if (
+                segment_known is None
+                or segment_known.vanished_at is not None
+                or segment_known.id is None
+                or segment_known.id.inode != inode
+                or not segment_known.done
+            ):
+                await self._examine(name)
+        self._checkpoints = {}
+        if first:
+            self._unverified = [s for s in known.values() if s.done and s.state is not None]
+        self._from_end = False
+        self._skipped &= inodes.keys()
+        settled = self._listed is not None and self._listed.mtime_ns == place.st_mtime_ns
+        self._listed = _Listing(place.st_mtime_ns, settled, began, time.monotonic())
+
+    def _closed_before(self, names: Iterable[str]) -> set[str]:
+        """Names of segments whose successors in their series were opened before `since_ns`."""
+        since_ns = self._since_ns
+        if since_ns is None:
+            return set()
+        newest: dict[str, tuple[int, str]] = {}
+        opened: list[tuple[int, str, str]] = []
+        for name in names:
+            parsed = parse_name(name)
+            if parsed.opened_ns is None or parsed.opened_ns > since_ns:
+                continue
+            moment = (parsed.opened_ns, name)
+            opened.append((parsed.opened_ns, name, parsed.series))
+            newest[parsed.series] = max(newest.get(parsed.series, moment), moment)
+        return {name for at, name, series in opened if newest[series] != (at, name)}
+
+    async def _skip(self, name: str, segment: Segment | None) -> bool:
+        """Whether this old segment is to be left alone: not if reading it has begun."""
+        if segment is None:
+            checkpoint = self._checkpoints.get(name)
+            if checkpoint is not None and not checkpoint.done:
+                return False
+            self._skipped.add(name)
+            if checkpoint is not None:
+                self._reading.forget(name)
+            return True
+        if segment.done and not segment.suspect:
+            await self._reading.remove(segment)
+            self._skipped.add(name)
+            return True
+        return False
+
+    async def _examine(self, name: str) -> None:
+        """Look at one name: a new segment, a known one, changed or gone, or none of ours."""
+        if not self._matches(name) or name in self._skipped:
+            return
+        segment = self._reading.segments.get(name)
+        path = self.directory / name
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            if segment is not None and error.errno in {errno.ENOENT, errno.ENOTDIR}:
+                await self._reading.vanish(segment)
+            return
+        if not stat.S_ISREG(status.st_mode):
+            if segment is not None:
+                await self._reading.vanish(segment)
+            return
+        state = FileState.of(status)
+        if segment is None:
+            self._found(name, path, state)
+            return
+        changed_file = segment.id is not None and segment.id.inode not in {0, state.inode}
+        read = 0 if segment.file is None else segment.file.raw_read
+        if changed_file or state.size < read or (segment.done and state != segment.state):
+            segment.suspect = True
+        self._reading.appear(segment, state)
+
+    def _found(self, name: str, path: Path, state: FileState) -> None:
+        checkpoint = self._checkpoints.get(name)
+        segment = self._reading.add(name, path, state, checkpoint)
+        if checkpoint is not None:
+            segment.suspect = checkpoint.done and checkpoint.id.inode not in {0, state.inode}
+            self._reading.queue(segment)
+        elif self._from_end:
+            segment.skip_to = state.size
+            if state.finished:
+                segment.done = True
+                self._reading.pass_over(segment)
+
+    async def _verify(self) -> bool:
+        """Make sure that segments done in an earlier run are still those; whether that was work.
+
+        A few at a time, when there is nothing else to do: an inode's number is
+        soon used again, so that another file may have both name and number.
+        """
+        if not self._unverified:
+            return False
+        some = self._unverified[:_VERIFY_AT_ONCE]
+        del self._unverified[:_VERIFY_AT_ONCE]
+        for segment in await asyncio.to_thread(_replaced, some):
+            segment.suspect = True
+            self._reading.queue(segment)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """When the directory was last listed, and its mtime then.
+
+    ``settled``: that was its mtime the time before, too.  Only then is it to be
+    trusted, since changes within one tick of the kernel's clock leave one mtime.
+    """
+
+    mtime_ns: int
+    settled: bool
+    began: float
+    ended: float
+
+    def due(self, place: os.stat_result, *, watched: bool) -> bool:
+        """Whether to list it again."""
+        age = time.monotonic() - self.ended
+        if age < _LISTING_SHARE * (self.ended - self.began):
+            return False
+        if age >= _LISTING_SECONDS_MAX:
+            return True
+        if watched and age < _LISTING_SECONDS_WATCHED:
+            return False
+        return not self.settled or place.st_mtime_ns != self.mtime_ns
+
+
+def _replaced(segments: Iterable[Segment]) -> list[Segment]:
+    """Those whose files don't begin as they did when they were read (in a worker thread)."""
+    found = []
+    for segment in segments:
+        try:
+            with open(segment.path, "rb", buffering=0) as file:
+                head = file.read(HEAD_SIZE)
+        except OSError:
+            continue
+        if segment.id is not None and not fingerprint_fits(segment.id.fingerprint, head):
+            found.append(segment)
+    return found
