@@ -21,8 +21,8 @@ from sidecar.automation.entries import Override, ReadyQSuspension, SchedQBounce,
 from sidecar.automation.matching import Matcher
 from sidecar.automation.overlay import Overlay
 from sidecar.automation.pipeline import Tally, candidates
-from sidecar.service.mx import resolve_all
 from sidecar.problems import ProblemError
+from sidecar.service.mx import resolve_all
 from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import ZoneResolver
 from sidecar.times import NS, parse_rfc3339
@@ -42,9 +42,7 @@ def load(scenario: dict[str, Any], directory: Path) -> tuple[Shaping, ZoneResolv
         if text is not None:
             (directory / name).write_text(text, encoding="utf-8")
     resolver = ZoneResolver(scenario["zones"])
-    shaping = asyncio.run(
-        load_shaping(names, options=MergeOptions.all_warn(), resolver=resolver)
-    )
+    shaping = asyncio.run(load_shaping(names, options=MergeOptions.all_warn(), resolver=resolver))
     return shaping, resolver
 
 
@@ -54,9 +52,7 @@ def decide(scenario: dict[str, Any], directory: Path) -> Automation:
     now_ns = int((scenario["now"] or 0) * NS)
     for record in scenario["records"]:  # one at a time, as they were posted
         line = json.dumps(record, ensure_ascii=False).encode()
-        found = candidates(
-            [line], matcher=Matcher(shaping), skip_types=frozenset(), tally=Tally()
-        )
+        found = candidates([line], matcher=Matcher(shaping), skip_types=frozenset(), tally=Tally())
         mx = asyncio.run(resolve_all(found, resolver))
         automation.apply(found, shaping=shaping, mx=mx, now_ns=now_ns)
     return automation

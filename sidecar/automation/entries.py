@@ -93,9 +93,7 @@ class SchedQSuspension(_Common):
     @property
     def key(self) -> str:
         """A rematch of the same rule, action, site and queue has the same key."""
-        return _key(
-            self.kind, self.action_hash, self.site, self.domain, self.tenant, self.campaign
-        )
+        return _key(self.kind, self.action_hash, self.site, self.domain, self.tenant, self.campaign)
 
     def answer(self) -> dict[str, Any]:
         """As ``suspended.json`` has it."""
@@ -122,9 +120,7 @@ class SchedQBounce(_Common):
     @property
     def key(self) -> str:
         """A rematch of the same rule, action, site and queue has the same key."""
-        return _key(
-            self.kind, self.action_hash, self.site, self.domain, self.tenant, self.campaign
-        )
+        return _key(self.kind, self.action_hash, self.site, self.domain, self.tenant, self.campaign)
 
     def answer(self) -> dict[str, Any]:
         """As ``bounced.json`` has it."""

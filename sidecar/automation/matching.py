@@ -41,7 +41,7 @@ class RuleList:
         self._set = PatternSet(self._patterns)
 
     def match(self, text: str, *, internal: bool) -> list[Match]:
-        """The rules that match `text`, in order; `internal` leaves out those that do not want it."""
+        """The rules that match `text`, in order; with `internal`, those that want such texts."""
         found: list[Match] = []
         last = -1
         for index in self._set.matching(text):

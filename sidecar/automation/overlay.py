@@ -84,7 +84,7 @@ class Overlay:
         self._text = None
 
     def effective(self) -> Iterator[Effective]:
-        """What the overlay says, in its order: of several entries for one thing the last matched."""
+        """What the overlay says, in its order; of entries for the same thing the last matched."""
         for domain in sorted({d for d, _ in self._sections}):
             if domain in RESERVED:
                 continue

@@ -52,6 +52,10 @@ class Window:
         self._leave(seconds[-1] - self.period)
         return result
 
+    def items(self) -> Iterator[tuple[int, int]]:
+        """The seconds that count, each with its number of matches."""
+        return zip(self.seconds[self.head :], self.counts[self.head :], strict=True)
+
     def _leave(self, oldest: int) -> None:
         seconds, head = self.seconds, self.head
         while seconds[head] < oldest:
@@ -82,7 +86,7 @@ class Thresholds:
         return len(self._windows)
 
     def record(self, scope: str, period: int, second: int) -> int:
-        """Count one match of `scope`; returns how many there are in the period, this one included."""
+        """Count one match of `scope`; returns how many the period has, this one included."""
         window = self._window(scope, period)
         before = window.head
         first = window.seconds[before] if before < len(window.seconds) else second
@@ -127,7 +131,7 @@ class Thresholds:
         return idle
 
     def take_changes(self) -> tuple[dict[tuple[str, int], int], dict[str, int]]:
-        """(scope, second) → count for what changed, scope → the second before which nothing counts."""
+        """What changed, as (scope, second) → count; before which second nothing counts, by scope."""
         changed, shrunk = self._changed, self._shrunk
         self._changed, self._shrunk = {}, {}
         # A second may have come and gone since: only what still counts is worth keeping.
@@ -139,5 +143,5 @@ class Thresholds:
         return changed, shrunk
 
     def scopes(self) -> Iterator[tuple[str, Window]]:
-        """Every scope with its window, for export."""
+        """Every scope with its window."""
         return iter(self._windows.items())

@@ -14,7 +14,8 @@ from sidecar.policy import Policy, load_policy
 from sidecar.problems import Problem, ProblemError
 from sidecar.service.rules import Settled
 from sidecar.settings import Settings, policy_path, resolve_settings, setting
-from sidecar.shaping.mx import DnsResolver, Resolver, ZoneResolver
+from sidecar.shaping.mx import DnsResolver, NoResolver, Resolver, ZoneResolver
+from sidecar.times import NS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -89,14 +90,28 @@ def settle(
     return Settled(settings, files)
 
 
-def resolver_for(settings: Settings, *, no_dns: bool = False) -> Resolver:
-    """Who answers for MX: master files only when any are given, else the DNS."""
+def resolver_for(
+    settings: Settings, *, no_dns: bool = False, saved: Mapping[str, str] | None = None
+) -> Resolver:
+    """Who answers for MX: master files only when any are given, else the DNS.
+
+    `saved`: what an earlier :class:`DnsResolver` exported.
+    """
     if no_dns:
-        return ZoneResolver([])
+        return NoResolver()
     texts = [read_text(path) for path in settings.dns_zones]
-    if texts or (settings.dns.zones and not settings.dns.system and not settings.dns.nameservers):
-        return ZoneResolver([*texts, *settings.dns.zones])
-    return DnsResolver(nameservers=settings.nameservers or settings.dns.nameservers or None)
+    if texts:
+        return ZoneResolver(texts, files=[str(path) for path in settings.dns_zones])
+    said = settings.dns
+    if said.zones and not said.system and not said.nameservers:
+        return ZoneResolver(said.zones)
+    timeout = said.mx_timeout_ns or said.timeout_ns
+    return DnsResolver(
+        nameservers=said.nameservers or None,
+        timeout=timeout / NS if timeout else 5.0,
+        concurrency=said.mx_concurrency or 128,
+        saved=saved,
+    )
 
 
 def read_text(path: Path) -> str:

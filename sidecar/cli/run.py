@@ -61,7 +61,7 @@ def run(once: bool, at: str | None, **options: object) -> None:
         serve(
             first,
             settle=settle_again,
-            resolver=resolver_for(first.settings),
+            make_resolver=lambda saved: resolver_for(first.settings, saved=saved),
             once=once,
             clock=clock,
             env=os.environ,

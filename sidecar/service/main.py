@@ -40,7 +40,7 @@ async def serve(
     settled: Settled,
     *,
     settle: Settle,
-    resolver: Resolver,
+    make_resolver: Callable[[Mapping[str, str]], Resolver],
     once: bool,
     clock: Callable[[], int] | None,
     env: Mapping[str, str],
@@ -61,6 +61,7 @@ async def serve(
         for problem in store.problems:
             log.problem(problem)
         saved = store.load()
+        resolver = make_resolver(saved.mx)
         service = Service(
             store=store,
             saved=saved,
@@ -80,21 +81,23 @@ async def serve(
             )
             service.publisher = publisher
             await publisher.write(publisher.snapshot())
-            rules = await load_rules(settings, resolver)
+            rules = await load_rules(settings, resolver, service.copies)
+            service.keep_copies()
             for problem in rules.problems:
                 log.problem(problem)
-            service.book = RuleBook(settle, resolver, settled, rules)
+            service.book = RuleBook(settle, resolver, settled, rules, copies=service.copies)
             tail = tail_for(
                 settings,
                 saved=saved.checkpoints,
                 since_ns=service.clock() - rules.shaping.horizon_ns,
                 on_problem=log.problem,
             )
-            if once:
-                await _run_once(service, publisher, tail)
-            else:
-                with watchdog(notifier):
-                    await _run(service, publisher, tail, notifier=notifier, log=log)
+            async with tail:
+                if once:
+                    await _run_once(service, publisher, tail)
+                else:
+                    with watchdog(notifier):
+                        await _run(service, publisher, tail, notifier=notifier, log=log)
             notifier.stopping()
 
 
@@ -170,9 +173,7 @@ async def _run(
     log.info("stopped")
 
 
-async def _reload(
-    book: RuleBook, hangup: asyncio.Event, *, notifier: Notifier, log: Log
-) -> None:
+async def _reload(book: RuleBook, hangup: asyncio.Event, *, notifier: Notifier, log: Log) -> None:
     """Read the rules again when asked to, when their files change, when the ttl has passed."""
     reasons = changes(
         files=lambda: book.settled.files,

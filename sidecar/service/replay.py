@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.automation.decide import Automation
-from sidecar.automation.entries import Suspension, frame
+from sidecar.automation.entries import Override, Suspension, frame
 from sidecar.automation.overlay import Effective
 from sidecar.automation.pipeline import Tally, candidates, consider
-from sidecar.log.tail import read_paths
+from sidecar.log.paths import read_paths
 from sidecar.problems import Problem
 from sidecar.shaping.mx import Resolver
 from sidecar.times import format_rfc3339
@@ -68,10 +68,10 @@ class Replay:
             "overlay": self.view.overlay.text(),
             "overrides": [_override(e) for e in self.overrides()],
             "suspended": {
-                "ready_q": [e.answer() for e in of_kind("ready_q") if e.kind != "override"],
-                "sched_q": [e.answer() for e in of_kind("sched_q") if e.kind != "override"],
+                "ready_q": [e.answer() for e in of_kind("ready_q") if not isinstance(e, Override)],
+                "sched_q": [e.answer() for e in of_kind("sched_q") if not isinstance(e, Override)],
             },
-            "bounced": [e.answer() for e in of_kind("bounce") if e.kind != "override"],
+            "bounced": [e.answer() for e in of_kind("bounce") if not isinstance(e, Override)],
             "events": [frame(e) for e in self.events],
             "warnings": [str(p) for p in problems if p.level == "warning"],
             "errors": [str(p) for p in problems if p.level == "error"],

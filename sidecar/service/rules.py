@@ -8,7 +8,7 @@ last good rules stay in force and the problems are kept for the status.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 
 from sidecar.automation.matching import Matcher
@@ -17,6 +17,7 @@ from sidecar.problems import Problem, ProblemError
 from sidecar.settings import Settings
 from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -28,9 +29,7 @@ class Settled:
     @property
     def files(self) -> list[str]:
         """The local files whose change calls for a reload."""
-        shaping = [
-            f for f in self.settings.shaping if not f.startswith(("http://", "https://"))
-        ]
+        shaping = [f for f in self.settings.shaping if not f.startswith(("http://", "https://"))]
         return [*shaping, *self.policy_files]
 
 
@@ -53,12 +52,18 @@ class Rules:
         return (*self.settings.warnings, *self.shaping.warnings, *self.shaping.errors)
 
 
-async def load_rules(settings: Settings, resolver: Resolver) -> Rules:
-    """Load and merge the shaping files; ProblemError when they do not load."""
+async def load_rules(
+    settings: Settings, resolver: Resolver, copies: MutableMapping[str, str] | None = None
+) -> Rules:
+    """Load and merge the shaping files; ProblemError when they do not load.
+
+    `copies`: the last good text of each URL, kept up to date.
+    """
     shaping = await load_shaping(
         settings.shaping,
         options=MergeOptions.from_mapping(settings.merge_options),
         resolver=resolver,
+        copies=copies,
     )
     return Rules(
         settings=settings,
@@ -71,9 +76,18 @@ async def load_rules(settings: Settings, resolver: Resolver) -> Rules:
 class RuleBook:
     """Holds the rules in force and replaces them when a reload succeeds."""
 
-    def __init__(self, settle: Settle, resolver: Resolver, settled: Settled, rules: Rules) -> None:
+    def __init__(
+        self,
+        settle: Settle,
+        resolver: Resolver,
+        settled: Settled,
+        rules: Rules,
+        *,
+        copies: MutableMapping[str, str],
+    ) -> None:
         self._settle = settle
         self._resolver = resolver
+        self._copies = copies
         self.settled = settled
         self.rules = rules
         self.failure: tuple[Problem, ...] = ()
@@ -83,12 +97,14 @@ class RuleBook:
         """Read everything again; True when the rules changed."""
         try:
             settled = await asyncio.to_thread(self._settle)
-            rules = await load_rules(settled.settings, self._resolver)
+            rules = await load_rules(settled.settings, self._resolver, self._copies)
         except ProblemError as error:
             self.failure = error.problems
             return False
         self.failure = ()
         changed = rules.shaping.hash != self.rules.shaping.hash
-        changed = changed or rules.settings.skip_record_types != self.rules.settings.skip_record_types
+        changed = (
+            changed or rules.settings.skip_record_types != self.rules.settings.skip_record_types
+        )
         self.settled, self.rules = settled, rules
         return changed

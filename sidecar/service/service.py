@@ -13,18 +13,20 @@ import contextlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from sidecar import __version__
-from sidecar.automation.decide import Automation, Outcome
+from sidecar.automation.decide import Outcome
 from sidecar.automation.matching import Candidate
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.faults import reached
-from sidecar.log.tail import Batch, Tail
+from sidecar.log.reading import Batch
+from sidecar.log.tail import Tail
 from sidecar.problems import Problem
 from sidecar.publish.metrics import Metrics
-from sidecar.shaping.mx import Resolver
-from sidecar.store import Saved, Store, StoreError, Transaction
+from sidecar.shaping.mx import DnsResolver, Resolver
+from sidecar.store import Saved, Store, StoreError, StoreLostError, Transaction
 from sidecar.systemd import Notifier
 from sidecar.times import NS, format_rfc3339
 
@@ -39,7 +41,11 @@ from .state import restore, transaction
 _COMMIT_SECONDS = 0.5
 """How long what has no outcome (a position, a threshold's count) may wait for its commit."""
 
+_COPY = "copy:"
+"""Before the URL in the name under which the state file keeps the last good copy."""
+
 _RETRY_SECONDS = (0.1, 0.5, 2.0, 5.0, 15.0)
+_NAMES_KEPT = 20
 _TICK_SECONDS = 1.0
 _TIDY_SECONDS = 60.0
 
@@ -68,11 +74,20 @@ class Service:
         self.automation.expire(clock())
         self.view = Published(self.automation.entries)
         self.counters: dict[str, int] = dict(saved.counters)
+        self.copies: dict[str, str] = {
+            name.removeprefix(_COPY): text
+            for name, text in saved.meta.items()
+            if name.startswith(_COPY)
+        }
+        """The last good text of each shaping file that comes by HTTP."""
+        self._checkpoints = dict(saved.checkpoints)
         self._pending = Transaction()
         self._pending_since: float | None = None
         self._commit_failure: Problem | None = None
         self._lock = asyncio.Lock()
         self._started_ns = clock()
+        self.lost_names: deque[str] = deque(maxlen=_NAMES_KEPT)
+        """The latest segments that were deleted before they were wholly read."""
         self._newest_ns = 0
         self.book: RuleBook | None = None
         self.publisher: Publisher | None = None
@@ -110,12 +125,19 @@ class Service:
             )
             reached("batch-decided")
             changes = transaction(self.automation, outcome)
-            changes.checkpoints, changes.forget_segments = to_rows(batch)
+            self._note_positions(batch, changes)
             self._count(batch, tally, outcome)
             changes.counters = dict(self.counters)
             self._pending.add(changes)
+            self._note_answers()
             await self._commit(always=bool(outcome.entries))
             self._publish(outcome)
+
+    def _note_positions(self, batch: Batch, changes: Transaction) -> None:
+        changes.checkpoints, changes.forget_segments = to_rows(batch)
+        for name in changes.forget_segments:
+            self._checkpoints.pop(name, None)
+        self._checkpoints.update(changes.checkpoints)
 
     def _count(self, batch: Batch, tally: Tally, outcome: Outcome) -> None:
         counts = {
@@ -123,6 +145,7 @@ class Service:
             "considered": tally.considered,
             "bad": tally.bad + sum(b.bad_lines for b in batch.blocks),
             "bytes_lost": sum(b.lost_bytes for b in batch.blocks),
+            "segments_lost": len(batch.lost),
             "bad_recipient": tally.bad_recipient,
             **outcome.counts,
         }
@@ -135,6 +158,8 @@ class Service:
         metrics.records_matched.inc(outcome.counts["matched"])
         metrics.records_bad.inc(counts["bad"])
         metrics.bytes_lost.inc(counts["bytes_lost"])
+        metrics.segments_lost.inc(len(batch.lost))
+        self.lost_names.extend(batch.lost)
         metrics.bytes_read.inc(sum(len(b.data) for b in batch.blocks))
         for reason in ("no_tenant", "no_site", "no_domain", "bad_recipient"):
             if count := outcome.counts[reason]:
@@ -142,6 +167,21 @@ class Service:
         if tally.newest_ns:
             self._newest_ns = max(self._newest_ns, tally.newest_ns)
             metrics.lag_seconds.set((self.clock() - tally.newest_ns) / NS)
+
+    def _note_answers(self) -> None:
+        """Keep what the DNS said, so that an outage does not drop rules at the next start."""
+        if isinstance(self._resolver, DnsResolver):
+            for domain, answer in self._resolver.take_changes().items():
+                if answer is None:
+                    self._pending.mx.pop(domain, None)
+                    self._pending.drop_mx.add(domain)
+                else:
+                    self._pending.mx[domain] = answer
+
+    def keep_copies(self) -> None:
+        """Have the last good copies of remote shaping files, and DNS answers, committed."""
+        self._pending.meta |= {_COPY + url: text for url, text in self.copies.items()}
+        self._note_answers()
 
     # Committing.
 
@@ -168,6 +208,11 @@ class Service:
         reached("before-commit")
         try:
             self._store.commit(self._pending)
+        except StoreLostError as error:
+            # The file was damaged or taken away, and its successor is empty.
+            self._log.problem(error.problem)
+            self._pending = self._everything()
+            return False
         except StoreError as error:
             if self._commit_failure is None:
                 self._log.problem(error.problem)
@@ -180,6 +225,22 @@ class Service:
         self._pending = Transaction()
         self._pending_since = None
         return True
+
+    def _everything(self) -> Transaction:
+        """The whole state, what is pending included."""
+        whole = transaction(
+            self.automation, Outcome(entries={e.key: e for e in self.automation.entries})
+        )
+        for scope, window in self.automation.thresholds.scopes():
+            whole.threshold_counts.update(
+                {(scope, second): count for second, count in window.items()}
+            )
+        whole.checkpoints = dict(self._checkpoints)
+        whole.counters = dict(self.counters)
+        whole.kumod_ids = dict(self._pending.kumod_ids)
+        whole.meta |= {_COPY + url: text for url, text in self.copies.items()}
+        whole.mx = dict(self._resolver.export()) if isinstance(self._resolver, DnsResolver) else {}
+        return whole
 
     def _publish(self, outcome: Outcome) -> None:
         if outcome.entries or outcome.dropped:
@@ -207,7 +268,7 @@ class Service:
             await asyncio.sleep(seconds)
 
     def expire(self) -> None:
-        """End the entries whose time has come, in the view at once, in the state with the next commit."""
+        """End the entries whose time has come: in the view at once, in the state soon after."""
         now_ns = self.clock()
         outcome = self.automation.expire(now_ns)
         if outcome.dropped:
@@ -242,6 +303,7 @@ class Service:
             "files": [] if rules is None else list(rules.shaping.files),
             "warnings": [] if rules is None else [str(p) for p in rules.problems],
             "errors": [str(p) for p in failures],
+            "segments_lost": list(self.lost_names),
         }
         return json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
 

@@ -77,14 +77,10 @@ def test_both_scopes_of_a_domain_hold() -> None:
 
 def test_of_several_entries_for_one_thing_the_last_matched_counts_until_it_ends() -> None:
     overlay = Overlay([override(value=1, seq=7), override(value=2, seq=3, action_hash="b")])
-    assert tomllib.loads(overlay.text())["example.com"]["sources"]["ip1"] == {
-        "connection_limit": 1
-    }
+    assert tomllib.loads(overlay.text())["example.com"]["sources"]["ip1"] == {"connection_limit": 1}
     assert "# Number of entries: 2\n" in overlay.text()
     overlay.remove(override(seq=7))
-    assert tomllib.loads(overlay.text())["example.com"]["sources"]["ip1"] == {
-        "connection_limit": 2
-    }
+    assert tomllib.loads(overlay.text())["example.com"]["sources"]["ip1"] == {"connection_limit": 2}
 
 
 def test_reserved_names_are_never_written_but_counted() -> None:
