@@ -13,6 +13,7 @@ into the older notation first.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import json
 import re
 import tomllib
@@ -43,14 +44,18 @@ class Document:
     """A parsed file.
 
     ``lines`` has the line of every key and array element; ``duplicates`` the
-    keys a JSON object repeats (the last one counts); ``comment_line`` the first
-    comment in JSON, which has none by rights.
+    keys a JSON object repeats (the last one counts).  ``comment_line`` is the first
+    comment in JSON, which has none by rights; ``trailing_line`` where something
+    follows the JSON object, which upstream does not look at.  ``literals`` has the
+    values written in single quotes, where a backslash is just that.
     """
 
     data: Data
     lines: Mapping[Path, int]
     duplicates: tuple[tuple[Path, int], ...] = ()
     comment_line: int | None = None
+    trailing_line: int | None = None
+    literals: frozenset[Path] = frozenset()
 
     def line(self, path: Path) -> int:
         """The line of `path`, or of the nearest thing around it."""
@@ -65,11 +70,9 @@ def parse_toml(text: str) -> Document:
     """A TOML document; DocumentError where it is none."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     scan = _TomlScan(text)
-    try:
+    # Where the scan gets lost, tomllib says what is wrong, and better.
+    with contextlib.suppress(_LostError):
         scan.run()
-    except _LostError:
-        # tomllib says what is wrong, and better; should it find nothing, lines are coarser.
-        pass
     edited, edits = _edit(text, scan.edits)
     try:
         data = tomllib.loads(edited)
@@ -78,7 +81,7 @@ def parse_toml(text: str) -> Document:
     except ValueError as err:
         message, line = _toml_error(str(err), edited, edits, text)
         raise DocumentError(message, line) from None
-    return Document(data, scan.lines)
+    return Document(data, scan.lines, literals=frozenset(scan.literals))
 
 
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -115,7 +118,8 @@ class _Edit:
 def _edit(text: str, edits: list[_Edit]) -> tuple[str, list[_Edit]]:
     """`text` with `edits` made, and the edits in order."""
     edits = sorted(edits, key=lambda e: e.start)
-    parts, position = [], 0
+    parts: list[str] = []
+    position = 0
     for edit in edits:
         parts += text[position : edit.start], edit.replacement
         position = edit.end
@@ -143,6 +147,7 @@ class _TomlScan:
     text: str
     lines: dict[Path, int] = field(default_factory=dict)
     edits: list[_Edit] = field(default_factory=list)
+    literals: set[Path] = field(default_factory=set)
     position: int = 0
     _newlines: list[int] = field(default_factory=list)
     _tables: dict[Path, int] = field(default_factory=dict)  # array of tables → its last index
@@ -253,6 +258,8 @@ class _TomlScan:
             case "{":
                 self._inline_table(path, depth)
             case '"' | "'":
+                if self._peek() == "'":
+                    self.literals.add(path)
                 if not self._long_string():
                     self._short_string()
             case _:
@@ -342,9 +349,12 @@ def parse_json(text: str) -> Document:
     """A JSON document, ``//`` and ``/* */`` comments allowed; DocumentError where it is none."""
     reader = _JsonReader(text)
     data = reader.run()
-    return Document(data, reader.lines, tuple(reader.duplicates), reader.comment_line)
+    return Document(
+        data, reader.lines, tuple(reader.duplicates), reader.comment_line, reader.trailing_line
+    )
 
 
+_JSON_DEEPEST = 127
 _JSON_SPACE = re.compile(r"[ \t\n\r]*")
 _JSON_STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"')
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -359,6 +369,7 @@ class _JsonReader:
     lines: dict[Path, int] = field(default_factory=dict)
     duplicates: list[tuple[Path, int]] = field(default_factory=list)
     comment_line: int | None = None
+    trailing_line: int | None = None
     position: int = 0
     _newlines: list[int] = field(default_factory=list)
 
@@ -366,9 +377,11 @@ class _JsonReader:
         self._newlines = [m.start() for m in re.finditer("\n", self.text)]
         self._skip()
         data = self._value((), 1)
-        self._skip()
+        rest = re.compile(r"[ \t\r\n]*").match(self.text, self.position)
+        assert rest is not None
+        self.position = rest.end()
         if self.position < len(self.text):
-            self._fail("something follows the document's last brace")
+            self.trailing_line = self._line()
         if not isinstance(data, dict):
             raise DocumentError("the document is not an object: it must start with {", 1)
         return data
@@ -401,8 +414,8 @@ class _JsonReader:
             self.comment_line = self.comment_line or self._line()
             self.position = end
 
-    def _value(self, path: Path, depth: int) -> Any:  # noqa: ANN401 - JSON holds anything
-        if depth > DEEPEST:
+    def _value(self, path: Path, depth: int) -> Any:
+        if depth > _JSON_DEEPEST:
             self._fail("objects or arrays are nested too deeply")
         match self._peek():
             case "{":

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, cast, get_args
 
 from ..problems import Level, Problem
 from .documents import Data, Document, Path
@@ -50,6 +51,9 @@ _KNOWN_KEYS: Final = frozenset(
         "value",
     )
 )
+
+# Two backslashes before something that a single one would escape or make a class of.
+_DOUBLED: Final = re.compile(r"(?<!\\)\\\\[][(){}.*+?^$|/dDwWsSbBnrtpP-]")
 
 Sources = Mapping[str, Mapping[str, Option]]
 """Egress source → its options."""
@@ -97,12 +101,16 @@ class FileProvider:
 
 @dataclass(frozen=True, slots=True)
 class ShapingFile:
-    """One file, read and checked; tables in the order in which they stand there."""
+    """One file, read and checked; tables in the order in which they stand there.
+
+    ``hints`` are doubts that need the text as written, for :mod:`.lint`.
+    """
 
     name: str
     default: FileBlock | None = None
     domains: tuple[FileBlock, ...] = ()
     providers: tuple[FileProvider, ...] = ()
+    hints: tuple[Problem, ...] = ()
 
     @property
     def blocks(self) -> tuple[FileBlock | FileProvider, ...]:
@@ -129,6 +137,7 @@ class _Reader:
         self.document = document
         self.file = file
         self.problems: list[Problem] = []
+        self.hints: list[Problem] = []
 
     def read(self) -> ShapingFile:
         self._duplicates()
@@ -152,6 +161,7 @@ class _Reader:
             default,
             tuple(block for block in domains if block is not None),
             tuple(provider for provider in providers if provider is not None),
+            tuple(self.hints),
         )
 
     # Problems
@@ -215,7 +225,7 @@ class _Reader:
         )
         if not check_option(name, _plain_or_none(raw)):
             message += (
-                f'; did you mean to write it in [default] or in a domain like ["example.com"]?'
+                '; did you mean to write it in [default] or in a domain like ["example.com"]?'
             )
         line = self.document.line(path)
         return Problem("error", "not-a-table", message, self.file, line, quoted(name))
@@ -389,11 +399,25 @@ class _Reader:
                 message = f"regex: found {shown(item)}, wanted a string or an array of strings"
                 self._error("bad-regex", message, item_path, where)
                 continue
+            if item_path in self.document.literals:
+                self._doubled_backslash(item, item_path, where)
             try:
                 patterns.append(compile_pattern(item))
             except PatternError as err:
                 self._error("bad-regex", f"regex {shown(item)}: {err}", item_path, where)
         return tuple(patterns)
+
+    def _doubled_backslash(self, regex: str, path: Path, where: str) -> None:
+        m = _DOUBLED.search(regex)
+        if m is not None:
+            message = (
+                f"regex {shown(regex)}: in single quotes a backslash is written once; {m[0]} "
+                f"looks for a backslash in the response, {m[0][1:]} is what a response can match"
+            )
+            line = self.document.line(path)
+            self.hints.append(
+                Problem("warning", "doubled-backslash", message, self.file, line, where)
+            )
 
     def _actions(self, raw: object, path: Path, where: str) -> tuple[Action, ...]:
         if not isinstance(raw, list):
@@ -412,12 +436,12 @@ class _Reader:
             return None
         if kind in _SETTERS:
             return self._setter(kind, argument, path, where)
-        if argument not in (None, {}):
+        if argument is not None:
             self._error("bad-action", f'action: write just "{kind}"', path, where)
             return None
-        return Action(kind)
+        return Action(cast("ActionKind", kind))
 
-    def _setter(self, kind: Any, raw: object, path: Path, where: str) -> Action | None:  # noqa: ANN401 - one of _SETTERS
+    def _setter(self, kind: Any, raw: object, path: Path, where: str) -> Action | None:
         if not isinstance(raw, dict) or not isinstance(raw.get("name"), str) or "value" not in raw:
             message = f"action: {kind} wants an option: {{{kind}={{name=…, value=…}}}}"
             self._error("bad-action", message, path, where)

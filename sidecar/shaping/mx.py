@@ -32,7 +32,7 @@ from ..problems import ProblemError
 from ..times import NS
 from .names import Address, Domain, Labels, classify, host_text, site_name
 
-__all__ = ["DnsResolver", "MxAnswer", "MxError", "NoResolver", "Resolver", "ZoneResolver"]
+__all__ = ["DnsResolver", "MxAnswer", "MxError", "OfflineResolver", "Resolver", "ZoneResolver"]
 
 NEVER: Final = 2**63 - 1
 """``expires_ns`` of an answer that does not age: zone files, domain literals."""
@@ -110,15 +110,13 @@ def _dns_name(labels: Labels) -> dns.name.Name:
     return dns.name.Name([*(label.encode("latin-1") for label in labels), b""])
 
 
-class NoResolver:
-    """Knows no domain: for checks that must not touch the DNS."""
+class OfflineResolver:
+    """Asks nobody: every domain is a site of its own.  For checks that must not touch the DNS."""
 
     async def resolve(self, domain: str) -> MxAnswer:
-        """The answer for a domain literal; MxError for anything else."""
+        """The domain as its own MX host; MxError for what is no domain name."""
         found = _classify(domain)
-        if isinstance(found, MxAnswer):
-            return found
-        raise MxError(domain, "look-ups are switched off")
+        return found if isinstance(found, MxAnswer) else _answer(domain, found, (), NEVER)
 
 
 class ZoneResolver:
@@ -183,7 +181,7 @@ def _parse_zone(text: str, file: str) -> dns.zone.Zone:
         ) from None
 
 
-def _find(zone: dns.zone.Zone, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> Any:  # noqa: ANN401 - dnspython's rdata classes differ by type
+def _find(zone: dns.zone.Zone, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> Any:
     """The zone's records of one type at `name`, or at the wildcard that covers it."""
     origin = zone.origin
     while True:
@@ -191,7 +189,7 @@ def _find(zone: dns.zone.Zone, name: dns.name.Name, kind: dns.rdatatype.RdataTyp
         if node is not None:
             rdataset = node.get_rdataset(dns.rdataclass.IN, kind)
             return [] if rdataset is None else list(rdataset)
-        if name == origin or name == dns.name.root:
+        if name in (origin, dns.name.root):
             return []
         parent = name.parent()
         wildcard = dns.name.Name((b"*", *parent.labels))
@@ -273,7 +271,7 @@ class DnsResolver:
         return {k: _saved_text(e) for k, e in self._entries.items() if e.records is not None}
 
     def take_changes(self) -> dict[str, str | None]:
-        """The answers that changed since the last call, as in :meth:`export`; None for a lost one."""
+        """What changed since the last call, as in :meth:`export`; None for an answer lost."""
         changed, self._changed = self._changed, set()
         changes: dict[str, str | None] = {}
         for key in sorted(changed):

@@ -150,7 +150,7 @@ def escape_label(label: str) -> str:
     """A label with everything but letters, digits, ``-`` and ``_`` escaped."""
     shown = ""
     for position, c in enumerate(label):
-        if (c.isascii() and c.isalnum()) or c == "_" or c == ("*" if position == 0 else "-"):
+        if (c.isascii() and c.isalnum()) or c in ("_", "-" if position else "*"):
             shown += c
         else:
             shown += f"\\{c}" if "\x20" < c < "\x7f" else f"\\{ord(c):03o}"

@@ -396,7 +396,7 @@ SCHEMA: Final[Mapping[str, OptionType]] = MappingProxyType(
         "rustls_cipher_suites": OptionType(
             "an array of rustls cipher suite names", _parse_suites, ()
         ),
-        "prohibited_hosts": _cidrs("127.0.0.0/8", "::1", "0.0.0.0", "::"),
+        "prohibited_hosts": _cidrs("127.0.0.0/8", "::1", "0.0.0.0", "::"),  # noqa: S104 - refuses, does not bind
         "skip_hosts": _cidrs(),
         "tls_certificate": _key_source(),
         "tls_private_key": _key_source(),

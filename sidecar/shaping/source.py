@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import urllib.error
 import urllib.request
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from typing import Final
 
 import aiofiles
@@ -37,7 +38,7 @@ async def read_local(path: str) -> str:
     """The text of a local file; SourceError when there is none to be had."""
     try:
         # A pipe or a device would block or never end; a directory has its own message.
-        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # noqa: ASYNC240, PTH112, PTH113 - one stat of a local file
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # noqa: ASYNC240 - one stat of a local file
             raise SourceError("is no regular file")
         async with aiofiles.open(path, "rb") as file:
             data = await file.read(LARGEST + 1)
@@ -48,21 +49,24 @@ async def read_local(path: str) -> str:
     return _decode(data)
 
 
-async def fetch(url: str, timeout: float) -> str:
-    """The text at a URL; SourceError when it does not come whole within `timeout` seconds."""
+async def fetch(url: str, timeout_s: float) -> str:
+    """The text at a URL; SourceError when it does not come whole within `timeout_s` seconds."""
     loop = asyncio.get_running_loop()
     try:
-        data = await asyncio.wait_for(loop.run_in_executor(None, _get, url, timeout), timeout + 0.5)
+        data = await asyncio.wait_for(
+            loop.run_in_executor(None, _get, url, timeout_s), timeout_s + 0.5
+        )
     except TimeoutError:
-        raise SourceError(f"no answer within {timeout:g} s") from None
+        raise SourceError(f"no answer within {timeout_s:g} s") from None
     return _decode(data)
 
 
 def _get(url: str, timeout: float) -> bytes:
+    deadline = time.monotonic() + timeout
     request = urllib.request.Request(url, headers={"Accept": "*/*"})  # noqa: S310 - http(s) only, see is_url
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310 - as above
-            data: bytes = response.read(LARGEST + 1)
+            return _read_all(response, deadline)
     except urllib.error.HTTPError as err:
         err.close()
         raise SourceError(f"the server answers {err.code} {err.reason}") from None
@@ -70,7 +74,19 @@ def _get(url: str, timeout: float) -> bytes:
         raise SourceError(f"can't be fetched: {err.reason}") from None
     except (OSError, HTTPException, ValueError) as err:
         raise SourceError(f"can't be fetched: {err or type(err).__name__}") from None
-    return data
+
+
+def _read_all(response: HTTPResponse, deadline: float) -> bytes:
+    """The body.  The socket's time limit is for each part; a server that drips needs this one."""
+    parts, size = [], 0
+    while part := response.read1(1 << 16):
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST:
+            break
+        if time.monotonic() > deadline:
+            raise SourceError("does not come whole in time")
+    return b"".join(parts)
 
 
 def _decode(data: bytes) -> str:

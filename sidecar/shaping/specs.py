@@ -64,7 +64,7 @@ _INTEGER = re.compile(r"\+?[0-9]+")
 
 
 def parse_duration(value: object) -> int:
-    """A duration in nanoseconds: ``"2 hours"``, ``"1h 30m"``, ``"1.5 hours"``, or a number of seconds.
+    """Nanoseconds of ``"2 hours"``, ``"1h 30m"``, ``"1.5 hours"``, or of a number of seconds.
 
     The units are case-sensitive (``M`` is a month, ``m`` a minute).  Raises
     ValueError for negative, endless and too long ones and any other type.
@@ -132,7 +132,7 @@ def _term_ns(text: str, term: re.Match[str]) -> int:
     scale = _UNITS[unit]
     # Units below a second are counted in 64 bits of nanoseconds, the others in 64 bits of seconds.
     step = 1 if scale < NS else NS
-    ns = whole * scale
+    ns: int = whole * scale
     if ns // step > U64_MAX:
         _too_long(text)
     return ns + (_fraction_ns(text, fraction, scale) if fraction else 0)
@@ -149,7 +149,7 @@ def _fraction_ns(text: str, digits: str, scale: int) -> int:
     if scale == 1 or product > U64_MAX or product % denominator:
         precision = "nanoseconds" if step == 1 else "seconds"
         raise ValueError(f"duration {_shown(text)}: .{digits} is no whole number of {precision}")
-    return product // denominator * step
+    return int(product // denominator) * step
 
 
 def _digits(text: str) -> str:
