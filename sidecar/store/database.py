@@ -21,6 +21,7 @@ import os
 import sqlite3
 import stat
 import threading
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,7 @@ _SMALLEST = 512  # bytes: the smallest page that SQLite knows
 _DATABASE_SUFFIXES = frozenset({".db", ".db3", ".sqlite", ".sqlite3"})
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_OUR_MISTAKES = (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.IntegrityError)
 
 
 class StoreError(Exception):
@@ -114,9 +116,7 @@ class Store:
         with self._thread_lock:
             try:
                 return statements.read(self._connected())
-            except StoreLostError:
-                return Saved()
-            except (sqlite3.Error, ValueError, TypeError) as error:
+            except (sqlite3.Error, OSError, ValueError) as error:
                 try:
                     self._failed(error)
                 except StoreLostError:
@@ -134,7 +134,7 @@ class Store:
                 connection.execute("BEGIN IMMEDIATE")
                 statements.write(connection, transaction)
                 connection.execute("COMMIT")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self._failed(error)
             except BaseException:
                 self._roll_back()
@@ -153,7 +153,7 @@ class Store:
             self._check_place()
             try:
                 (busy, _, _) = self._connected().execute("PRAGMA wal_checkpoint(FULL)").fetchone()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self._failed(error)
             return not busy
 
@@ -174,8 +174,8 @@ class Store:
     def _connected(self) -> sqlite3.Connection:
         """The connection, made anew where a fault has cost it."""
         if self._connection is None:
-            if self._path is None:
-                raise ValueError("the store is closed")
+            if self._path is None or self._process_lock is None:
+                raise RuntimeError("the store is closed")
             self._connection = _connect_file(self._path)
             self._place = _place(self._path)
         return self._connection
@@ -197,8 +197,11 @@ class Store:
 
     def _failed(self, error: Exception) -> NoReturn:
         """Undo what `error` interrupted and raise what the caller is to know."""
+        # A cursor that lives on in the traceback keeps SQLite's connection half open after
+        # its close, and at its end SQLite deletes the -wal by name: the next connection's.
+        traceback.clear_frames(error.__traceback__)
         self._roll_back()
-        if self._path is None:
+        if self._path is None or isinstance(error, _OUR_MISTAKES):
             raise error
         if _is_corrupt(error):
             self._start_over(self._path, str(error))
@@ -211,7 +214,7 @@ class Store:
 
     def _check_place(self) -> None:
         """Notice that the file was deleted or replaced under us: SQLite wouldn't, in WAL mode."""
-        if self._path is None or self._place is None:
+        if self._path is None or self._process_lock is None:
             return
         try:
             place = _place(self._path)
@@ -227,12 +230,12 @@ class Store:
         self._disconnect()
         try:
             problem = _set_aside(path, reason, suffix=suffix)
+            self.problems.append(problem)
             _create(path)
             self._connection = _connect_file(path)
             self._place = _place(path)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(_explain(error, path)) from error
-        self.problems.append(problem)
         raise StoreLostError(problem)
 
     def _tidy(self) -> None:
@@ -464,13 +467,11 @@ def _primary_code(error: BaseException) -> int | None:
 
 def _is_corrupt(error: BaseException) -> bool:
     """Whether `error` means that the file's content is damaged (and not the disk, or its room)."""
-    if isinstance(error, OSError):
-        return False
-    if not isinstance(error, sqlite3.Error):
+    if isinstance(error, ValueError):
         return True  # a row that isn't what we write
     code = _primary_code(error)
     # Python itself raises OperationalError, without a code, for text that isn't UTF-8.
-    return code in _CORRUPT or code is None
+    return code in _CORRUPT or (code is None and isinstance(error, sqlite3.OperationalError))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import sqlite3
@@ -233,3 +234,74 @@ def test_setting_aside_waits_for_a_disk_that_takes_it(own_directory: Path) -> No
             store.commit(batch(2))
         store.commit(batch(2))
         assert store.load().meta == {"batch": "2"}
+
+
+def test_a_fault_that_costs_the_connection_ends_with_its_cause(own_directory: Path) -> None:
+    path = own_directory / "state.db"
+    with unprivileged(), Store.open(path) as store:
+        store.commit(batch(1))
+        with largest_file(path.with_name("state.db-wal").stat().st_size):
+            commit_failing(store, batch(2, size=50_000))
+        path.chmod(0o400)
+        assert commit_failing(store, batch(2)).problem.code == "state-unwritable"
+        with pytest.raises(StoreError, match="Permission denied"):
+            store.load()
+        with pytest.raises(StoreError, match="Permission denied"):
+            store.make_durable()
+        path.chmod(0o640)
+        assert store.load().meta == {"batch": "1"}
+        store.commit(batch(2))
+        assert store.load().meta == {"batch": "2"}
+        assert store.problems == []
+
+
+def test_a_directory_that_cannot_be_entered_any_more_is_waited_for(own_directory: Path) -> None:
+    with unprivileged(), Store.open(own_directory / "state.db") as store:
+        store.commit(batch(1))
+        own_directory.chmod(0o000)
+        assert commit_failing(store, batch(2)).problem.code == "state-unwritable"
+        own_directory.chmod(0o755)
+        store.commit(batch(2))
+        assert store.load().meta == {"batch": "2"}
+
+
+def test_text_that_is_damaged_within_a_whole_page_is_noticed(path: Path) -> None:
+    with Store.open(path) as store:
+        store.commit(Transaction(meta={"name": "spoilt here"}))
+    data = path.read_bytes()
+    assert data.count(b"spoilt here") == 1
+    path.write_bytes(data.replace(b"spoilt here", b"spoil\xff here"))
+    with Store.open(path) as store:
+        assert store.load() == Saved()
+        assert [problem.code for problem in store.problems] == ["state-corrupt"]
+        # The connection to the damaged file is closed and done with: its WAL has gone, and
+        # nothing of it can take the new file's away.
+        (aside,) = path.parent.glob("state.db.corrupt-*")
+        store.commit(batch(1))
+        gc.collect()
+        assert path.with_name("state.db-wal").stat().st_size > 0
+        assert aside.exists()
+
+
+def test_a_mistake_of_the_caller_costs_neither_the_state_nor_the_transaction_before(
+    path: Path, store: Store
+) -> None:
+    store.commit(batch(1))
+    before = store.load()
+    for wrong in (
+        Transaction(counters={"c": 5}, meta={"m": None}),  # type: ignore[dict-item]
+        Transaction(counters={"c": 5}, threshold_counts={("s", 2**70): 1}),
+        Transaction(counters={"c": 5}, meta={"m": object()}),  # type: ignore[dict-item]
+    ):
+        with pytest.raises((AttributeError, OverflowError)):
+            store.commit(wrong)
+        assert store.load() == before
+    assert store.problems == []
+
+
+def test_a_closed_store_is_not_opened_again_by_using_it(path: Path, store: Store) -> None:
+    store.close()
+    for use in (store.load, store.make_durable, lambda: store.commit(batch(1))):
+        with pytest.raises(RuntimeError, match="the store is closed"):
+            use()
+    assert [file.name for file in path.parent.glob("state.db-*")] == []

@@ -79,3 +79,9 @@ def test_a_refused_start_gives_the_lock_back_and_claims_nothing(path: Path) -> N
         with pytest.raises(ProblemError, match="is no state of tsa-sidecar"):
             Store.open(theirs)
     assert theirs.read_text() == "theirs"
+
+
+def test_a_lock_file_that_cannot_be_made_is_said(path: Path) -> None:
+    path.with_name("state.db.lock").mkdir()
+    with pytest.raises(ProblemError, match=r"can't make the lock file .*TSA_SIDECAR_STATE"):
+        Store.open(path)

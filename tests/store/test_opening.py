@@ -250,3 +250,21 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
             schema.migrate(connection, broken)
         assert schema.pragma(connection, "user_version") == 1
     assert read_saved(path) == saved
+
+
+def test_a_state_that_another_program_holds_is_said_at_the_start(path: Path) -> None:
+    filled(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        shell.execute("PRAGMA locking_mode = EXCLUSIVE")
+        shell.execute("BEGIN EXCLUSIVE")
+        shell.execute("DELETE FROM mx")
+        with pytest.raises(ProblemError, match="end what else has it open"):
+            Store.open(path)
+
+
+def test_a_damaged_state_is_not_read_for_export(path: Path) -> None:
+    filled(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ProblemError, match="the state is damaged"):
+        read_saved(path)
+    assert set_aside(path) == []
