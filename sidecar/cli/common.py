@@ -14,7 +14,7 @@ from sidecar.policy import Policy, load_policy
 from sidecar.problems import Problem, ProblemError
 from sidecar.service.rules import Settled
 from sidecar.settings import Settings, policy_path, resolve_settings, setting
-from sidecar.shaping.mx import DnsResolver, NoResolver, Resolver, ZoneResolver
+from sidecar.shaping.mx import DnsResolver, OfflineResolver, Resolver, ZoneResolver
 from sidecar.times import NS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -98,7 +98,7 @@ def resolver_for(
     `saved`: what an earlier :class:`DnsResolver` exported.
     """
     if no_dns:
-        return NoResolver()
+        return OfflineResolver()
     texts = [read_text(path) for path in settings.dns_zones]
     if texts:
         return ZoneResolver(texts, files=[str(path) for path in settings.dns_zones])
