@@ -68,10 +68,12 @@ class ProcessLock:
 
     def announce(self) -> None:
         """Write down who holds the lock, and with it that what it protects is of our making."""
-        # A full disk must not keep the program from starting where it needs no room.
+        text = f"{os.getpid()}\n".encode("ascii")
+        # A full disk must not keep the program from starting; writing over what is there
+        # already takes no room.
         with contextlib.suppress(OSError):
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
+            os.pwrite(self._fd, text, 0)
+            os.ftruncate(self._fd, len(text))
 
     def _holder(self) -> str:
         pid = os.pread(self._fd, 32, 0).strip()
