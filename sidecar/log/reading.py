@@ -127,14 +127,8 @@ class Segment:
     short_since: float | None = None
     vanished_at: float | None = None
     queued_in: str | None = None
+    lost: int = 0  # bytes, in this run
     told: set[str] = field(default_factory=set)
-
-    @property
-    def series(self) -> str:
-        """Its series; those with no moment in their name are a series each while they grow."""
-        if self.parsed.opened_ns is None and self.state is not None and not self.state.finished:
-            return f"\0{self.name}"
-        return self.parsed.series
 
     def readable(self, now: float) -> bool:
         """Whether there may be something to read."""
@@ -156,8 +150,10 @@ class Reading:
     `final`: every file is read as one that nothing more is written to.
     """
 
-    def __init__(self, *, on_problem: OnProblem, final: bool = False) -> None:
-        self.stats = TailStats()
+    def __init__(
+        self, *, on_problem: OnProblem, final: bool = False, stats: TailStats | None = None
+    ) -> None:
+        self.stats = TailStats() if stats is None else stats
         self.segments: dict[str, Segment] = {}
         self.vanished: list[Segment] = []
         """Segments whose file is gone, kept to recognise them should it come back."""
@@ -176,13 +172,20 @@ class Reading:
     # -- what is known ---------------------------------------------------------------
 
     def add(
-        self, name: str, path: Path, state: FileState | None, checkpoint: Checkpoint | None = None
+        self,
+        name: str,
+        path: Path,
+        state: FileState | None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        opened_ns: int = 0,
     ) -> Segment:
-        """Make a segment known, `checkpoint` being how far an earlier run came."""
-        parsed = parse_name(name)
-        opened_ns = parsed.opened_ns
-        if opened_ns is None:
-            opened_ns = 0 if state is None else state.mtime_ns
+        """Make a segment known, `checkpoint` being how far an earlier run came.
+
+        `opened_ns` is for those whose name doesn't say it.
+        """
+        parsed = parse_name(path.name)
+        opened_ns = parsed.opened_ns or opened_ns
         segment = Segment(name, path, parsed, opened_ns, state=state, time_ns=opened_ns)
         if checkpoint is not None:
             segment.id = checkpoint.id
@@ -197,8 +200,19 @@ class Reading:
     def queue(self, segment: Segment) -> None:
         """Put a segment that may have something to read into its series."""
         if segment.queued_in is None and (segment.suspect or not segment.done):
-            segment.queued_in = segment.series
-            insort(self._series.setdefault(segment.series, []), segment, key=_order)
+            series = segment.queued_in = self._series_of(segment)
+            insort(self._series.setdefault(series, []), segment, key=_order)
+
+    def _series_of(self, segment: Segment) -> str:
+        """Segments of one series are read one after the other.
+
+        Those with no moment in their names may well have been written side by
+        side: each is a series of its own, unless it is finished and one of many.
+        """
+        growing = segment.state is not None and not segment.state.finished
+        alone = segment.parsed.opened_ns is None and (growing or self._final)
+        series = segment.name if alone else segment.parsed.series
+        return f"{segment.path.parent}/{series}{'/' if alone else ''}"
 
     def _unqueue(self, segment: Segment) -> None:
         series, segment.queued_in = segment.queued_in, None
@@ -313,6 +327,7 @@ class Reading:
         try:
             while (block := await file.drain()) is not None:
                 self._moved(segment, file, block.position)
+                segment.lost += block.lost_bytes
                 self._drained.append(block)
             await self._end(segment, file)
         except OSError:
@@ -400,6 +415,7 @@ class Reading:
                 self._moved(segment, file, block.position)
                 if stop_at is not None:
                     continue
+                segment.lost += block.lost_bytes
                 segment.time_ns = max(segment.time_ns, _last_time_ns(block.data))
                 return block
             if stop_at is None or file.at_end:
@@ -415,9 +431,7 @@ class Reading:
             if segment.state.size < file.raw_read:  # truncated: perhaps for other content
                 segment.suspect = True
                 segment.retry_at = time.monotonic() + RETRY_SECONDS / 4
-            elif (
-                segment.state.size > file.raw_read == before
-            ):  # it has just grown, or can't be read
+            elif segment.state.size > file.raw_read == before:  # it has just grown
                 segment.retry_at = time.monotonic() + _AGAIN_SECONDS
         return None
 
@@ -449,15 +463,17 @@ class Reading:
         await self._done(segment)
         self.stats.segments_read += 1
         self._finished.append(segment.name)
+        self._report_loss(segment, file)
+        await self.close(segment)
+
+    def _report_loss(self, segment: Segment, file: SegmentFile) -> None:
         damage = file.reader.damage
         if damage is not None:
-            self._problem(
-                segment,
-                "segment-damaged",
-                f"damaged at byte {damage.offset} ({damage.reason}): "
-                "what could not be decoded is counted as lost",
-            )
-        await self.close(segment)
+            where = f"damaged at byte {damage.offset} ({damage.reason})"
+            self._problem(segment, "segment-damaged", f"{where}: {segment.lost} bytes are lost")
+        elif segment.lost:
+            where = f"ends in the middle of a line: {segment.lost} bytes are lost"
+            self._problem(segment, "segment-cut", f"{where}. Was kumod killed, or the disk full?")
 
     async def _done(self, segment: Segment) -> None:
         segment.done = True
@@ -522,8 +538,10 @@ class Reading:
         segment.suspect = False
         segment.short_since = None
         if segment.id is not None and segment.state is not None:
-            segment.id = replace(segment.id, inode=segment.state.inode)
-            self.change(segment)
+            known = replace(segment.id, inode=segment.state.inode, fingerprint=fingerprint(raw))
+            if known != segment.id:
+                segment.id = known
+                self.change(segment)
         if segment.done:
             self._unqueue(segment)
             return False
@@ -637,9 +655,16 @@ def _turn(segment: Segment) -> tuple[int, int]:
     return (segment.time_ns // NS, segment.served)
 
 
+def first_time_ns(data: bytes) -> int:
+    """The ``timestamp`` of the first record in `data`, 0 where none is found."""
+    return _timestamp(data, data.find(_TIMESTAMP))
+
+
 def _last_time_ns(data: bytes) -> int:
-    """The ``timestamp`` of the last record in `data`, 0 where none is found."""
-    at = data.rfind(_TIMESTAMP, max(len(data) - 65536, 0))
+    return _timestamp(data, data.rfind(_TIMESTAMP, max(len(data) - 65536, 0)))
+
+
+def _timestamp(data: bytes, at: int) -> int:
     if at < 0:
         return 0
     at += len(_TIMESTAMP)

@@ -261,7 +261,9 @@ class Tail:
         old = self._closed_before(inodes)
         for name, checkpoint in self._checkpoints.items():
             if name not in inodes:
-                segment = self._reading.add(name, self.directory / name, None, checkpoint)
+                segment = self._reading.add(
+                    name, self.directory / name, None, checkpoint=checkpoint
+                )
                 await self._reading.vanish(segment)
         for name in [n for n, s in known.items() if s.vanished_at is None and n not in inodes]:
             await self._reading.vanish(known[name])
@@ -345,7 +347,9 @@ class Tail:
 
     def _found(self, name: str, path: Path, state: FileState) -> None:
         checkpoint = self._checkpoints.get(name)
-        segment = self._reading.add(name, path, state, checkpoint)
+        segment = self._reading.add(
+            name, path, state, checkpoint=checkpoint, opened_ns=state.mtime_ns
+        )
         if checkpoint is not None:
             segment.suspect = checkpoint.done and checkpoint.id.inode not in {0, state.inode}
             self._reading.queue(segment)

@@ -1,0 +1,83 @@
+"""Reading given segments once, in the order of time: for ``replay``.
+
+In: files and directories.  Out: the same batches as ``tail`` makes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+
+from sidecar.problems import Problem, ProblemError
+
+from .file import CHUNK_SIZE, FileState
+from .names import parse_name
+from .reading import Batch, OnProblem, Reading, TailStats, first_time_ns
+from .segment import content_head
+
+
+async def read_paths(
+    paths: Sequence[Path],
+    *,
+    on_problem: OnProblem = lambda _problem: None,
+    stats: TailStats | None = None,
+) -> AsyncIterator[Batch]:
+    """All that is in `paths`, segments of several series merged by time.
+
+    Of a directory every file but dot-files is read, not those in directories
+    below.  Every file counts as finished, whatever its mode: nothing more
+    comes.  Counts go to `stats`.  ProblemError, before anything is read, names
+    each path that is missing or may not be read; `on_problem` is told what
+    turns out damaged later.
+    """
+    reading = Reading(on_problem=on_problem, final=True, stats=stats)
+    for path, state in await asyncio.to_thread(_files, paths):
+        opened_ns = 0
+        if parse_name(path.name).opened_ns is None:
+            opened_ns = await asyncio.to_thread(_first_time_ns, path)
+        reading.add(str(path), path, state, opened_ns=opened_ns)
+    try:
+        while (batch := await reading.next_batch()) is not None:
+            yield batch
+    finally:
+        await reading.close_all()
+
+
+def _files(paths: Iterable[Path]) -> list[tuple[Path, FileState]]:
+    problems: list[Problem] = []
+    found: dict[tuple[int, int], tuple[Path, FileState]] = {}
+    for path in paths:
+        try:
+            for file in _expand(path):
+                status = os.stat(file)
+                if stat.S_ISREG(status.st_mode):
+                    if not os.access(file, os.R_OK):
+                        raise PermissionError(13, "Permission denied")
+                    state = FileState.of(status, final=True)
+                    found.setdefault((status.st_dev, status.st_ino), (file, state))
+                elif file == path:
+                    raise OSError(22, "is neither a file nor a directory")
+        except OSError as error:
+            message = f"can't be read: {error.strerror}"
+            problems.append(Problem("error", "log-unreadable", message, file=str(path)))
+    if problems:
+        raise ProblemError(problems)
+    return list(found.values())
+
+
+def _expand(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return [path / name for name in sorted(os.listdir(path)) if not name.startswith(".")]
+
+
+def _first_time_ns(path: Path) -> int:
+    """When the first record was written, for a file whose name doesn't tell; 0: unknown."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return first_time_ns(content_head(file.read(CHUNK_SIZE)))
+    except OSError:
+        return 0  # it will be said when it is read
