@@ -8,8 +8,6 @@ tests drive this same class.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +30,7 @@ from .entries import (
 )
 from .matching import Candidate, Match
 from .thresholds import Thresholds
+from .upstream_hash import action_hash
 
 LATENESS = 3600
 """How many seconds behind the newest record another may come and still find its window whole."""
@@ -60,12 +59,6 @@ class Outcome:
         """Note that the entry is not in force any more."""
         self.entries.pop(key, None)
         self.dropped.add(key)
-
-
-def action_hash(rule: Rule, action: Action) -> str:
-    """What tells one action of one rule from all others (64 hex digits)."""
-    text = json.dumps([rule.hash, action.identity()], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def threshold_scope(rule: Rule, site: str) -> str:

@@ -106,11 +106,11 @@ def _override(effective: Effective) -> dict[str, Any]:
 
 
 async def newest_record(
-    paths: Sequence[Path], *, skip_types: frozenset[str], pattern: str, progress: Progress
+    paths: Sequence[Path], *, skip_types: frozenset[str], progress: Progress
 ) -> int:
     """The time of the newest record in `paths`, ns since the epoch; 0 when there is none."""
     tally = Tally()
-    async for batch in read_paths(paths, pattern=pattern):
+    async for batch in read_paths(paths):
         for block in batch.blocks:
             progress(len(block.data))
             for line in block.data.split(b"\n"):
@@ -124,14 +124,13 @@ async def replay(
     rules: Rules,
     resolver: Resolver,
     now_ns: int,
-    pattern: str,
     progress: Progress,
 ) -> Replay:
     """Run the logs in `paths` (files or directories) through the rules as of `now_ns`."""
     result = Replay(now_ns, Published())
     automation = Automation()
     skip_types = rules.settings.skip_record_types
-    async for batch in read_paths(paths, pattern=pattern, on_problem=result.problems.append):
+    async for batch in read_paths(paths, on_problem=result.problems.append):
         tally, found = Tally(), []
         for block in batch.blocks:
             progress(len(block.data))

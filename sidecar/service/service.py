@@ -300,7 +300,7 @@ class Service:
             "left_out": list(self.view.overlay.rejected.values()),
             "counters": dict(sorted(self.counters.items())),
             "rules": 0 if rules is None else len(rules.shaping.all_rules()),
-            "files": [] if rules is None else list(rules.shaping.files),
+            "files": [] if rules is None else [f.name for f in rules.shaping.files],
             "warnings": [] if rules is None else [str(p) for p in rules.problems],
             "errors": [str(p) for p in failures],
             "segments_lost": list(self.lost_names),
