@@ -14,6 +14,8 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine
 
+from sidecar.problems import Problem
+
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 256 * 1024
 _LINGERING = 128
@@ -22,7 +24,9 @@ _LINGERING = 128
 class Background:
     """The loop, its thread and its tasks."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_problem: Callable[[Problem], None]) -> None:
+        """`on_problem`: told of a task that failed, which no peer can bring about."""
+        self._on_problem = on_problem
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._lingering = 0
@@ -56,12 +60,12 @@ class Background:
         return True
 
     def spawn(self, coroutine: Coroutine[object, object, None]) -> bool:
-        """Run `coroutine` in the loop; False when there is none.  It handles its own errors."""
+        """Run `coroutine` in the loop; False when there is none."""
 
         def start() -> None:
             task = asyncio.get_running_loop().create_task(coroutine)
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._done)
 
         if self.call(start):
             return True
@@ -95,6 +99,12 @@ class Background:
         finally:
             self._lingering -= 1
             connection.close()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            message = f"a connection failed: {error!r}"
+            self._on_problem(Problem("error", "http-connection", message))
 
     @staticmethod
     def _run(loop: asyncio.AbstractEventLoop) -> None:

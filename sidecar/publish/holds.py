@@ -194,7 +194,7 @@ def kind_of(key: str) -> HoldKind | None:
         kind = parts[1] if parts[0] == "replaced" else parts[0]
     except (ValueError, TypeError, LookupError):
         return None
-    return kind if kind in PATHS else None
+    return next((known for known in PATHS if known == kind), None)
 
 
 def _key(*parts: str | None) -> str:

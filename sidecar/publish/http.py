@@ -99,7 +99,7 @@ class Endpoint:
         self._limits = limits if limits is not None else Limits()
         self._on_problem = on_problem
         self._current = _Current(_resources(_NOTHING_YET))
-        self._background = Background()
+        self._background = Background(on_problem)
         self._subscribers = Subscribers(
             self._background, limits=self._limits.subscribers, metrics=self._metrics
         )
@@ -138,7 +138,7 @@ class Endpoint:
         self._server = server
         self._background.start()
         self._accepting = threading.Thread(
-            target=server.serve_forever, args=(0.2,), name="publish-accept", daemon=True
+            target=server.serve_forever, name="publish-accept", daemon=True
         )
         self._accepting.start()
 
@@ -159,6 +159,9 @@ class Endpoint:
         """Close the listener, end every connection (subscribers with 1001), within seconds."""
         if self._server is None:
             return
+        with contextlib.suppress(OSError):
+            # Wakes the accepting thread, which would look at its watch only now and then.
+            self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._accepting.join()
         self._server.server_close()
@@ -407,8 +410,7 @@ class _Handler(BaseHTTPRequestHandler):
         while (end := _HEAD_END.search(buffer, max(0, searched - 3))) is None:
             searched = len(buffer)
             if searched > self.server.limits.head_bytes:
-                self._refuse_head(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too long a head")
-                return None
+                break
             left = deadline - time.monotonic()
             try:
                 data = self._receive(left)
@@ -419,6 +421,9 @@ class _Handler(BaseHTTPRequestHandler):
             if not data:
                 return None
             buffer = (buffer + data).lstrip(b"\r\n") if not buffer else buffer + data
+        if end is None or end.end() > self.server.limits.head_bytes:
+            self._refuse_head(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too long a head")
+            return None
         self._received = buffer[end.end() :]
         return buffer[: end.end()]
 
