@@ -47,6 +47,24 @@ class Wiring:
     lua_directory: Path = LUA_DIRECTORY
 
 
+_ABOUT: dict[Road, str] = {
+    "file": "the overlay as a file, suspensions and bounces through kumod's admin API\n"
+    "-- (TSA_SIDECAR_KUMOD_API=http://127.0.0.1:8000 in /etc/default/tsa-sidecar).",
+    "subscribe": "the overlay, suspensions and bounces from the sidecar's HTTP listener.",
+    "lua": "the overlay, suspensions and bounces as files, without any HTTP.",
+}
+
+
+def packaged_files() -> dict[str, str]:
+    """packaging/lua's files for the default paths, by name."""
+    return {
+        f"init-{road}.lua": f"-- For kumod's init.lua: {about}\n"
+        f"-- `tsa-sidecar init --road {road}` prints it with this machine's paths.\n\n"
+        + policy_lines(Wiring(road=road))
+        for road, about in _ABOUT.items()
+    }
+
+
 def quote(text: str) -> str:
     """`text` as a Lua string."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")

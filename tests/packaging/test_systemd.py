@@ -30,7 +30,7 @@ def service() -> dict[str, str]:
 
 
 def test_the_environment_file_is_the_one_that_the_settings_make() -> None:
-    assert ENVIRONMENT.read_text() == environment_file(), "packaging/build-env writes it anew"
+    assert ENVIRONMENT.read_text() == environment_file(), "packaging/build-generated writes it anew"
 
 
 def test_every_line_of_the_environment_file_is_a_setting_when_uncommented() -> None:
