@@ -115,7 +115,8 @@ class Retention:
 class DnsSettings:
     """What the policy said through ``kumo.dns``; None and () where it said nothing.
 
-    ``nameservers`` (the settled ones in :class:`Settings`) are ``IP:PORT``; ``zones`` are texts of master files;
+    ``nameservers`` (the settled ones in :class:`Settings`) are ``IP:PORT``;
+    ``zones`` are texts of master files;
     ``system``: the system's name servers are asked for what no zone answers.
     Zones with neither name servers nor ``system`` answer alone: a name in
     none of them does not exist.
@@ -169,10 +170,10 @@ class Settings:
 # or ValueError with a reason that fits behind "NAME: ".
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
     """The known name that `name` was probably meant to be, or None."""
     by_fold = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(name.casefold(), by_fold, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(name.casefold(), by_fold, n=1, cutoff=likeness)
     return by_fold[near[0]] if near else None
 
 
@@ -357,7 +358,7 @@ def _record_types(value: object) -> frozenset[str]:
     for name in names:
         # A type that only a newer kumod writes is let through; a misspelt one
         # would silently skip nothing.
-        if name not in RECORD_TYPES and nearest(name, RECORD_TYPES) is not None:
+        if name not in RECORD_TYPES and nearest(name, RECORD_TYPES, likeness=0.75) is not None:
             raise ValueError(f'"{name}" is not a record type{did_you_mean(name, RECORD_TYPES)}')
     return frozenset(names)
 

@@ -12,10 +12,11 @@ import importlib
 import json
 import os
 import re
+import subprocess
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import tomlkit
 
@@ -128,6 +129,30 @@ SERDE: Mapping[str, Callable[[object], object]] = {
     "yaml_load": lambda path: _load(path, yaml_parse),
 }
 """``kumo.serde.*`` by name; those that end in ``_load`` take a file name."""
+
+
+def run_command(
+    command: object, *, env: Mapping[str, str], seconds: float, output: IO[bytes] | None = None
+) -> int:
+    """Run a shell command; its exit code, negative for the signal that ended it.
+
+    What it writes goes to `output`, else where the sidecar's own output goes.
+    ValueError when it takes longer than `seconds`.
+    """
+    argv = ["/bin/sh", "-c", _want_text(command, "the command")]
+    try:
+        # The policy is the operator's own code, and Lua has had these calls since ever.
+        done = subprocess.run(  # noqa: S603
+            argv,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"the command `{command}` took longer than {seconds:g} seconds") from None
+    return done.returncode
 
 
 def glob(pattern: object, relative_to: object = None, _ttl: object = None) -> list[str]:

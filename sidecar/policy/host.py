@@ -7,6 +7,7 @@ so that Lua gets no handle on Python.  What the policy says is collected here.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,9 @@ def to_lua(value: object, new_table: Callable[[], Any]) -> Any:
 class Host:
     """What a policy says while it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, env: Mapping[str, str], command_seconds: float) -> None:
+        self.env = env
+        self.command_seconds = command_seconds
         self.upstream: dict[str, Said] = {}
         self.own: dict[str, Said] = {}
         self.loads: list[dict[str, Said]] = []
@@ -133,6 +136,8 @@ class Host:
             "shaping": self._shaping,
             "use_shaping": self._use_shaping,
             "memoize": self._memoize,
+            "execute": self._execute,
+            "popen": self._popen,
             "glob": functions.glob,
             "read_dir": functions.read_dir,
             "start_http_listener": self._start_http_listener,
@@ -166,6 +171,21 @@ class Host:
 
     def _file(self, name: str) -> None:
         self.files.setdefault(Path(name))
+
+    def _execute(self, command: object) -> dict[str, object]:
+        code = functions.run_command(command, env=self.env, seconds=self.command_seconds)
+        return {"kind": "signal" if code < 0 else "exit", "code": abs(code)}
+
+    def _popen(self, command: object) -> str:
+        with tempfile.NamedTemporaryFile(prefix="tsa-sidecar-", delete=False) as output:
+            try:
+                functions.run_command(
+                    command, env=self.env, seconds=self.command_seconds, output=output
+                )
+            except BaseException:
+                Path(output.name).unlink()
+                raise
+        return output.name
 
     def _unsupported(self, file: str, line: int | None, name: str) -> None:
         text = f"{name} does nothing in the sidecar and returned nil"

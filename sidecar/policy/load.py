@@ -44,10 +44,16 @@ _RESERVE = 64 << 20  # memory beyond the limit, so that an error can still be to
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a policy may use up: VM instructions (some seconds' worth) and bytes."""
+    """What a policy may use up.
+
+    VM instructions (some seconds' worth), bytes of memory, and seconds for
+    each command that it runs (``os.execute``, ``io.popen``).  A single call
+    of Lua's own library (a pathological pattern) is not interrupted.
+    """
 
     instructions: int = 500_000_000
     memory: int = 128 << 20
+    command_seconds: float = 30.0
 
 
 def load_policy(path: Path, *, env: Mapping[str, str], limits: Limits | None = None) -> Policy:
@@ -68,10 +74,11 @@ def load_policy(path: Path, *, env: Mapping[str, str], limits: Limits | None = N
     except OSError as error:
         reason = f"can't be read: {error.strerror}; --policy names another policy"
         raise ProblemError.one("policy-unreadable", reason, file=str(path)) from None
-    host = Host()
-    run = _prepare(path, host, env, limits or Limits())
+    limits = limits or Limits()
+    host = Host(env=env, command_seconds=limits.command_seconds)
+    run = _prepare(path, host, limits)
     for step in ("run", "load_shaping", "init"):
-        _check(run[step], path, host, limits or Limits())
+        _check(run[step], path, host, limits)
     return Policy(
         path=path,
         values=MappingProxyType(host.upstream | host.own),
@@ -114,7 +121,7 @@ def _deny(*_: object) -> NoReturn:
     raise AttributeError("nothing of Python can be reached from a policy")
 
 
-def _prepare(path: Path, host: Host, env: Mapping[str, str], limits: Limits) -> dict[str, Any]:
+def _prepare(path: Path, host: Host, limits: Limits) -> dict[str, Any]:
     """Make a runtime and run the prelude in it; the functions it returns, by name."""
     module = _runtime()
     lua = module.LuaRuntime(
@@ -130,7 +137,7 @@ def _prepare(path: Path, host: Host, env: Mapping[str, str], limits: Limits) -> 
     setup = {
         "policy": str(path),
         "path": ";".join((*_LUA_PATH, f"{here}/?.lua", f"{here}/?/init.lua")),
-        "env": dict(env),
+        "env": dict(host.env),
         "version": VERSION,
         "sidecar_version": __version__,
         "serde": sorted(functions.SERDE),

@@ -21,7 +21,7 @@ local getinfo, sethook = debug.getinfo, debug.sethook
 local find, match, sub = string.find, string.match, string.sub
 local concat, pack = table.concat, table.pack
 local count_memory = collectgarbage
-local open_file, file_type = io.open, io.type
+local open_file, file_type, remove_file = io.open, io.type, os.remove
 local search_path, loaded = package.searchpath, package.loaded
 local co = coroutine
 local co_create, co_resume, co_close = co.create, co.resume, co.close
@@ -260,6 +260,29 @@ end
 
 function os.getenv(name)
   return setup.env[name]
+end
+
+-- lupa's Lua is built without popen, and its os.execute knows nothing of exit
+-- codes. Both run in the policy's environment, for a limited time.
+function os.execute(command)
+  if command == nil then
+    return true
+  end
+  local result = ask('execute', command)
+  if result.code == 0 and result.kind == 'exit' then
+    return true, 'exit', 0
+  end
+  return nil, result.kind, result.code
+end
+
+function io.popen(command, mode)
+  if mode ~= nil and mode ~= 'r' then
+    error("io.popen can only read here (mode 'r')", 0)
+  end
+  local name = ask('popen', command)
+  local file, err = open_file(name, 'rb')
+  remove_file(name)
+  return file, err
 end
 
 local function log(level)
