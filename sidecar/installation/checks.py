@@ -72,6 +72,10 @@ def _setup_findings(kumomta: KumoMTA, road: Road, overlay: Path) -> Iterator[Fin
             f"{setup.where}: kumod publishes its log to {', '.join(setup.publish)}",
             "set publish = {}: the sidecar reads the log files",
         )
+    elif setup.publish is None:
+        yield Finding(
+            "warn", f"{setup.where}: publish is no plain list", "set publish = {}, unless it is"
+        )
     else:
         yield Finding("ok", f"{setup.where}: no log hook")
     named = str(overlay) in (setup.extra_files or ())
