@@ -209,6 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Listener
     protocol_version = "HTTP/1.1"
     timeout = 30
+    wbufsize = -1  # head and body in one packet, else each answer waits for a delayed ACK
 
     def do_GET(self) -> None:
         self._handle("GET")

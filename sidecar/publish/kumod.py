@@ -15,11 +15,13 @@ lasts at least as long as ours is left alone, and what isn't ours is never taken
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from sidecar.problems import Problem
 from sidecar.publish.admin_api import AdminApi, Answer, ApiAddress, Unreachable, parse_api_url
@@ -111,8 +113,8 @@ class KumodClient:
     async def run(self) -> None:
         """Work until :meth:`close`."""
         self._tasks = [
-            asyncio.create_task(self._link.keep_at(self._bumper.work), name="kumod-bump"),
-            asyncio.create_task(self._link.keep_at(self._pusher.work), name="kumod-push"),
+            asyncio.create_task(self._link.keep_at(self._bumper), name="kumod-bump"),
+            asyncio.create_task(self._link.keep_at(self._pusher), name="kumod-push"),
         ]
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -126,23 +128,37 @@ class KumodClient:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+class _Task(Protocol):
+    """One of the two things to keep at."""
+
+    name: str
+
+    async def ready(self) -> None:
+        """Until there is something to do."""
+
+    async def work(self, api: AdminApi) -> None:
+        """Do it.  Raises Unreachable and Refused."""
+
+
 class _Problems:
-    """Each code once, until it is well again."""
+    """Each kind of trouble is reported once, until it has been well again."""
 
     def __init__(self, address: ApiAddress, on_problem: Callable[[Problem], None]) -> None:
         self._shown = address.shown
         self._on_problem = on_problem
-        self._reported: set[str] = set()
+        # By code: who has it.  One kumod that is down is one trouble, not one a task.
+        self._ill: dict[str, set[str]] = {}
 
-    def report(self, code: str, message: str, *, detail: str = "") -> None:
-        """Tell people, unless they know; `detail` tells apart what shares a code."""
-        if code + detail not in self._reported:
-            self._reported.add(code + detail)
+    def report(self, code: str, message: str, *, who: str = "") -> None:
+        """`who` has this trouble; news if nobody had it."""
+        ill = self._ill.setdefault(code, set())
+        if not ill:
             self._on_problem(Problem("warning", f"kumod-{code}", message, where=self._shown))
+        ill.add(who)
 
-    def well(self, *codes: str) -> None:
-        """These are over: if they come back, that is news."""
-        self._reported.difference_update(codes)
+    def well(self, code: str, *, who: str = "") -> None:
+        """`who` doesn't have it any longer."""
+        self._ill.get(code, set()).discard(who)
 
 
 class _Link:
@@ -162,26 +178,30 @@ class _Link:
         self._address = address
         self._context = ssl.create_default_context() if address.tls else None
 
-    async def keep_at(self, work: Callable[[AdminApi], Awaitable[None]]) -> None:
-        """Call `work` for ever, with a connection; wait longer and longer while it fails."""
+    async def keep_at(self, task: _Task) -> None:
+        """Do `task` for ever, over a connection; wait longer and longer while it fails."""
         pause = self.pace.first_retry
         while True:
+            await task.ready()
             try:
                 async with AdminApi(
                     self._address, seconds=self.pace.answer, context=self._context
                 ) as api:
-                    await work(api)
+                    await task.work(api)
             except Unreachable as reason:
                 self.metrics.kumod_up.set(0)
-                self.problems.report("unreachable", f"{reason}; retried until it answers")
+                message = f"{reason}; tried again until it answers"
+                self.problems.report("unreachable", message, who=task.name)
                 # Half to the whole of it: those who lost kumod together come back apart.
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
                 pause = min(2 * pause, self.pace.last_retry)
             except Refused as reason:
-                self.metrics.kumod_up.set(1)
-                self.problems.report("refused", str(reason))
+                self.problems.report("refused", str(reason), who=task.name)
                 await asyncio.sleep(self.pace.refused)
             else:
+                self.metrics.kumod_up.set(1)
+                self.problems.well("unreachable", who=task.name)
+                self.problems.well("refused", who=task.name)
                 pause = self.pace.first_retry
 
     async def request(
@@ -207,9 +227,6 @@ class _Link:
             )
         if answer.status < 200 or 300 <= answer.status < 400:
             raise Unreachable(f"{method} {path}: an unexpected answer, {answer.status}")
-        if answer.status < 400:
-            self.metrics.kumod_up.set(1)
-            self.problems.well("unreachable", "refused")
         return answer
 
 
@@ -220,6 +237,8 @@ def _failed(answer: Answer) -> bool:
 
 class _Bumper:
     """Bumps the configuration epoch: soon after a change, and always after the last one."""
+
+    name = "bump"
 
     def __init__(self, link: _Link) -> None:
         self._link = link
@@ -242,12 +261,15 @@ class _Bumper:
         async with self._done:
             await self._done.wait_for(lambda: self.settled)
 
-    async def work(self, api: AdminApi) -> None:
-        """Wait for a change, wait for the next bump's turn, bump."""
+    async def ready(self) -> None:
+        """Until there is a change, and it is its turn."""
         if self.settled:
             self._changed.clear()
             await self._changed.wait()
         await asyncio.sleep(self._last + self._link.pace.bump - time.monotonic())
+
+    async def work(self, api: AdminApi) -> None:
+        """Bump."""
         self._last = time.monotonic()
         # Taken before the request: a change while it is under way needs another.
         version = self._wanted
@@ -266,6 +288,8 @@ class _Bumper:
 
 class _Pusher:
     """Makes kumod's suspensions and bounces the wanted ones."""
+
+    name = "push"
 
     def __init__(
         self,
@@ -286,7 +310,7 @@ class _Pusher:
         self._told: dict[str, Told] = {}
         self._refused: dict[str, Hold] = {}
         self._settled = False
-        self._reconcile_at = float("-inf")
+        self._reconcile_at = self._next_at = float("-inf")
 
     @property
     def settled(self) -> bool:
@@ -306,36 +330,34 @@ class _Pusher:
         async with self._done:
             await self._done.wait_for(lambda: self.settled)
 
-    async def work(self, api: AdminApi) -> None:
-        """One pass: look at kumod's lists if it is time, tell and take back what is due."""
+    async def ready(self) -> None:
+        """Until something changes, is due, or kumod's lists are to be looked at."""
         if self._desired is None:
             await self._changed.wait()
+        if self._planned is not self._desired:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._next_at - time.monotonic()):
+                await self._changed.wait()
+
+    async def work(self, api: AdminApi) -> None:
+        """One pass: look at kumod's lists if it is time, tell and take back what is due."""
         try:
             if time.monotonic() >= self._reconcile_at:
                 await self._reconcile(api)
-            next_due = await self._converge(api)
+            due_ns = await self._converge(api)
         except (Unreachable, Refused):
             # An answer may have been lost with its id: look before telling again.
-            self._reconcile_at = float("-inf")
+            self._reconcile_at = self._next_at = float("-inf")
             raise
-        await api.disconnect()  # kumod may close an idle connection at any time
-        await self._rest(next_due)
-
-    async def _rest(self, next_due_ns: int | None) -> None:
-        """Until something changes, is due, or kumod's lists are to be looked at."""
-        if self._planned is not self._desired:
-            return
-        async with self._done:
-            self._settled = True
-            self._done.notify_all()
-        seconds = self._reconcile_at - time.monotonic()
-        if next_due_ns is not None:
-            seconds = min(seconds, (next_due_ns - time.time_ns()) / NS)
-        try:
-            async with asyncio.timeout(max(seconds, 0.01)):
-                await self._changed.wait()
-        except TimeoutError:
-            return
+        self._next_at = self._reconcile_at
+        if due_ns is not None:
+            seconds = (due_ns - time.time_ns()) / NS
+            self._next_at = min(self._next_at, time.monotonic() + seconds)
+        if self._planned is self._desired:
+            async with self._done:
+                self._settled = True
+                self._done.notify_all()
 
     # -- what kumod has -------------------------------------------------------
 
@@ -434,7 +456,7 @@ class _Pusher:
         if answer.status >= 400:
             self._refused[key] = hold
             message = f"POST {PATHS[kind]} for {key} is refused: {answer.status} {answer.text}"
-            self._link.problems.report("entry", message, detail=f"{kind} {answer.status}")
+            self._link.problems.report("entry", message, who=key)
             return None
         self._refused.pop(key, None)
         document = answer.json()
@@ -459,7 +481,7 @@ class _Pusher:
                 return f"DELETE {PATHS[kind]}: {answer.status} {answer.text}"
             if answer.status >= 400 and answer.status != 404:
                 message = f"DELETE {PATHS[kind]} for {key}: {answer.status} {answer.text}"
-                self._link.problems.report("entry", message, detail=f"{kind} {answer.status}")
+                self._link.problems.report("entry", message, who=key)
         self._told.pop(key, None)
         self._remember({key: None})
         return None

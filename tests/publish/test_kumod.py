@@ -1,0 +1,688 @@
+"""kumod is told everything over its admin API, whatever happens to either side."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.problems import Problem, ProblemError
+from sidecar.publish.admin_api import parse_api_url
+from sidecar.publish.holds import DesiredState, ReadyQHold, SchedQHold, kind_of
+from sidecar.publish.kumod import KumodClient, Pace
+from sidecar.publish.metrics import Metrics
+from sidecar.times import NS, format_rfc3339
+from tests.kumod_standin import BOUNCE, BUMP, READY_Q, SCHED_Q, Fault, KumodStandin, KumodState
+
+FAST = Pace(
+    bump=0.05, first_retry=0.01, last_retry=0.1, refused=0.1, reconcile=0.1, answer=2.0
+)  # fmt: skip
+QUEUE = "ip1->(mx1|mx2).comcast.net@smtp_client"
+
+
+class World:
+    """A client with the store that keeps its ids, and what it reported."""
+
+    def __init__(self, url: str, *, ids: Mapping[str, str] | None = None, pace: Pace = FAST):
+        self.stored: dict[str, str] = dict(ids or {})
+        self.problems: list[Problem] = []
+        self.metrics = Metrics.create()
+        self.client = KumodClient(
+            url,
+            ids=dict(self.stored),
+            on_ids=self._store,
+            on_problem=self.problems.append,
+            metrics=self.metrics,
+            pace=pace,
+        )
+
+    def _store(self, changes: Mapping[str, str | None]) -> None:
+        for key, entry_id in changes.items():
+            if entry_id is None:
+                self.stored.pop(key, None)
+            else:
+                self.stored[key] = entry_id
+
+    async def settle(self, seconds: float = 10.0) -> None:
+        async with asyncio.timeout(seconds):
+            await self.client.wait_settled()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    url: str, *, ids: Mapping[str, str] | None = None, pace: Pace = FAST
+) -> AsyncIterator[World]:
+    world = World(url, ids=ids, pace=pace)
+    task = asyncio.create_task(world.client.run())
+    try:
+        yield world
+    finally:
+        await world.client.close()
+        await task
+
+
+@pytest.fixture(params=[True, False], ids=["replaces", "piles-up"])
+def kumod(request: pytest.FixtureRequest) -> Iterator[KumodStandin]:
+    """Either kind of kumod; never told anything that applies to everything."""
+    with KumodStandin(replaces_criteria=request.param) as standin:
+        yield standin
+        assert standin.state.disasters == []
+
+
+def until(state: KumodState, what: Callable[[KumodState], object]) -> Awaitable[None]:
+    return asyncio.to_thread(state.wait_for, what)
+
+
+async def eventually(what: Callable[[], object], *, seconds: float = 10.0) -> None:
+    """Until `what` holds, of things that tell nobody when they change."""
+    async with asyncio.timeout(seconds):
+        while not what():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def later(seconds: float) -> int:
+    return time.time_ns() + round(seconds * NS)
+
+
+def ready(name: str = QUEUE, *, seconds: float = 3600, reason: str = "r") -> ReadyQHold:
+    return ReadyQHold(name, reason, later(seconds))
+
+
+def sched(
+    domain: str = "gmail.com",
+    tenant: str | None = "t",
+    campaign: str | None = None,
+    *,
+    seconds: float = 3600,
+    reason: str = "r",
+) -> SchedQHold:
+    return SchedQHold(domain, tenant, campaign, reason, later(seconds))
+
+
+def held(state: KumodState) -> dict[str, list[dict[str, Any]]]:
+    return {path: state.listed(path) for path in (READY_Q, SCHED_Q, BOUNCE)}
+
+
+# -- the epoch ----------------------------------------------------------------
+
+
+async def _bumps(kumod: KumodStandin) -> None:
+    pace = Pace(bump=0.3, reconcile=60)
+    async with running(kumod.url, pace=pace) as world:
+        began = time.monotonic()
+        world.client.set_desired(DesiredState(1))
+        await until(kumod.state, lambda s: s.epoch == 1)
+        assert time.monotonic() - began < 0.25  # the first at once
+        for version in range(2, 40):
+            world.client.set_desired(DesiredState(version))
+            await asyncio.sleep(0.01)
+        await world.settle()
+        moments = [s.at for s in kumod.state.seen if s.path == BUMP]
+        # 0.4 s of changes: not 39 bumps, and the last change is not left waiting.
+        assert 2 <= len(moments) <= 4
+        assert all(b - a > 0.28 for a, b in itertools.pairwise(moments))
+        world.client.set_desired(DesiredState(39))
+        await asyncio.sleep(0.35)
+        assert len(moments) == kumod.state.epoch
+
+
+def test_bumps_are_at_once_but_not_too_often_and_the_last_change_is_told(
+    kumod: KumodStandin,
+) -> None:
+    asyncio.run(_bumps(kumod))
+
+
+def test_a_bump_is_repeated_until_kumod_takes_it(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.fail(Fault("POST", BUMP, status=500, times=3))
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1))
+            await world.settle()
+            assert kumod.state.epoch == 1
+            assert [p.code for p in world.problems] == ["kumod-unreachable"]
+            await eventually(lambda: world.metrics.kumod_up._value.get() == 1)
+
+    asyncio.run(go())
+
+
+def test_a_change_while_a_bump_is_under_way_is_bumped_again(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.fail(Fault("POST", BUMP, delay=0.2))
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1))
+            await asyncio.sleep(0.1)
+            world.client.set_desired(DesiredState(2))
+            await world.settle()
+            assert kumod.state.epoch == 2
+
+    asyncio.run(go())
+
+
+def test_bumps_do_not_wait_for_a_long_list_of_suspensions(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.fail(Fault("POST", READY_Q, delay=0.05, times=10_000))
+        async with running(kumod.url) as world:
+            queues = tuple(ready(f"q{n}") for n in range(40))
+            world.client.set_desired(DesiredState(1, ready_q=queues))
+            await until(kumod.state, lambda s: s.epoch == 1)
+            assert kumod.state.count("POST", READY_Q) < 20
+
+    asyncio.run(go())
+
+
+# -- suspensions and bounces --------------------------------------------------
+
+
+def test_everything_desired_is_told_once_and_its_ids_are_kept(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        desired = DesiredState(
+            1,
+            ready_q=(ready(), ready("ip2->x@smtp_client")),
+            sched_q=(sched(), sched(campaign="c")),
+            bounces=(sched(), sched(tenant=None)),
+        )
+        async with running(kumod.url) as world:
+            world.client.set_desired(desired)
+            await world.settle()
+            told = kumod.state.count("POST", READY_Q), kumod.state.count("POST", SCHED_Q)
+            assert told == (2, 2)
+            assert kumod.state.names(BOUNCE) == [
+                {"campaign": None, "tenant": "t", "domain": "gmail.com"},
+                {"campaign": None, "tenant": None, "domain": "gmail.com"},
+            ]
+            assert set(world.stored.values()) == set(kumod.state.held)
+            (first, *_) = kumod.state.listed(READY_Q)
+            assert (first["name"], first["reason"]) == (QUEUE, "r")
+            assert first["expires"][:22] == format_rfc3339(desired.ready_q[0].expires_ns)[:22]
+            # Several looks at the lists later, nothing was told twice.
+            looks = kumod.state.count("GET", BOUNCE)
+            await until(kumod.state, lambda s: s.count("GET", BOUNCE) > looks + 2)
+            assert kumod.state.count("POST", READY_Q) == 2
+            assert kumod.state.count("POST", BOUNCE) == 2
+        assert world.problems == []
+
+    asyncio.run(go())
+
+
+def test_an_entry_that_is_cancelled_is_taken_back(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        async with running(kumod.url) as world:
+            both = DesiredState(1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),))
+            world.client.set_desired(both)
+            await world.settle()
+            assert len(kumod.state.held) == 3
+            world.client.set_desired(DesiredState(1, sched_q=both.sched_q))
+            await world.settle()
+            assert [h.path for h in kumod.state.held.values()] == [SCHED_Q]
+            assert len(world.stored) == 1
+            assert kumod.state.count("DELETE", READY_Q) == kumod.state.count("DELETE", BOUNCE) == 1
+
+    asyncio.run(go())
+
+
+def test_the_longest_counts_and_after_it_the_next(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        short, long = ready(seconds=600, reason="short"), ready(seconds=900, reason="long")
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1, ready_q=(long, short)))
+            await world.settle()
+            assert [e["reason"] for e in kumod.state.listed(READY_Q)] == ["long"]
+            world.client.set_desired(DesiredState(1, ready_q=(short,)))
+            await world.settle()
+            assert [e["reason"] for e in kumod.state.listed(READY_Q)] == ["short"]
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("kind", ["sched_q", "bounces"])
+def test_what_is_replaced_is_taken_back(kumod: KumodStandin, kind: str) -> None:
+    """Whether or not kumod replaces by itself, one is left, and one id is stored."""
+
+    async def go() -> None:
+        async with running(kumod.url) as world:
+            for seconds in (900, 600, 1200):
+                desired = {kind: (sched(seconds=seconds, reason=str(seconds)),)}
+                world.client.set_desired(DesiredState(1, **desired))  # type: ignore[arg-type]
+                await world.settle()
+                reason = [str(seconds)]
+                await eventually(
+                    lambda r=reason: [h.reason for h in kumod.state.held.values()] == r  # type: ignore[misc]
+                )
+                await eventually(lambda: list(world.stored.values()) == list(kumod.state.held))
+
+    asyncio.run(go())
+
+
+def test_a_storm_of_extensions_is_told_now_and_then(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        async with running(kumod.url) as world:
+            for n in range(60):
+                world.client.set_desired(DesiredState(1, ready_q=(ready(seconds=600 + 2 * n),)))
+                await asyncio.sleep(0.01)
+            assert kumod.state.count("POST", READY_Q) <= 2
+            last = ready(seconds=5000)
+            world.client.set_desired(DesiredState(1, ready_q=(last,)))
+            await until(
+                kumod.state,
+                lambda s: [h.expires_ns // NS for h in s.held.values()] == [last.expires_ns // NS],
+            )
+
+    asyncio.run(go())
+
+
+def test_what_expires_by_itself_is_not_taken_back(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1, ready_q=(ready(seconds=0.3),)))
+            await world.settle()
+            assert world.stored
+            await asyncio.sleep(0.35)
+            world.client.set_desired(DesiredState(1))
+            await world.settle()
+            assert world.stored == {}
+            assert kumod.state.count("DELETE", READY_Q) == 0
+
+    asyncio.run(go())
+
+
+def test_nothing_without_a_domain_or_a_queue_is_ever_told(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        desired = DesiredState(
+            1,
+            ready_q=(ready(""),),
+            sched_q=(sched(""), sched()),
+            bounces=(sched("", None), sched("", "t", "c")),
+        )
+        async with running(kumod.url) as world:
+            world.client.set_desired(desired)
+            await world.settle()
+            assert len(kumod.state.held) == 1
+            assert [p.code for p in world.problems] == ["kumod-dangerous"]
+
+    asyncio.run(go())
+
+
+# -- restarts -----------------------------------------------------------------
+
+
+def test_what_kumod_forgot_in_a_restart_is_told_again(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        async with running(kumod.url) as world:
+            world.client.set_desired(
+                DesiredState(1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),))
+            )
+            await world.settle()
+            before = set(kumod.state.held)
+            await asyncio.to_thread(kumod.restart)
+            await until(kumod.state, lambda s: len(s.held) == 3)
+            assert not before & set(kumod.state.held)
+            await eventually(lambda: set(world.stored.values()) == set(kumod.state.held))
+
+    asyncio.run(go())
+
+
+def test_a_kumod_that_is_down_is_told_when_it_comes_up(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        await asyncio.to_thread(kumod.stop)
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            await eventually(lambda: world.problems)
+            assert world.metrics.kumod_up._value.get() == 0
+            assert not world.client.settled
+            await asyncio.to_thread(kumod.start)
+            await world.settle()
+            assert kumod.state.names(READY_Q) == [{"name": QUEUE}]
+            assert kumod.state.epoch == 1
+            assert [p.code for p in world.problems] == ["kumod-unreachable"]  # once, not per try
+
+    asyncio.run(go())
+
+
+def test_a_restarted_sidecar_goes_on_with_the_stored_ids(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        desired = DesiredState(
+            1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),)
+        )  # fmt: skip
+        async with running(kumod.url) as first:
+            first.client.set_desired(desired)
+            await first.settle()
+        posts = len([s for s in kumod.state.seen if s.method == "POST" and s.path != BUMP])
+        async with running(kumod.url, ids=first.stored) as second:
+            second.client.set_desired(DesiredState(1, ready_q=desired.ready_q))
+            await second.settle()
+            assert [h.path for h in kumod.state.held.values()] == [READY_Q]
+            assert list(second.stored.values()) == list(kumod.state.held)
+        assert posts == len([s for s in kumod.state.seen if s.method == "POST" and s.path != BUMP])
+
+    asyncio.run(go())
+
+
+def test_a_sidecar_that_lost_its_state_finds_its_entries_again(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        desired = DesiredState(1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),))
+        async with running(kumod.url) as first:
+            first.client.set_desired(desired)
+            await first.settle()
+        async with running(kumod.url) as second:
+            second.client.set_desired(desired)
+            await second.settle()
+            assert second.stored == first.stored
+            assert kumod.state.count("POST", BOUNCE) == 1
+
+    asyncio.run(go())
+
+
+def test_stored_ids_of_other_things_are_no_harm(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        async with running(kumod.url, ids={"odd": "x", '["ready_q","gone"]': "y"}) as world:
+            world.client.set_desired(DesiredState(1))
+            await world.settle()
+            assert '["ready_q","gone"]' not in world.stored
+
+    asyncio.run(go())
+
+
+# -- others' entries ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [READY_Q, SCHED_Q, BOUNCE])
+def test_an_operators_longer_entry_is_left_alone(kumod: KumodStandin, path: str) -> None:
+    async def go() -> None:
+        criteria = {"name": QUEUE} if path == READY_Q else {"domain": "gmail.com", "tenant": "t"}
+        theirs = kumod.state.add(
+            path, {**criteria, "reason": "by hand", "expires": format_rfc3339(later(86400))}
+        )
+        kind = {READY_Q: "ready_q", SCHED_Q: "sched_q", BOUNCE: "bounces"}[path]
+        ours = (ready(),) if path == READY_Q else (sched(),)
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1, **{kind: ours}))  # type: ignore[arg-type]
+            await world.settle()
+            world.client.set_desired(DesiredState(2))
+            await world.settle()
+            assert list(kumod.state.held) == [theirs]
+            # Once it is gone, ours is told.
+            world.client.set_desired(DesiredState(3, **{kind: ours}))  # type: ignore[arg-type]
+            kumod.state.remove(path, theirs)
+            await until(kumod.state, lambda s: [h.reason for h in s.held.values()] == ["r"])
+
+    asyncio.run(go())
+
+
+def test_an_operators_shorter_entry_for_a_queue_is_replaced(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.state.add(READY_Q, {"name": QUEUE, "reason": "by hand"})
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            await world.settle()
+            assert [e["reason"] for e in kumod.state.listed(READY_Q)] == ["r"]
+
+    asyncio.run(go())
+
+
+# -- faults -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [READY_Q, SCHED_Q, BOUNCE])
+@pytest.mark.parametrize("method", ["POST", "DELETE", "GET"])
+@pytest.mark.parametrize(
+    "fault", [{"status": 500}, {"lost": True}, {"status": 503}, {"status": 429}, {"status": 302}],
+    ids=str,
+)  # fmt: skip
+def test_after_any_fault_kumod_has_what_it_should(
+    kumod: KumodStandin, path: str, method: str, fault: dict[str, Any]
+) -> None:
+    async def go() -> None:
+        kumod.fail(Fault(method, path, times=2, **fault))
+        async with running(kumod.url) as world:
+            keep = ready(), sched(domain="keep.example"), sched(domain="keep.example")
+            go_ = ready("x"), sched(), sched()
+            world.client.set_desired(
+                DesiredState(
+                    1,
+                    ready_q=(keep[0], go_[0]),
+                    sched_q=(keep[1], go_[1]),
+                    bounces=(keep[2], go_[2]),
+                )
+            )
+            await world.settle()
+            assert len(kumod.state.held) == 6
+            kumod.fail(Fault(method, path, times=2, **fault))
+            world.client.set_desired(
+                DesiredState(1, ready_q=keep[:1], sched_q=keep[1:2], bounces=keep[2:])
+            )
+            await world.settle()
+            assert len(kumod.state.held) == 3
+            assert sorted(world.stored.values()) == sorted(kumod.state.held)
+
+    asyncio.run(go())
+
+
+def test_an_answer_that_is_not_kumods_is_no_answer(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.fail(Fault("GET", READY_Q, body=b"<html>"))
+        kumod.fail(Fault("GET", READY_Q, body=b'{"a": 1}'))
+        kumod.fail(Fault("POST", READY_Q, body=b'{"a": 1}'))
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            await world.settle()
+            assert kumod.state.names(READY_Q) == [{"name": QUEUE}]
+            assert list(world.stored.values()) == list(kumod.state.held)
+
+    asyncio.run(go())
+
+
+def test_a_kumod_that_hangs_is_given_up_in_time(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.fail(Fault("POST", READY_Q, delay=30))
+        pace = Pace(bump=0.05, first_retry=0.01, last_retry=0.1, reconcile=0.1, answer=0.3)
+        async with running(kumod.url, pace=pace) as world:
+            began = time.monotonic()
+            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            await world.settle()
+            assert 0.3 < time.monotonic() - began < 5
+            assert "0.3 seconds" in world.problems[0].message
+            kumod.stopping.set()
+
+    asyncio.run(go())
+
+
+def test_one_entry_that_kumod_refuses_is_reported_once_and_holds_up_no_other(
+    kumod: KumodStandin,
+) -> None:
+    async def go() -> None:
+        kumod.fail(Fault("POST", SCHED_Q, status=422, times=1000, holding="refused.example"))
+        refused = sched(domain="refused.example")
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1, sched_q=(refused, sched())))
+            await world.settle()
+            assert len(kumod.state.held) == 1
+            looks = kumod.state.count("GET", SCHED_Q)
+            await until(kumod.state, lambda s: s.count("GET", SCHED_Q) > looks + 3)
+            assert [s.status for s in kumod.state.seen].count(422) == 1  # not tried for ever
+            (problem,) = world.problems
+            assert problem.code == "kumod-entry"
+            assert "refused.example" in problem.message
+            kumod.heal()
+            world.client.set_desired(
+                DesiredState(1, sched_q=(sched(domain="refused.example", seconds=10), sched()))
+            )
+            await until(kumod.state, lambda s: len(s.held) >= 2)
+
+    asyncio.run(go())
+
+
+def test_one_entry_that_makes_kumod_fail_holds_up_no_other(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.fail(Fault("POST", READY_Q, status=500, times=1000, holding="bad"))
+        async with running(kumod.url) as world:
+            queues = tuple(ready(name) for name in ("a", "bad", "c", "d"))
+            world.client.set_desired(DesiredState(1, ready_q=queues))
+            await until(kumod.state, lambda s: len(s.held) == 3)
+            kumod.heal()
+            await until(kumod.state, lambda s: len(s.held) == 4)
+
+    asyncio.run(go())
+
+
+def test_a_kumod_that_does_not_trust_us_is_reported_once_and_asked_seldom() -> None:
+    async def go(kumod: KumodStandin) -> None:
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            await asyncio.sleep(0.35)
+            assert len(kumod.state.seen) <= 10  # 0.1 s between tries of the two tasks
+            assert [p.code for p in world.problems] == ["kumod-refused"]
+            assert "trusted_hosts" in world.problems[0].message
+            kumod.trusts_us = True
+            await world.settle()
+            assert len(kumod.state.held) == 1
+
+    with KumodStandin(trusts_us=False) as standin:
+        asyncio.run(go(standin))
+
+
+def test_another_service_at_the_address_is_reported(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        async with running(kumod.url + "/elsewhere") as world:
+            world.client.set_desired(DesiredState(1))
+            await eventually(lambda: world.problems)
+            assert "is this kumod's HTTP listener?" in world.problems[0].message
+
+    asyncio.run(go())
+
+
+def test_random_changes_and_faults_end_in_the_desired_state(kumod: KumodStandin) -> None:
+    """Many decisions, restarts and faults later, kumod has what is in force."""
+
+    async def go(seed: int) -> None:
+        rng = random.Random(seed)
+        expires = {n: later(1000 + 100 * n) for n in range(8)}
+
+        def some(n: int) -> DesiredState:
+            def chosen() -> list[int]:
+                return rng.sample(range(8), rng.randrange(8))
+
+            return DesiredState(
+                n,
+                ready_q=tuple(ReadyQHold(f"q{i % 4}", f"r{i}", expires[i]) for i in chosen()),
+                sched_q=tuple(
+                    SchedQHold(f"d{i % 4}", "t", None, f"r{i}", expires[i]) for i in chosen()
+                ),
+                bounces=tuple(
+                    SchedQHold(f"d{i % 4}", None, None, f"r{i}", expires[i]) for i in chosen()
+                ),
+            )
+
+        async with running(kumod.url) as world:
+            for n in range(60):
+                world.client.set_desired(some(n))
+                event = rng.randrange(10)
+                if event == 0:
+                    await asyncio.to_thread(kumod.restart)
+                elif event < 4:
+                    kumod.fail(Fault(lost=rng.random() < 0.5, status=rng.choice([None, 500])))
+                elif event < 8:
+                    await asyncio.sleep(rng.random() * 0.03)
+            kumod.heal()
+            last = some(1000)
+            world.client.set_desired(last)
+            await world.settle()
+            wanted: dict[tuple[str, str], int] = {}
+            for r in last.ready_q:
+                key = (READY_Q, r.name)
+                wanted[key] = max(wanted.get(key, 0), r.expires_ns)
+            for path, holds in ((SCHED_Q, last.sched_q), (BOUNCE, last.bounces)):
+                for h in holds:
+                    key = (path, h.domain)
+                    wanted[key] = max(wanted.get(key, 0), h.expires_ns)
+
+            def as_wanted(state: KumodState) -> bool:
+                found: dict[tuple[str, str], int] = {}
+                for entry in state.held.values():
+                    key = (entry.path, str(entry.criteria.get("name") or entry.criteria["domain"]))
+                    found[key] = max(found.get(key, 0), entry.expires_ns)
+                # Within what counts as the same end.
+                return found.keys() == wanted.keys() and all(
+                    abs(found[k] - wanted[k]) <= NS for k in wanted
+                )
+
+            await until(kumod.state, as_wanted)
+
+    for seed in range(3):
+        kumod.state.forget()
+        asyncio.run(go(seed))
+
+
+# -- the way there ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "port"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000", 8000),
+        ("http://127.0.0.1:8000/", "http://127.0.0.1:8000", 8000),
+        ("https://kumo.example/mta/", "https://kumo.example/mta", 443),
+        ("http://user:secret@[::1]/", "http://[::1]", 80),
+    ],
+)
+def test_api_urls(url: str, shown: str, port: int) -> None:
+    address = parse_api_url(url)
+    assert (address.shown, address.port) == (shown, port)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "127.0.0.1:8000", "ftp://x", "http://", "http://x:99999", "http://[::1", "http://x?y"],
+)
+def test_what_is_no_api_url_is_explained(url: str) -> None:
+    with pytest.raises(ProblemError, match=r"http://127\.0\.0\.1:8000"):
+        parse_api_url(url)
+
+
+def test_https_with_a_certificate_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Path(__file__).parent.parent / "data/tls"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(data / "cert.pem", data / "key.pem")
+
+    async def go(url: str) -> list[str]:
+        async with running(url) as world:
+            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            await eventually(lambda: world.client.settled or world.problems)
+            return [p.message for p in world.problems]
+
+    with KumodStandin(tls=context) as kumod:
+        (problem,) = asyncio.run(go(kumod.url))
+        assert "certificate verify failed" in problem
+        monkeypatch.setenv("SSL_CERT_FILE", str(data / "cert.pem"))
+        assert asyncio.run(go(kumod.url)) == []
+        assert len(kumod.state.held) == 1
+
+
+def test_closing_is_prompt_whatever_is_under_way(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.fail(Fault(delay=5, times=100))
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+        assert time.monotonic() - began < 1
+
+    asyncio.run(go())
+    kumod.stopping.set()
+
+
+def test_ids_are_stored_under_names_that_tell_their_kind(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        async with running(kumod.url) as world:
+            world.client.set_desired(DesiredState(1, ready_q=(ready(),), bounces=(sched(),)))
+            await world.settle()
+            assert sorted(str(kind_of(key)) for key in world.stored) == ["bounce", "ready_q"]
+
+    asyncio.run(go())
