@@ -486,6 +486,14 @@ class Setting:
     empty_is_value: bool = False
     in_policy: bool = True
 
+    def check(self, value: object) -> Any:
+        """The checked value; ValueError with a reason of one printable line."""
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
+            raise ValueError(reason) from None
+
     @property
     def variable(self) -> str:
         """The name of its environment variable."""
@@ -742,7 +750,7 @@ def resolve_settings(
         origins[row.name] = origin
         try:
             # What the policy gave was checked where its line is known.
-            values[row.name] = raw if origin.kind == "policy" else row.parse(raw)
+            values[row.name] = raw if origin.kind == "policy" else row.check(raw)
         except ValueError as error:
             errors.append(Problem("error", "bad-setting", str(error), where=origin.text))
             values[row.name] = row.parse(row.default)

@@ -84,8 +84,8 @@ def toml_encode(value: object) -> str:
         raise ValueError("TOML can only be made of a table with names")
     try:
         return tomlkit.dumps(value)
-    except (tomlkit.exceptions.TOMLKitError, TypeError) as error:
-        raise ValueError(f"no TOML: {error}") from None
+    except (tomlkit.exceptions.TOMLKitError, TypeError, ValueError):
+        return str(_no_data(value))
 
 
 def _yaml() -> Any:

@@ -265,7 +265,7 @@ class Host:
 
     def _said(self, name: str, value: object, file: str, line: int | None, call: str) -> Said:
         try:
-            return Said(setting(name).parse(value), file, line)
+            return Said(setting(name).check(value), file, line)
         except ValueError as error:
             # One argument of the call has the setting's meaning, not its name.
             what = call if call == "kumo.shaping.load" else f"{call}: {name}"

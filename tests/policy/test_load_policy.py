@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from pathlib import Path
 
 import pytest
 
 from sidecar.log.record import SKIPPED_TYPES
 from sidecar.policy import LogLine
+from sidecar.problems import ProblemError
 from sidecar.settings import Address, Retention
 from sidecar.times import NS
 from tests.policy.conftest import RunPolicy
@@ -494,3 +496,24 @@ def test_coroutines_work_as_ever(run: RunPolicy) -> None:
 def test_a_policy_is_run_afresh_each_time(run: RunPolicy) -> None:
     source = "count = (count or 0) + 1 print(count)"
     assert [run(source).messages[0].text for _ in range(2)] == ["1", "1"]
+
+
+@pytest.mark.parametrize("missing", [(), ("lua54",), ("lua54", "lua55")])
+def test_the_nearest_lua_that_lupa_brings_will_do(
+    run: RunPolicy, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
+    for name in missing:
+        monkeypatch.setitem(sys.modules, f"lupa.{name}", None)
+    policy = run(PACKAGED + "print(_VERSION)")
+    assert policy.listen == Address("0.0.0.0", 8008)
+    versions = {(): "Lua 5.4", ("lua54",): "Lua 5.5", ("lua54", "lua55"): "Lua 5.3"}
+    assert policy.messages[0].text == versions[missing]
+
+
+def test_a_lupa_without_a_usable_lua_is_an_error(
+    run: RunPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("lua53", "lua54", "lua55"):
+        monkeypatch.setitem(sys.modules, f"lupa.{name}", None)
+    with pytest.raises(ProblemError, match="this lupa has no Lua"):
+        run(PACKAGED)
