@@ -16,6 +16,7 @@ and costs about two percent.
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 import zlib
@@ -79,13 +80,11 @@ def _is_skippable(head: bytes) -> bool:
 def _is_text(head: bytes) -> bool:
     if any(byte < 0x20 and byte not in b"\t\n\r" for byte in head):
         return False
-    for cut in range(4):  # up to three bytes of a last character may not be there yet
-        try:
-            head[: len(head) - cut].decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        return cut < len(head) or not head
-    return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # a last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,15 +383,19 @@ class GzipDecoder(Decoder):
                 return self._damaged("no gzip member begins here")
             if len(piece) < len(_GZIP_MAGIC):
                 return self._damaged("the file ends in a header") if self._final else -1
-            self._member = zlib.decompressobj(wbits=31)
-        before = self._member.copy()
+        member = self._member or zlib.decompressobj(wbits=31)
+        before = member.copy()
         try:
-            output = self._member.decompress(piece, BLOCK_MAX)
+            output = member.decompress(piece, BLOCK_MAX)
         except zlib.error as error:
             return self._salvage(before, piece, room, str(error))
-        self._pos += len(piece) - len(self._member.unconsumed_tail) - len(self._member.unused_data)
+        if self._member is None and not (output or member.eof) and len(piece) < _GZIP_STEP:
+            # Perhaps no member begins here after all: look again when there is more.
+            return self._damaged("the file ends in a header") if self._final else -1
+        self._member = member
+        self._pos += len(piece) - len(member.unconsumed_tail) - len(member.unused_data)
         room[: len(output)] = output
-        if self._member.eof:
+        if member.eof:
             self._member = None
             self._mark(len(output))
         return len(output)
@@ -406,7 +409,7 @@ class GzipDecoder(Decoder):
             try:
                 output.write(member.decompress(piece[at : at + 16]))
             except zlib.error:
-                self._pos += at
+                self._pos += at if output.tell() else 0
                 break
         salvaged = output.getvalue()[:BLOCK_MAX]
         room[: len(salvaged)] = salvaged
