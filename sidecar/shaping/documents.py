@@ -6,8 +6,8 @@ shaping file is.
 
 TOML goes through ``tomllib`` (TOML 1.0).  KumoMTA reads TOML 1.1, so a scan of
 the text, made for the line numbers anyway, also rewrites what is new in 1.1
-(line breaks, comments and a last comma in inline tables, ``\\e`` and ``\\xHH``)
-into the older notation first.
+(line breaks, comments and a last comma in inline tables, ``\\e``, ``\\xHH``,
+times without seconds) into the older notation first.
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ class Document:
 def parse_toml(text: str) -> Document:
     """A TOML document; DocumentError where it is none."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    if (stray := text.find("\r\n")) >= 0:  # tomllib would take the two for one line end
+        line = text.count("\n", 0, stray) + 1
+        raise DocumentError("a carriage return stands alone, before a line end", line)
     scan = _TomlScan(text)
     # Where the scan gets lost, tomllib says what is wrong, and better.
     with contextlib.suppress(_LostError):
@@ -133,6 +136,7 @@ class _LostError(Exception):
 _BLANKS = re.compile(r"[ \t]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BARE_VALUE = re.compile(r"[^,\]}#\n\"']+")
+_SHORT_TIME = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ])?[0-9]{2}:[0-9]{2}(?![0-9:])")
 _BASIC = re.compile(r'"([^"\\\n]*(?:\\.[^"\\\n]*)*)"')
 _LITERAL = re.compile(r"'([^'\n]*)'")
 _LONG_BASIC = re.compile(r'"""([^"\\]*(?:(?:\\.|""?(?!"))[^"\\]*)*)"""("{0,2})', re.DOTALL)
@@ -266,6 +270,8 @@ class _TomlScan:
                 m = _BARE_VALUE.match(self.text, self.position)
                 if m is None:
                     raise _LostError
+                if short := _SHORT_TIME.match(self.text, m.start()):
+                    self.edits.append(_Edit(short.end(), short.end(), ":00"))
                 self.position = m.end()
 
     def _array(self, path: Path, depth: int) -> None:

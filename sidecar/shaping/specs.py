@@ -140,13 +140,13 @@ def _term_ns(text: str, term: re.Match[str]) -> int:
 
 def _fraction_ns(text: str, digits: str, scale: int) -> int:
     """The part after the point: exact, or refused ("0.5ns", "0.0001 hours")."""
-    if len(digits) > 19:
-        raise ValueError(f"duration {_shown(text)}: too many digits after the point")
     # Minutes and below are exact to the nanosecond, hours and above only to the second.
     step = 1 if scale <= 60 * NS else NS
-    numerator, denominator = int(digits), 10 ** len(digits)
-    product = numerator * (scale // step)
-    if scale == 1 or product > U64_MAX or product % denominator:
+    denominator = 10 ** min(len(digits), 20)
+    product = int(digits[:20]) * (scale // step)
+    if max(product, denominator) > U64_MAX:
+        raise ValueError(f"duration {_shown(text)}: too many digits after the point")
+    if scale == 1 or product % denominator:
         precision = "nanoseconds" if step == 1 else "seconds"
         raise ValueError(f"duration {_shown(text)}: .{digits} is no whole number of {precision}")
     return int(product // denominator) * step
@@ -174,7 +174,7 @@ def _refuse_unit(text: str, unit: str, digits: str) -> NoReturn:
 def _refuse_rest(text: str, rest: str) -> NoReturn:
     rest = rest.strip(_SPACE_CHARS)
     word = re.match(r"[a-zA-Zµ]+", rest)
-    what = f'a number is missing before "{word[0]}"' if word else f'"{rest[0]}" does not belong'
+    what = f'a number is missing before "{word[0]}"' if word else f"{_shown(rest[0])} does not belong"
     raise ValueError(f"duration {_shown(text)}: {what}")
 
 
