@@ -20,6 +20,7 @@ from sidecar.automation.overlay import Overlay
 from sidecar.log.tail import Tail
 from sidecar.problems import ProblemError
 from sidecar.publish.http import Endpoint
+from sidecar.publish.kumod import KumodClient
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.overlay_file import write_atomically
 from sidecar.settings import Settings
@@ -71,6 +72,7 @@ async def serve(
             clock=clock or time.time_ns,
         )
         with _endpoint(settings, metrics=metrics, log=log) as endpoint:
+            kumod = _kumod(settings, service, metrics=metrics, log=log) if not once else None
             publisher = Publisher(
                 service.view,
                 overlay=settings.overlay,
@@ -78,6 +80,7 @@ async def serve(
                 log=log,
                 metrics=metrics,
                 status=service.status,
+                on_change=None if kumod is None else kumod.set_desired,
             )
             service.publisher = publisher
             await publisher.write(publisher.snapshot())
@@ -97,7 +100,9 @@ async def serve(
                     await _run_once(service, publisher, tail)
                 else:
                     with watchdog(notifier):
-                        await _run(service, publisher, tail, notifier=notifier, log=log)
+                        await _run(
+                            service, publisher, tail, kumod=kumod, notifier=notifier, log=log
+                        )
             notifier.stopping()
 
 
@@ -131,6 +136,20 @@ def _endpoint(settings: Settings, *, metrics: Metrics, log: Log) -> Iterator[End
         yield endpoint
 
 
+def _kumod(
+    settings: Settings, service: Service, *, metrics: Metrics, log: Log
+) -> KumodClient | None:
+    if settings.kumod_api is None:
+        return None
+    return KumodClient(
+        settings.kumod_api,
+        ids=service.kumod_ids,
+        on_ids=service.keep_kumod_ids,
+        on_problem=log.problem,
+        metrics=metrics,
+    )
+
+
 async def _run_once(service: Service, publisher: Publisher, tail: Tail) -> None:
     await service.follow(tail, follow=False)
     service.expire()
@@ -141,7 +160,13 @@ async def _run_once(service: Service, publisher: Publisher, tail: Tail) -> None:
 
 
 async def _run(
-    service: Service, publisher: Publisher, tail: Tail, *, notifier: Notifier, log: Log
+    service: Service,
+    publisher: Publisher,
+    tail: Tail,
+    *,
+    kumod: KumodClient | None,
+    notifier: Notifier,
+    log: Log,
 ) -> None:
     book = service.book
     assert book is not None
@@ -156,6 +181,8 @@ async def _run(
         asyncio.create_task(publisher.run(), name="publish"),
         asyncio.create_task(_reload(book, hangup, notifier=notifier, log=log), name="reload"),
     ]
+    if kumod is not None:
+        tasks.append(asyncio.create_task(kumod.run(), name="kumod"))
     ended = asyncio.create_task(stop.wait(), name="stop")
     notifier.ready("reading the log")
     log.info("started", pid=os.getpid(), log_dir=str(book.rules.settings.log_dir))
@@ -167,6 +194,8 @@ async def _run(
         for task in (ended, *tasks):
             task.cancel()
         await asyncio.gather(ended, *tasks, return_exceptions=True)
+        if kumod is not None:
+            await kumod.close()
     await service.flush()
     publisher.changed()
     await publisher.write(publisher.snapshot())

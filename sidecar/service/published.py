@@ -17,10 +17,13 @@ from sidecar.automation.entries import (
     Entry,
     Override,
     ReadyQSuspension,
+    SchedQBounce,
+    SchedQSuspension,
     Suspension,
     frame,
 )
 from sidecar.automation.overlay import Overlay
+from sidecar.publish.holds import DesiredState, ReadyQHold, SchedQHold
 from sidecar.publish.snapshot import Snapshot
 
 
@@ -80,10 +83,6 @@ class Published:
             if not held:
                 del self._held[entry.site]
 
-    def longest(self) -> list[ReadyQSuspension]:
-        """For every ready queue that is held, the suspension that lasts longest."""
-        return [max(h.values(), key=lambda e: e.expires_ns) for h in self._held.values()]
-
     def events(self, events: Iterable[Suspension]) -> list[Suspension]:
         """`events` as kumod must be told them.
 
@@ -99,6 +98,28 @@ class Published:
                 if last.expires_ns > event.expires_ns:
                     told.append(last)
         return told
+
+    def desired(self, overlay_version: int) -> DesiredState:
+        """What kumod should know by way of its admin API."""
+        entries = self.entries.of_kind
+        return DesiredState(
+            overlay_version=overlay_version,
+            ready_q=tuple(
+                ReadyQHold(e.site, e.reason, e.expires_ns)
+                for e in entries("ready_q")
+                if isinstance(e, ReadyQSuspension)
+            ),
+            sched_q=tuple(
+                SchedQHold(e.domain, e.tenant, e.campaign, e.reason, e.expires_ns)
+                for e in entries("sched_q")
+                if isinstance(e, SchedQSuspension)
+            ),
+            bounces=tuple(
+                SchedQHold(e.domain, e.tenant, e.campaign, e.reason, e.expires_ns)
+                for e in entries("bounce")
+                if isinstance(e, SchedQBounce)
+            ),
+        )
 
     def snapshot(self, *, version: int, status: bytes) -> Snapshot:
         """Everything in force, in the order of expiry (so that the longest is told last)."""

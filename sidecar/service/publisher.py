@@ -15,6 +15,7 @@ from pathlib import Path
 from sidecar.automation.entries import Suspension
 from sidecar.faults import reached
 from sidecar.problems import Problem, ProblemError
+from sidecar.publish.holds import DesiredState
 from sidecar.publish.http import Endpoint
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.overlay_file import write_atomically_async
@@ -39,7 +40,7 @@ class Publisher:
         log: Log,
         metrics: Metrics,
         status: Callable[[], bytes],
-        on_snapshot: Callable[[Snapshot], None] = lambda _snapshot: None,
+        on_change: Callable[[DesiredState], None] | None = None,
     ) -> None:
         self._view = view
         self._overlay = overlay
@@ -47,7 +48,7 @@ class Publisher:
         self._log = log
         self._metrics = metrics
         self._status = status
-        self._on_snapshot = on_snapshot
+        self._on_change = on_change
         self._changed = asyncio.Event()
         self._settled = asyncio.Event()
         self._events: list[Suspension] = []
@@ -99,7 +100,6 @@ class Publisher:
         events, self._events = self._events, []
         if self._endpoint is not None:
             self._endpoint.publish(snapshot, [frame_text(e) for e in events])
-        self._on_snapshot(snapshot)
         return snapshot
 
     async def write(self, snapshot: Snapshot) -> None:
@@ -111,6 +111,9 @@ class Publisher:
             reached("overlay-written")
             await write_atomically_async(directory / "suspended.json", snapshot.suspended)
             await write_atomically_async(directory / "bounced.json", snapshot.bounced)
+            if self._on_change is not None:
+                # Only now: what kumod is told to read again must be there.
+                self._on_change(self._view.desired(self.version))
         except ProblemError as error:
             self._metrics.overlay_failures.inc()
             problem = error.problems[0]

@@ -69,7 +69,10 @@ async def load_rules(
         settings=settings,
         shaping=shaping,
         matcher=Matcher(shaping),
-        prefilter=Prefilter(shaping.all_rules(), skip_types=settings.skip_record_types),
+        prefilter=Prefilter(
+            (pattern for rule in shaping.all_rules() for pattern in rule.regexes),
+            skip_types=settings.skip_record_types,
+        ),
     )
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from sidecar import __version__
 from sidecar.automation.decide import Outcome
@@ -81,6 +81,7 @@ class Service:
         }
         """The last good text of each shaping file that comes by HTTP."""
         self._checkpoints = dict(saved.checkpoints)
+        self.kumod_ids: dict[str, str] = dict(saved.kumod_ids)
         self._pending = Transaction()
         self._pending_since: float | None = None
         self._commit_failure: Problem | None = None
@@ -178,6 +179,16 @@ class Service:
                 else:
                     self._pending.mx[domain] = answer
 
+    def keep_kumod_ids(self, ids: Mapping[str, str | None]) -> None:
+        """Have the ids that kumod gave (None: taken back) committed."""
+        self._pending.kumod_ids.update(ids)
+        self._pending_since = self._pending_since or time.monotonic()
+        for key, given in ids.items():
+            if given is None:
+                self.kumod_ids.pop(key, None)
+            else:
+                self.kumod_ids[key] = given
+
     def keep_copies(self) -> None:
         """Have the last good copies of remote shaping files, and DNS answers, committed."""
         self._pending.meta |= {_COPY + url: text for url, text in self.copies.items()}
@@ -237,7 +248,7 @@ class Service:
             )
         whole.checkpoints = dict(self._checkpoints)
         whole.counters = dict(self.counters)
-        whole.kumod_ids = dict(self._pending.kumod_ids)
+        whole.kumod_ids = dict(self.kumod_ids)
         whole.meta |= {_COPY + url: text for url, text in self.copies.items()}
         whole.mx = dict(self._resolver.export()) if isinstance(self._resolver, DnsResolver) else {}
         return whole
@@ -260,7 +271,8 @@ class Service:
                     self._try_commit()
                 if time.monotonic() - tidied > _TIDY_SECONDS:
                     tidied = time.monotonic()
-                    self._pending.drop_thresholds |= set(self.automation.forget_idle_thresholds())
+                    idle = set(self.automation.forget_idle_thresholds())
+                    self._pending.add(Transaction(drop_thresholds=idle))
             upcoming = self.view.entries.next_expiry()
             seconds = _TICK_SECONDS
             if upcoming is not None:
