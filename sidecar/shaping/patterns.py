@@ -15,7 +15,7 @@ an end counts as no match.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import re2
@@ -24,8 +24,9 @@ import regex
 from .fancy import analyse, emit, parse
 from .fancy.charset import Alphabet, AsciiAlphabet, UnicodeAlphabet
 from .fancy.errors import PatternError
+from .fancy.required import Literal, required
 
-__all__ = ["Pattern", "PatternError", "compile_pattern"]
+__all__ = ["Literal", "Pattern", "PatternError", "PatternSet", "compile_pattern", "re2_options"]
 
 TIME_LIMIT: Final = 0.1
 """Seconds that one search may take on the ``regex`` module."""
@@ -93,6 +94,10 @@ class Pattern:
 
         return search
 
+    def literals(self) -> tuple[Literal, ...] | None:
+        """Literals of which every text with a match contains one; None when none are usable."""
+        return required(self._parsed)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Pattern) and self.source == other.source
 
@@ -101,6 +106,52 @@ class Pattern:
 
     def __repr__(self) -> str:
         return f"Pattern({self.source!r})"
+
+
+class PatternSet:
+    """Patterns asked together: only those are run whose literals are in the text.
+
+    So the cost of a text that none of them matches hardly depends on their number.
+    """
+
+    __slots__ = ("_always", "_gated", "_gates", "_patterns")
+
+    def __init__(self, patterns: Iterable[Pattern]) -> None:
+        self._patterns: Final = tuple(patterns)
+        self._always: Final[list[int]] = []
+        gates: dict[str, list[int]] = {}
+        for number, pattern in enumerate(self._patterns):
+            literals = pattern.literals()
+            if literals is None:
+                self._always.append(number)
+            for literal in literals or ():
+                gates.setdefault(_folded(literal.text), []).append(number)
+        self._gated: Final = tuple(gates.values())
+        self._gates: Final = re2.Set.SearchSet(_literal_options())
+        for gate in gates:
+            self._gates.Add(gate)
+        if gates:
+            self._gates.Compile()
+
+    def matching(self, text: str) -> list[int]:
+        """The numbers of the patterns that match `text`, ascending."""
+        numbers = set(self._always)
+        if self._gated:
+            for gate in self._gates.Match(_folded(text)) or ():
+                numbers.update(self._gated[gate])
+        return [n for n in sorted(numbers) if self._patterns[n].search(text) is not None]
+
+
+def _folded(text: str) -> str:
+    """`text` with everything alike that `(?i)` takes for an ASCII letter."""
+    return text.lower().replace("\u017f", "s")
+
+
+def _literal_options() -> re2.Options:
+    options = re2_options()
+    options.literal = True
+    options.max_mem = 64 << 20
+    return options
 
 
 def compile_pattern(source: str) -> Pattern:

@@ -117,7 +117,7 @@ class _Info:
     needs: _Texts | None = None
 
 
-_NOTHING: Final = (_Text(""),)
+_NOTHING: Final[_Texts] = (_Text(""),)
 
 
 def _visit(node: nodes.Node) -> _Info:
@@ -286,7 +286,7 @@ def _piece_rarity(piece: str) -> float:
 
 
 def _rarity(literal: Literal | None) -> float:
-    """Roughly, the longer a literal and the fewer small letters in it, the rarer; 0 is no literal."""
+    """How rare, roughly: longer and fewer small letters is rarer; 0 is no literal."""
     if literal is None:
         return 0.0
     rest = len(literal.text) - len(literal.piece)
