@@ -44,8 +44,7 @@ def write_atomically(path: Path, text: str | bytes) -> bool:
     target = Path(os.path.realpath(path))
     try:
         _remove_leftovers(target)
-        old = _read(target)
-        if old == data:
+        if _holds(target, data):
             return False
         _replace(target, data)
     except OSError as error:
@@ -63,15 +62,17 @@ async def write_atomically_async(path: Path, text: str | bytes) -> bool:
     return await asyncio.to_thread(write_atomically, path, text)
 
 
-def _read(target: Path) -> bytes | None:
+def _holds(target: Path, data: bytes) -> bool:
+    """Whether `data` is what the file holds; read only if its size says that it may be."""
     try:
         fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        return None
+        return False
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is not a regular file")
-        return file.read()
+        return status.st_size == len(data) and file.read() == data
 
 
 def _replace(target: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.publish.holds import (
@@ -112,6 +112,7 @@ def test_names_of_other_things_have_no_kind(key: str) -> None:
     assert kind_of(key) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text()), min_size=6, max_size=6))
 def test_different_targets_have_different_names(parts: list[str | None]) -> None:
     one = Target("sched_q", domain=parts[0], tenant=parts[1], campaign=parts[2])
@@ -167,6 +168,7 @@ def test_durations_as_kumod_prints_them(text: str, expected: int) -> None:
     assert duration_ns(text) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400 * 86_400 * NS))
 def test_any_duration_is_read_back(ns: int) -> None:
     assert duration_ns(humantime(ns)) == ns

@@ -292,7 +292,9 @@ def test_bad_requests_are_refused_in_plain_text(
     assert ask(endpoint, "/tsa/status")[0] == 200
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     data=st.one_of(
         st.binary(max_size=300),
