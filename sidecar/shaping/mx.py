@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol
 import dns.asyncresolver
 import dns.exception
 import dns.name
+import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
 import dns.zone
@@ -132,9 +133,8 @@ class ZoneResolver:
         self._zones: dict[dns.name.Name, dns.zone.Zone] = {}
         for number, text in enumerate(zones):
             file = files[number] if number < len(files) else f"zone {number + 1}"
-            zone = _parse_zone(text, file)
-            assert zone.origin is not None
-            self._zones[zone.origin] = zone
+            origin, zone = _parse_zone(text, file)
+            self._zones[origin] = zone
 
     async def resolve(self, domain: str) -> MxAnswer:
         """The MX of `domain` by the zones; MxError when none of them has the name."""
@@ -166,19 +166,20 @@ class ZoneResolver:
         return self._zones[name]
 
 
-def _parse_zone(text: str, file: str) -> dns.zone.Zone:
+def _parse_zone(text: str, file: str) -> tuple[dns.name.Name, dns.zone.Zone]:
+    """A zone with its origin."""
     # A default TTL in front: a zone for checks need not have one.
     try:
-        return dns.zone.from_text(
+        zone = dns.zone.from_text(
             "$TTL 300\n" + text, relativize=False, check_origin=False, allow_include=False
         )
+        if zone.origin is None:
+            raise ValueError("it has no $ORIGIN")
     except (dns.exception.DNSException, ValueError) as err:
         reason = str(err) or type(err).__name__
-        raise ProblemError.one(
-            "bad-zone",
-            f"no zone in master-file format that starts with $ORIGIN: {reason}",
-            file=file,
-        ) from None
+        message = f"no zone in master-file format that starts with $ORIGIN: {reason}"
+        raise ProblemError.one("bad-zone", message, file=file) from None
+    return zone.origin, zone
 
 
 def _find(zone: dns.zone.Zone, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> Any:
@@ -361,6 +362,7 @@ def _saved_text(entry: _Entry) -> str:
 
 def _stub_resolver(nameservers: Sequence[str] | None, port: int) -> dns.asyncresolver.Resolver:
     resolver = dns.asyncresolver.Resolver(configure=False)
+    resolver.port = port
     try:
         if nameservers is None:
             resolver.read_resolv_conf("/etc/resolv.conf")
@@ -371,6 +373,5 @@ def _stub_resolver(nameservers: Sequence[str] | None, port: int) -> dns.asyncres
             "dns-servers",
             f"the DNS servers can't be used: {err}; name servers come from /etc/resolv.conf",
         ) from None
-    resolver.port = port
     resolver.use_edns(0, 0, 1232)
     return resolver

@@ -123,9 +123,7 @@ def test_a_duration_is_the_sum_of_its_parts(parts: list[tuple[int, str, str]]) -
     assert parse_duration(text) == sum(n * UNITS[unit] for n, unit, _ in parts) * NS
 
 
-@given(
-    st.integers(0, 10**9), st.integers(0, 99_999_999), st.sampled_from(["s", "secs", "m", "ms"])
-)
+@given(st.integers(0, 10**9), st.integers(0, 99_999_999), st.sampled_from(["s", "secs", "m", "ms"]))
 def test_a_fraction_is_exact_or_refused(whole: int, fraction: int, unit: str) -> None:
     text = f"{whole}.{fraction:08d}{unit}"
     exact = (whole + Fraction(fraction, 10**8)) * UNITS[unit] * NS
