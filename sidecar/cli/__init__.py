@@ -6,12 +6,16 @@ import click
 
 from sidecar import __version__
 
+from .check import check
 from .common import Commands
+from .explain import explain
 from .replay import replay
+from .resolve import resolve
 from .run import run
+from .test import test
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="tsa-sidecar")
 def main() -> None:
     """Traffic Shaping Automation for KumoMTA, from beside the server.
@@ -21,5 +25,5 @@ def main() -> None:
     """
 
 
-for _command in (run, replay):
+for _command in (run, replay, check, test, explain, resolve):
     main.add_command(_command)
