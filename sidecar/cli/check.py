@@ -1,0 +1,70 @@
+"""``tsa-sidecar check``: what is wrong with the rules, before they touch traffic."""
+
+from __future__ import annotations
+
+import click
+
+from sidecar.automation.overlay import one_line
+from sidecar.problems import Problem, ProblemError
+from sidecar.shaping.merge import MergeOptions
+from sidecar.tools.check import Report, failed
+from sidecar.tools.check import check as run_check
+
+from .common import resolver_for, run_async, setting_options, settle
+from .console import STYLES, line, output, print_json
+
+
+@click.command()
+@setting_options("policy", "shaping", "merge_options", "dns_zones")
+@click.option("--no-dns", is_flag=True, help="Ask no DNS: every domain is a site of its own.")
+@click.option("--strict", is_flag=True, help="Exit with 1 on warnings, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def check(
+    ctx: click.Context, /, no_dns: bool, strict: bool, as_json: bool, **options: object
+) -> None:
+    """Find what is wrong with the shaping files: errors, and what loads but can't work.
+
+    Errors keep kumod and the sidecar from loading the files. Warnings are very
+    probably mistakes. Notes are rules that cost time: without a text that a
+    matching record must hold, every record has to be decoded.
+
+    Exits with 0 when there is no error, 1 when there is one (with --strict: or
+    a warning), 2 for a wrong command line.
+    """
+    report = _report(no_dns, options)
+    if as_json:
+        print_json(report.document())
+    else:
+        _print(report)
+    if report.count("error") or (strict and report.count("warning")):
+        ctx.exit(1)
+
+
+def _report(no_dns: bool, options: dict[str, object]) -> Report:
+    try:
+        settings = settle(options, require=("shaping",)).settings
+    except ProblemError as error:
+        return failed((), error.problems)
+    report = run_async(
+        run_check(
+            settings.shaping,
+            options=MergeOptions.from_mapping(settings.merge_options),
+            resolver=resolver_for(settings, no_dns=no_dns),
+        )
+    )
+    return report.with_problems(settings.warnings)
+
+
+def _print(report: Report) -> None:
+    console = output()
+    for level, problem in report.findings():
+        console.print(_finding(level, problem))
+    console.print(report.summary)
+
+
+def _finding(level: str, problem: Problem) -> object:
+    place, _, rest = one_line(str(problem)).partition(": ")
+    if problem.file is None:
+        place, rest = "", one_line(str(problem))
+    return line(f"{place}: " if place else "", (level, STYLES[level]), f": {rest}")

@@ -1,0 +1,229 @@
+"""``tsa-sidecar explain``: what every rule makes of one response, and why."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.cells import cell_len
+from rich.console import Console
+
+from sidecar.automation.decide import Automation
+from sidecar.automation.overlay import one_line
+from sidecar.problems import ProblemError
+from sidecar.service.rules import load_rules
+from sidecar.service.state import restore
+from sidecar.shaping.mx import MxAnswer
+from sidecar.store import read_saved
+from sidecar.times import format_rfc3339, parse_time
+from sidecar.tools.explain import Explanation, Found, Step, Verdict
+from sidecar.tools.explain import explain as run_explain
+from sidecar.tools.question import NO_DOMAIN, Typed, read_record
+from sidecar.tools.text import shown_duration, shown_entry, shown_rule
+
+from .common import report, resolver_for, run_async, setting_options, settle
+from .console import line, output, print_json
+
+_LABELS: Final[dict[Verdict, tuple[str, str]]] = {
+    "acts": ("ACTS", "bold green"),
+    "waits": ("WAITS", "bold yellow"),
+    "no-effect": ("NO EFFECT", "bold yellow"),
+    "internal": ("INTERNAL", "yellow"),
+    "elsewhere": ("ELSEWHERE", "dim"),
+    "no-match": ("NO MATCH", "dim"),
+}
+_AROUND: Final = 60
+"""Characters shown on each side of a match in a long response."""
+_LONGEST: Final = 200
+"""Characters of a response or a match that are shown."""
+
+
+@click.command()
+@setting_options(
+    "policy",
+    "shaping",
+    "merge_options",
+    "dns_zones",
+    "nameservers",
+    "skip_record_types",
+    "additional_skip_record_types",
+)
+@click.option("--domain", metavar="NAME", help="The recipient's domain; unless given, the queue's.")
+@click.option("--source", metavar="NAME", help="The egress source.")
+@click.option("--queue", metavar="NAME", help="The scheduled queue, campaign:tenant@domain.")
+@click.option("--site", metavar="NAME", help="The site, instead of the one that the MX make.")
+@click.option("--record", metavar="FILE", help="Explain the JSON record in FILE; - is stdin.")
+@click.option(
+    "--state",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Count on with the thresholds in this state file, which is only read.",
+)
+@click.option(
+    "--at",
+    metavar="TIME",
+    help="Take TIME (RFC 3339 or Unix seconds) for the present; else it is now, with --record "
+    "the record's time.",
+)
+@click.option("--all", "everything", is_flag=True, help="List the rules of other domains, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; it has every rule.")
+@click.argument("response", required=False)
+def explain(
+    *,
+    response: str | None,
+    record: str | None,
+    state: Path | None,
+    at: str | None,
+    everything: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show what each rule makes of RESPONSE, such as "421 4.7.0 text", and why.
+
+    \b
+    ACTS       puts something into force: what, and until when
+    WAITS      matches, and has not matched often enough yet
+    NO EFFECT  matches, but nothing comes of it
+    INTERNAL   would match, but kumod made the response up itself
+    NO MATCH   its regex does not match
+    ELSEWHERE  is of a provider, site or domain that the record is not of
+
+    Exits with 0 whatever the rules say, with 1 when the input or the files can't
+    be used, with 2 for a wrong command line.
+    """
+    about = {name: options.pop(name) for name in ("domain", "source", "queue", "site")}
+    _check_usage(response, record, [name for name, value in about.items() if value is not None])
+    settings = settle(options, require=("shaping",)).settings
+    now_ns = None if at is None else _time(at)
+    automation = _automation(state)
+
+    async def work() -> Explanation:
+        resolver = resolver_for(settings)
+        rules = await load_rules(settings, resolver)
+        report(rules.problems)
+        if response is not None:
+            typed = Typed(response, **about)
+            text, mx = await typed.record(now_ns or time.time_ns(), resolver)
+        else:
+            text, mx = await read_record(record or "-", resolver)
+        return run_explain(text, rules=rules, mx=mx, automation=automation, now_ns=now_ns)
+
+    explanation = run_async(work())
+    if as_json:
+        print_json(explanation.document())
+    else:
+        _print(explanation, everything=everything)
+
+
+def _check_usage(response: str | None, record: str | None, about: list[str]) -> None:
+    if (response is None) == (record is None):
+        raise click.UsageError("Give either RESPONSE or --record.")
+    if record is not None and about:
+        raise click.UsageError(f"With --record, leave out --{about[0]}: the record has it.")
+
+
+def _time(text: str) -> int:
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise ProblemError.one("bad-option", str(error), where="--at") from None
+
+
+def _automation(state: Path | None) -> Automation:
+    if state is None:
+        return Automation()
+    automation, problems = restore(read_saved(state))
+    report(problems)
+    return automation
+
+
+# The answer
+
+
+def _print(explanation: Explanation, *, everything: bool) -> None:
+    console = output()
+    for name, value in _head(explanation):
+        console.print(line((f"{name:<10}", "bold"), one_line(value)))
+    console.print()
+    if explanation.unseen is not None:
+        console.print(one_line(f"No rule sees this record: {explanation.unseen}."))
+        return
+    listed = [s for s in explanation.steps if everything or _is_near(s)]
+    for step in listed:
+        _print_step(console, step, explanation.record.response_line)
+    rest = Counter(s.rule.scope.kind for s in explanation.steps if not (everything or _is_near(s)))
+    if rest:
+        kinds = ", ".join(f"{count} of {kind}s" for kind, count in rest.items())
+        console.print(
+            f"{sum(rest.values())} more rules are of others ({kinds}), and their regexes do not "
+            "match either: --all lists them"
+        )
+    console.print(_summary(explanation))
+
+
+def _is_near(step: Step) -> bool:
+    """Whether a rule is of interest: it is for this record, or would be but for where it stands."""
+    return step.verdict != "elsewhere" or step.found is not None
+
+
+def _head(explanation: Explanation) -> list[tuple[str, str]]:
+    record, mx = explanation.record, explanation.mx
+    text = record.response_line
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}… ({len(text)} characters)"
+    if isinstance(mx, MxAnswer):
+        hosts = "null: the domain takes no mail" if mx.is_null else ", ".join(mx.hosts)
+    else:
+        hosts = "not asked for" if mx is None else f"none: {mx.reason}"
+    domain = explanation.domain or "none"
+    if domain == NO_DOMAIN:
+        domain = "not given (--domain), so no rule of a provider, site or domain applies"
+    return [
+        ("response", text),
+        ("record", f"{record.type} of {format_rfc3339(record.time_ns)}"),
+        ("domain", domain),
+        ("queue", record.queue or "none"),
+        ("site", record.site or "none"),
+        ("source", record.egress_source),
+        ("mx", hosts),
+        ("providers", ", ".join(explanation.providers) or "none"),
+    ]
+
+
+def _print_step(console: Console, step: Step, text: str) -> None:
+    label, style = _LABELS[step.verdict]
+    console.print(line((f"{label:<10}", style), shown_rule(step.rule)))
+    if step.found is not None:
+        console.print(f"          regex {one_line(step.found.pattern.source)}")
+        _print_span(console, step.found, text)
+    if step.verdict == "acts" and step.rule.trigger is not None:
+        console.print(f"          threshold {step.count} of {one_line(step.rule.trigger.spec)}")
+    for reason in step.reasons:
+        console.print(f"          {one_line(reason)}")
+    for entry in step.entries:
+        until = (
+            f"until {format_rfc3339(entry.expires_ns)} ({shown_duration(step.rule.duration_ns)})"
+        )
+        console.print(line("          ", (f"{shown_entry(entry)}, {until}", "bold")))
+
+
+def _print_span(console: Console, found: Found, text: str) -> None:
+    """The part of the response that matched, with its surroundings, underlined."""
+    start = max(0, found.start - _AROUND)
+    end = min(len(text), found.end + _AROUND)
+    before = ("…" if start else "") + one_line(text[start : found.start])
+    matched = one_line(text[found.start : found.end])
+    if len(matched) > _LONGEST:
+        matched = matched[:_LONGEST] + "…"
+    after = one_line(text[found.end : end]) + ("…" if end < len(text) else "")
+    console.print(line("            ", before, (matched, "bold reverse"), after))
+    console.print(f"            {' ' * cell_len(before)}{'^' * max(1, cell_len(matched))}")
+
+
+def _summary(explanation: Explanation) -> str:
+    verdicts = Counter(step.verdict for step in explanation.steps)
+    matched = sum(verdicts[v] for v in ("acts", "waits", "no-effect"))
+    return f"{len(explanation.steps)} rules, {matched} match, {verdicts['acts']} act"

@@ -1,0 +1,124 @@
+"""``tsa-sidecar resolve``: the egress path of a domain, and where each option comes from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from sidecar.automation.overlay import one_line
+from sidecar.log.record import UNSPECIFIED_SOURCE
+from sidecar.problems import ProblemError
+from sidecar.service.rules import load_rules
+from sidecar.settings import Settings
+from sidecar.shaping.mx import MxAnswer
+from sidecar.shaping.options import Option
+from sidecar.tools.records import ask_mx
+from sidecar.tools.resolve import Resolution
+from sidecar.tools.resolve import resolve as run_resolve
+from sidecar.tools.text import shown_place, shown_value
+
+from .common import report, resolver_for, run_async, setting_options, settle
+from .console import line, output, print_json
+
+
+@click.command()
+@setting_options("policy", "shaping", "merge_options", "dns_zones", "nameservers", "overlay")
+@click.option("--no-overlay", is_flag=True, help="Leave the overlay out.")
+@click.option(
+    "--source",
+    metavar="NAME",
+    default=UNSPECIFIED_SOURCE,
+    show_default=True,
+    help="The egress source.",
+)
+@click.option("--site", metavar="NAME", help="The site, instead of the one that the MX make.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("domain")
+def resolve(
+    domain: str, source: str, site: str | None, no_overlay: bool, as_json: bool, **options: object
+) -> None:
+    """Show the options in effect for mail to DOMAIN, each with its file, line and scope.
+
+    The overlay counts in, when it is there. The output is TOML; what stands
+    behind a # is where the option comes from.
+
+    Exits with 0, with 1 when the files can't be loaded, with 2 for a wrong
+    command line.
+    """
+    if not domain:
+        raise ProblemError.one("bad-domain", "the domain is empty", where="DOMAIN")
+    settings = settle(options, require=("shaping",)).settings
+    overlay = None if no_overlay else _overlay(settings)
+    files = tuple(f for f in settings.shaping if overlay is None or Path(f) != overlay)
+    if overlay is not None:
+        files = (*files, str(overlay))
+
+    async def work() -> Resolution:
+        resolver = resolver_for(settings)
+        rules = await load_rules(replace(settings, shaping=files), resolver)
+        report(rules.problems)
+        return run_resolve(
+            rules.shaping,
+            domain=domain,
+            source=source,
+            site=site,
+            mx=await ask_mx(domain, resolver),
+            overlay=None if overlay is None else str(overlay),
+        )
+
+    resolution = run_async(work())
+    if as_json:
+        print_json(resolution.document())
+    else:
+        _print(resolution)
+
+
+def _overlay(settings: Settings) -> Path | None:
+    """The overlay where there is one; one that was named must be there."""
+    path = settings.overlay
+    if path.exists():
+        return path
+    origin = settings.origins["overlay"]
+    if origin.kind == "option":
+        message = "there is no such overlay; --no-overlay leaves it out"
+        raise ProblemError.one("no-overlay", message, file=str(path))
+    return None
+
+
+def _print(resolution: Resolution) -> None:
+    console = output()
+    for name, value in _head(resolution):
+        console.print(line((f"# {name + ':':<10} {one_line(value)}", "dim")))
+    rows = [row for name, option in resolution.options.items() for row in _rows(name, option)]
+    width = min(max((len(text) for text, _ in rows), default=0), 60)
+    for text, option in rows:
+        place = f"# {shown_place(option.file, option.line)} {one_line(option.scope)}"
+        console.print(line(text.ljust(width), (f"  {place}", "dim")))
+
+
+def _head(resolution: Resolution) -> list[tuple[str, str]]:
+    mx = resolution.mx
+    if not isinstance(mx, MxAnswer):
+        hosts = f"none: {mx.reason}"
+    else:
+        hosts = "null: the domain takes no mail" if mx.is_null else ", ".join(mx.hosts)
+    return [
+        ("domain", resolution.domain),
+        ("source", resolution.source),
+        ("site", resolution.site or "none"),
+        ("mx", hosts),
+        ("providers", ", ".join(resolution.providers) or "none"),
+        ("overlay", resolution.overlay or "none"),
+    ]
+
+
+def _rows(name: str, option: Option) -> list[tuple[str, Option]]:
+    """Lines of TOML and what each comes from: a merged table gives one for each of its entries."""
+    if not option.inner:
+        return [(f"{name} = {shown_value(option.value)}", option)]
+    return [
+        (f"{name}.{shown_value(key)} = {shown_value(inner.value)}", inner)
+        for key, inner in option.inner.items()
+    ]

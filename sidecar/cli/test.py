@@ -1,0 +1,101 @@
+"""``tsa-sidecar test``: rule tests that live beside the rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from sidecar.automation.overlay import one_line
+from sidecar.problems import Problem, ProblemError
+from sidecar.tools.casefile import FORMAT
+from sidecar.tools.ruletest import CaseResult, Difference, FileResult, describe_counts, run_file
+from sidecar.tools.text import shown_duration
+
+from .common import report, run_async
+from .console import STYLES, line, output, print_json
+
+_HELP = f"""Run the cases in FILEs: send records, compare what is in force with what must be.
+
+Exits with 0 when all cases pass, 1 when one fails, 2 when a file, or the rules
+it names, can't be used.
+
+A FILE is TOML:
+
+\b
+{FORMAT}
+A record may be given whole, as kumod logs it: record = {{type = "Bounce",
+response = {{code = 550, content = "..."}}}}; what it lacks comes from the other
+keys, its time from the case. Keys of an entry: overrides: domain, mx_rollup,
+source, option, value; suspended: site and source for a ready queue, domain,
+tenant and campaign for a scheduled one; bounced: domain, tenant, campaign; each:
+expires_in. tenant = "" says that there is none.
+"""
+
+
+@click.command(help=_HELP, short_help="Run rule tests: records in, what must be in force out.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument(
+    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.pass_context
+def test(ctx: click.Context, /, files: tuple[Path, ...], as_json: bool) -> None:
+    """Run the cases of every file; :data:`_HELP` has the rest."""
+    results: list[FileResult] = []
+    problems: list[Problem] = []
+    for path in files:
+        try:
+            results.append(run_async(run_file(path)))
+        except ProblemError as error:
+            problems += error.problems
+    if as_json:
+        print_json(_document(results, problems))
+    else:
+        _print(results)
+    report(problems)
+    if problems:
+        ctx.exit(2)
+    if any(result.failed for result in results):
+        ctx.exit(1)
+
+
+def _document(results: list[FileResult], problems: list[Problem]) -> dict[str, object]:
+    return {
+        "files": [result.document() for result in results],
+        "passed": sum(len(r.results) - len(r.failed) for r in results),
+        "failed": sum(len(r.failed) for r in results),
+        "errors": [str(problem) for problem in problems],
+    }
+
+
+def _print(results: list[FileResult]) -> None:
+    console = output()
+    for result in results:
+        for failed in result.failed:
+            _print_failed(console, result.file, failed)
+        if result.failed:
+            for problem in result.warnings:
+                console.print(line(("warning", STYLES["warning"]), f": {one_line(str(problem))}"))
+        passed = len(result.results) - len(result.failed)
+        counts = f"{passed} of {len(result.results)} passed"
+        style = "bold red" if result.failed else "green"
+        console.print(line(f"{one_line(result.file)}: ", (counts, style)))
+
+
+def _print_failed(console: Console, file: str, result: CaseResult) -> None:
+    place = one_line(f"{file}:{result.case.line}")
+    console.print(line(("FAIL", "bold red"), f" {place} {one_line(result.case.name)}"))
+    console.print(f"  {describe_counts(result.counts)}")
+    for failure in result.failures:
+        console.print(f"  at {shown_duration(failure.at_ns)} (line {failure.line}):")
+        for difference in failure.differences:
+            _print_difference(console, difference)
+
+
+def _print_difference(console: Console, difference: Difference) -> None:
+    style = {"missing": "red", "unexpected": "yellow", "differs": "red"}[difference.what]
+    place = f" (line {difference.line})" if difference.line is not None else ""
+    console.print(line("    ", (difference.what, style), f": {difference.entry}{place}"))
+    for key, want, got in difference.fields:
+        console.print(line(f"      {key}: expected ", (want, "green"), ", got ", (got, "red")))

@@ -1,0 +1,137 @@
+"""Checking shaping files: what is wrong with them, and what makes them slow.
+
+In: files, merge options, a resolver.  Out: a :class:`Report` with everything
+the load says, what :func:`sidecar.shaping.lint.lint` doubts, and the rules
+that keep the prefilter from doing its work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from sidecar.problems import Problem, ProblemError
+from sidecar.shaping.lint import lint
+from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.mx import Resolver
+from sidecar.shaping.rules import Rule
+
+_LEVELS: Final = ("error", "warning", "note")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of a check.
+
+    ``files`` as given; ``rules`` counts those in them, None when the files do
+    not load; ``problems`` are in the order of file and line; ``slow`` are the
+    rules without a literal that a line must hold for them to match.
+    """
+
+    files: tuple[str, ...]
+    rules: int | None
+    problems: tuple[Problem, ...]
+    slow: tuple[Rule, ...] = ()
+
+    def count(self, level: str) -> int:
+        """How many errors, warnings or notes there are."""
+        return len(self.slow) if level == "note" else sum(p.level == level for p in self.problems)
+
+    def with_problems(self, problems: Iterable[Problem]) -> Report:
+        """The same, and `problems` found elsewhere."""
+        return replace(self, problems=tuple(sorted({*self.problems, *problems}, key=_order)))
+
+    @property
+    def summary(self) -> str:
+        """All of it in one line."""
+        rules = "not loaded" if self.rules is None else _number(self.rules, "rule")
+        found = ", ".join(_number(self.count(level), level) for level in _LEVELS)
+        return f"{_number(len(self.files), 'file')}, {rules}: {found}"
+
+    def findings(self) -> list[tuple[str, Problem]]:
+        """Problems and notes in the order of file and line, each with its level."""
+        notes = [("note", _slow_problem(rule)) for rule in self.slow]
+        found = [*((p.level, p) for p in self.problems), *notes]
+        return sorted(found, key=lambda item: _order(item[1]))
+
+    def document(self) -> dict[str, Any]:
+        """As JSON-able values, in the form of ``check --json``."""
+        return {
+            "files": list(self.files),
+            "rules": self.rules,
+            "problems": [
+                {
+                    "level": level,
+                    "code": p.code,
+                    "file": p.file,
+                    "line": p.line,
+                    "where": p.where,
+                    "message": p.message,
+                }
+                for level, p in self.findings()
+            ],
+            "summary": self.summary,
+        }
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def _order(problem: Problem) -> tuple[str, int, str, str]:
+    return (problem.file or "", problem.line or 0, problem.code, problem.message)
+
+
+def _slow_problem(rule: Rule) -> Problem:
+    sources = ", ".join(repr(p.source) for p in rule.regexes if p.literals() is None)
+    message = (
+        f"regex {sources} has no text that a matching record must hold: with it in force "
+        "every record is decoded, not just those that a rule may match"
+    )
+    return Problem("warning", "no-literal", message, rule.file, rule.line, rule.where)
+
+
+async def check(files: Sequence[str], *, options: MergeOptions, resolver: Resolver) -> Report:
+    """Load `files` and look for what is wrong with them; never raises for what is in them.
+
+    What `options` calls an error is one; what it ignores, the lint has its say on.
+    """
+    try:
+        shaping = await load_shaping(files, options=_quiet(options), resolver=resolver)
+    except ProblemError as error:
+        return failed(files, error.problems)
+    return Report(
+        files=tuple(files),
+        rules=sum(len(block.rules) for file in shaping.files for block in file.blocks),
+        problems=_problems(shaping),
+        slow=_slow(shaping),
+    )
+
+
+def _quiet(options: MergeOptions) -> MergeOptions:
+    """Without the warnings that the lint gives, too."""
+    quiet: dict[str, Any] = {
+        name: "Ignore"
+        for name in ("aliased_site", "dns_fail", "null_mx", "provider_overlap")
+        if getattr(options, name) == "Warn"
+    }
+    return replace(options, **quiet)
+
+
+def failed(files: Sequence[str], problems: Iterable[Problem]) -> Report:
+    """The report when nothing could be loaded."""
+    return Report(tuple(files), None, tuple(sorted(set(problems), key=_order)))
+
+
+def _problems(shaping: Shaping) -> tuple[Problem, ...]:
+    said = {p.code for p in shaping.errors}
+    doubts = [p for p in lint(shaping) if p.code not in said]
+    found = dict.fromkeys([*shaping.errors, *shaping.warnings, *doubts])
+    return tuple(sorted(found, key=_order))
+
+
+def _slow(shaping: Shaping) -> tuple[Rule, ...]:
+    return tuple(
+        rule for rule in shaping.all_rules() if any(p.literals() is None for p in rule.regexes)
+    )

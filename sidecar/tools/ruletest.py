@@ -1,0 +1,379 @@
+"""Rule tests: cases in, differences out.
+
+Every record goes through the service's own pipeline at its own moment; what is
+then in force is compared with what the case expects.  No clock, no DNS: times
+count from :data:`START`, MX come from the zones.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import tomlkit
+
+from sidecar.automation.address import site_name
+from sidecar.automation.decide import Automation
+from sidecar.automation.entries import (
+    Entry,
+    Override,
+    ReadyQSuspension,
+    SchedQBounce,
+    SchedQSuspension,
+)
+from sidecar.automation.matching import Matcher
+from sidecar.automation.overlay import Overlay, one_line
+from sidecar.automation.pipeline import Tally, candidates
+from sidecar.log.record import SKIPPED_TYPES, UNSPECIFIED_SOURCE
+from sidecar.problems import Problem, ProblemError
+from sidecar.service.mx import resolve_all
+from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.mx import MxAnswer, ZoneResolver
+from sidecar.shaping.options import canonical
+from sidecar.times import NS, format_rfc3339
+
+from .casefile import Case, CaseFile, Expectation, ExpectedEntry, Given, read_cases
+from .records import Response, ask_mx, encode, log_record, ready_queue
+from .text import shown_duration, shown_value
+
+START: Final = 1_767_225_600 * NS
+"""When every case begins: 2026-01-01T00:00:00Z."""
+
+_COUNTED: Final = ("bad", "bad_recipient", "already_expired", "no_site", "no_domain", "no_tenant")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One entry that is not as expected, as text in the language of the test file.
+
+    ``missing``: expected, not in force; ``unexpected``: the reverse; ``differs``:
+    in force with other values, ``fields`` are (key, expected, got).
+    """
+
+    what: Literal["missing", "unexpected", "differs"]
+    entry: str
+    line: int | None = None
+    fields: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An expectation that was not met, ``at_ns`` after the start."""
+
+    line: int
+    at_ns: int
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """What came of a case; ``counts``: records sent, seen and matched, outcomes left out."""
+
+    case: Case
+    failures: tuple[Failure, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What came of a file.  ``warnings`` of its rules may explain a failure."""
+
+    file: str
+    results: tuple[CaseResult, ...]
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def failed(self) -> list[CaseResult]:
+        """The cases that failed."""
+        return [result for result in self.results if result.failures]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON-able values, in the form of ``test --json``."""
+        return {
+            "file": self.file,
+            "cases": [
+                {
+                    "name": result.case.name,
+                    "line": result.case.line,
+                    "passed": not result.failures,
+                    "records": dict(result.counts),
+                    "failures": [_failure_document(failure) for failure in result.failures],
+                }
+                for result in self.results
+            ],
+        }
+
+
+def _failure_document(failure: Failure) -> dict[str, Any]:
+    return {
+        "line": failure.line,
+        "at": shown_duration(failure.at_ns),
+        "differences": [
+            {
+                "what": d.what,
+                "line": d.line,
+                "entry": d.entry,
+                "fields": {key: {"expected": want, "got": got} for key, want, got in d.fields},
+            }
+            for d in failure.differences
+        ],
+    }
+
+
+async def run_file(path: Path) -> FileResult:
+    """Run the cases in `path`; ProblemError when it, or what it names, can't be used."""
+    cases = await read_cases(path)
+    resolver = await _zones(cases)
+    options = MergeOptions(dns_fail="Warn", null_mx="Warn")
+    shaping = await load_shaping(cases.shaping, options=options, resolver=resolver)
+    if shaping.errors:
+        raise ProblemError(shaping.errors)
+    runner = _Runner(shaping, Matcher(shaping), resolver)
+    results = [await runner.run(case) for case in cases.cases]
+    return FileResult(cases.file, tuple(results), shaping.warnings)
+
+
+async def _zones(cases: CaseFile) -> ZoneResolver:
+    texts, problems = [], []
+    for path in cases.dns_zones:
+        try:
+            texts.append(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            message = f"DNS zone can't be read: {error.strerror or error}"
+            problems.append(Problem("error", "bad-zone", message, str(path)))
+        except UnicodeDecodeError as error:
+            problems.append(Problem("error", "bad-zone", f"not UTF-8: {error.reason}", str(path)))
+    if problems:
+        raise ProblemError(problems)
+    return ZoneResolver(texts, files=[str(path) for path in cases.dns_zones])
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    shaping: Shaping
+    matcher: Matcher
+    resolver: ZoneResolver
+
+    async def run(self, case: Case) -> CaseResult:
+        """Send the records and look at the expectations, all in the order of time."""
+        trial = _Trial(self.shaping)
+        failures: list[Failure] = []
+        pending = sorted(case.expectations, key=lambda e: e.at_ns)
+        for moment, given in _schedule(case.given):
+            while pending and pending[0].at_ns < moment:
+                failures += trial.check(pending.pop(0))
+            await self._send(given, START + moment, trial)
+        for expectation in pending:
+            failures += trial.check(expectation)
+        return CaseResult(case, tuple(failures), dict(trial.counts))
+
+    async def _send(self, given: Given, time_ns: int, trial: _Trial) -> None:
+        line = await self._line(given, time_ns)
+        tally = Tally()
+        found = candidates([line], matcher=self.matcher, skip_types=SKIPPED_TYPES, tally=tally)
+        trial.counts["sent"] += 1
+        trial.counts["seen"] += tally.considered
+        trial.counts["bad"] += tally.bad
+        trial.counts["bad_recipient"] += tally.bad_recipient
+        mx = await resolve_all(found, self.resolver)
+        trial.automation.expire(time_ns)
+        outcome = trial.automation.apply(found, shaping=self.shaping, mx=mx, now_ns=time_ns)
+        trial.counts.update(outcome.counts)
+
+    async def _line(self, given: Given, time_ns: int) -> bytes:
+        """The log line that kumod would have written."""
+        source = given.source or UNSPECIFIED_SOURCE
+        site = given.site
+        if site is None and given.domain is not None:
+            mx = await ask_mx(given.domain, self.resolver)
+            site = mx.site_name if isinstance(mx, MxAnswer) else ""
+        record = log_record(
+            given.response or Response(0, None, ""),
+            recipients=given.recipients,
+            queue=given.queue,
+            site=ready_queue(site or "", source),
+            source=given.source,
+            time_ns=time_ns,
+        )
+        if given.type is not None:
+            record["type"] = given.type
+        record |= given.fields
+        record.pop("timestamp", None)
+        record["event_time"] = format_rfc3339(time_ns)
+        return encode(record)
+
+
+def _schedule(given: Iterable[Given]) -> list[tuple[int, Given]]:
+    """Each record as often as it comes, in the order of time."""
+    moments = [(moment, g) for g in given for moment in g.moments]
+    return sorted(moments, key=lambda item: item[0])
+
+
+@dataclass(slots=True)
+class _Trial:
+    """The automation while one case runs."""
+
+    shaping: Shaping
+    automation: Automation = field(default_factory=Automation)
+    counts: Counter[str] = field(default_factory=lambda: Counter(sent=0, seen=0, matched=0))
+
+    def check(self, expectation: Expectation) -> list[Failure]:
+        """Compare what is in force with what must be."""
+        now_ns = START + expectation.at_ns
+        self.automation.expire(now_ns)
+        actual = [_Actual.of(entry, now_ns) for entry in in_force(self.automation.entries)]
+        differences = compare(expectation.entries, actual, exact=expectation.exact)
+        if not differences:
+            return []
+        return [Failure(expectation.line, expectation.at_ns, tuple(differences))]
+
+
+def in_force(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries as kumod sees them: of overrides those that the overlay says."""
+    everything = list(entries)
+    overlay = Overlay(entry for entry in everything if isinstance(entry, Override))
+    overlay.text()
+    held = [entry for entry in everything if not isinstance(entry, Override)]
+    held.sort(key=lambda entry: (entry.expires_ns, entry.key))
+    return [*(effective.override for effective in overlay.effective()), *held]
+
+
+# Comparing
+
+
+@dataclass(frozen=True, slots=True)
+class _Actual:
+    """An entry in force, in the terms of the test file."""
+
+    kind: str
+    fields: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, entry: Entry, now_ns: int) -> _Actual:
+        kind, fields = _fields(entry)
+        return cls(kind, {**fields, "expires_in": entry.expires_ns - now_ns})
+
+
+def _fields(entry: Entry) -> tuple[str, dict[str, Any]]:
+    match entry:
+        case Override():
+            return "overrides", {
+                "domain": entry.domain,
+                "mx_rollup": entry.mx_rollup,
+                "source": entry.source,
+                "option": entry.name,
+                "value": entry.value,
+            }
+        case ReadyQSuspension():
+            return "suspended", {"site": entry.site, "source": entry.source}
+        case SchedQSuspension() | SchedQBounce():
+            kind = "suspended" if isinstance(entry, SchedQSuspension) else "bounced"
+            parts = {
+                "domain": entry.domain,
+                "tenant": entry.tenant,
+                "campaign": entry.campaign,
+            }
+            return kind, {key: value for key, value in parts.items() if value is not None}
+
+
+def compare(
+    expected: Sequence[ExpectedEntry], actual: Sequence[_Actual], *, exact: bool
+) -> list[Difference]:
+    """What differs, the expected entries first; ``exact``: nothing else may be in force."""
+    partners = _pair(expected, actual)
+    left = [a for n, a in enumerate(actual) if n not in partners.values()]
+    differences: list[Difference] = []
+    for number, want in enumerate(expected):
+        if number in partners:
+            continue
+        near = min(
+            (a for a in left if _similar(want, a)),
+            key=lambda a: len(_differing(want, a)),
+            default=None,
+        )
+        if near is None:
+            differences.append(Difference("missing", _shown(want.kind, want.fields), want.line))
+            continue
+        left.remove(near)
+        fields = tuple(
+            (key, _shown_field(key, want.fields.get(key)), _shown_field(key, near.fields.get(key)))
+            for key in _differing(want, near)
+        )
+        entry = _shown(near.kind, near.fields)
+        differences.append(Difference("differs", entry, want.line, fields))
+    if exact:
+        differences += [Difference("unexpected", _shown(a.kind, a.fields)) for a in left]
+    return differences
+
+
+def _pair(expected: Sequence[ExpectedEntry], actual: Sequence[_Actual]) -> dict[int, int]:
+    """Expected entry → its entry in force, as many as possible (augmenting paths)."""
+    fitting = [
+        [n for n, a in enumerate(actual) if a.kind == want.kind and not _differing(want, a)]
+        for want in expected
+    ]
+    owner: dict[int, int] = {}
+
+    def place(number: int, tried: set[int]) -> bool:
+        for candidate in fitting[number]:
+            if candidate in tried:
+                continue
+            tried.add(candidate)
+            if candidate not in owner or place(owner[candidate], tried):
+                owner[candidate] = number
+                return True
+        return False
+
+    for number in range(len(expected)):
+        place(number, set())
+    return {number: candidate for candidate, number in owner.items()}
+
+
+def _similar(want: ExpectedEntry, got: _Actual) -> bool:
+    """Whether the two may be of one mind but for a value or two."""
+    if want.kind != got.kind or not want.fields.keys() <= {*got.fields, "tenant", "campaign"}:
+        return False
+    return len(_differing(want, got)) < max(len(want.fields), 2)
+
+
+def _differing(want: ExpectedEntry, got: _Actual) -> list[str]:
+    return [key for key in want.fields if not _equal(key, want.fields[key], got.fields)]
+
+
+def _equal(key: str, want: Any, got: Mapping[str, Any]) -> bool:
+    if key not in got:
+        return key in ("tenant", "campaign") and want == ""
+    have = got[key]
+    if key == "site" and "->" not in want:
+        return bool(want == site_name(have, got["source"]))
+    if key == "value":
+        try:
+            return canonical(got["option"], want) == canonical(got["option"], have)
+        except ValueError:
+            return False
+    return bool(want == have)
+
+
+def _shown(kind: str, fields: Mapping[str, Any]) -> str:
+    """An entry as the test file would have it."""
+    inner = ", ".join(f"{key} = {_shown_field(key, value)}" for key, value in fields.items())
+    return f"{kind} {{{inner}}}"
+
+
+def _shown_field(key: str, value: Any) -> str:
+    if value is None:
+        return "none"
+    if key == "expires_in":
+        return f'"{shown_duration(value)}"'
+    return shown_value(tomlkit.item(value).unwrap() if key == "value" else value)
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """How many records came, and what became of them."""
+    sent, seen, matched = (counts[name] for name in ("sent", "seen", "matched"))
+    text = f"{sent} records sent, {seen} seen by rules, {matched} matched"
+    rest = [f"{name} {counts[name]}" for name in _COUNTED if counts.get(name)]
+    return one_line(f"{text}; left out: {', '.join(rest)}" if rest else text)

@@ -1,0 +1,94 @@
+"""Values as text for people: on one line, harmless on a terminal, in KumoMTA's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tomlkit
+
+from sidecar.automation.entries import (
+    Entry,
+    Override,
+    ReadyQSuspension,
+    SchedQBounce,
+    SchedQSuspension,
+)
+from sidecar.automation.overlay import one_line
+from sidecar.shaping.load import quoted
+from sidecar.shaping.rules import Rule, Scope, TomlValue
+from sidecar.times import NS
+
+_UNITS = (
+    ("d", 86400 * NS),
+    ("h", 3600 * NS),
+    ("m", 60 * NS),
+    ("s", NS),
+    ("ms", 10**6),
+    ("us", 10**3),
+)
+
+
+def shown_duration(ns: int) -> str:
+    """``1h 30m``: exact, and as a rule's ``duration`` takes it; ``-5s`` for the past."""
+    if ns < 0:
+        return f"-{shown_duration(-ns)}"
+    parts = []
+    for unit, size in _UNITS:
+        count, ns = divmod(ns, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    if ns:
+        parts.append(f"{ns}ns")
+    return " ".join(parts) or "0s"
+
+
+def shown_value(value: TomlValue) -> str:
+    """A value as TOML has it, on one line."""
+    if isinstance(value, dict):
+        table = tomlkit.inline_table()
+        table.update(value)
+        return one_line(table.as_string())
+    return one_line(tomlkit.item(value).as_string())
+
+
+def shown_place(file: str | None, line: int | None) -> str:
+    """``file:line``, as much of it as there is."""
+    if file is None:
+        return ""
+    return one_line(file if line is None else f"{file}:{line}")
+
+
+def shown_scope(scope: Scope) -> str:
+    """Where a rule applies: ``default``, ``provider "x"``, ``site …``, ``domain …``."""
+    return scope.kind if scope.kind == "default" else f"{scope.kind} {quoted(scope.name)}"
+
+
+def shown_rule(rule: Rule) -> str:
+    """Where a rule stands: file, line, table and number."""
+    return f"{shown_place(rule.file, rule.line)}  {one_line(rule.where)}"
+
+
+def shown_entry(entry: Entry) -> str:
+    """What an entry in force does, without its expiry."""
+    match entry:
+        case Override():
+            reach = "the whole site" if entry.mx_rollup else "this domain only"
+            return one_line(
+                f"set {entry.name} = {shown_value(entry.value)} for {quoted(entry.domain)} "
+                f"({reach}) from source {quoted(entry.source)}"
+            )
+        case ReadyQSuspension():
+            return one_line(f"suspend the ready queue {entry.site}")
+        case SchedQSuspension():
+            return one_line(f"suspend the scheduled queue {_queue(entry)}")
+        case SchedQBounce():
+            return one_line(f"bounce the scheduled queue {_queue(entry)}")
+
+
+def _queue(entry: SchedQSuspension | SchedQBounce) -> str:
+    parts: Mapping[str, str | None] = {
+        "domain": entry.domain,
+        "tenant": entry.tenant,
+        "campaign": entry.campaign,
+    }
+    return " ".join(f"{name} {quoted(value)}" for name, value in parts.items() if value is not None)
