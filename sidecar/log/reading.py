@@ -120,6 +120,7 @@ class Segment:
     read_to: int = 0  # raw bytes, of a file that is not open
     time_ns: int = 0
     served: int = 0
+    foreign: bool = False  # in a format not read here
     skip_to: int = 0  # raw bytes to be passed over unread
     copy_of: Segment | None = None
     retry_at: float = 0.0
@@ -199,7 +200,8 @@ class Reading:
 
     def queue(self, segment: Segment) -> None:
         """Put a segment that may have something to read into its series."""
-        if segment.queued_in is None and (segment.suspect or not segment.done):
+        unread = not (segment.done or segment.foreign)
+        if segment.queued_in is None and (segment.suspect or unread):
             series = segment.queued_in = self._series_of(segment)
             insort(self._series.setdefault(series, []), segment, key=_order)
 
@@ -523,7 +525,9 @@ class Reading:
         """Find out what this file is; whether it is to be read, from ``segment.position``."""
         raw = file.first_chunk
         foreign = foreign_format(raw)
-        if foreign is not None:
+        segment.foreign = foreign is not None
+        if segment.foreign:
+            segment.suspect = False
             self._unqueue(segment)
             self._problem(segment, "unsupported-format", f"is compressed with {foreign}: not read")
             return False
@@ -619,8 +623,11 @@ class Reading:
         if identity is not None:
             yield from self._by_identity.get(identity, [])
         for known in self.vanished:
-            if known.parsed.identity == identity is not None:
-                continue
+            other = known.parsed.identity
+            if other == identity is not None:
+                continue  # is among those above
+            if other is not None and identity is not None and other[0] != identity[0]:
+                continue  # opened at another moment
             by_inode = known.id is not None and known.id.inode == segment.state.inode
             if by_inode or (identity is None and known.parsed.identity is None):
                 yield known

@@ -81,6 +81,7 @@ class Tail:
         self._reading = Reading(on_problem=on_problem)
         self._wake = asyncio.Event()
         self._watch = DirectoryWatch(self._wake.set)
+        self._following = False
         self._watch_retry_at = 0.0
         self._watched: tuple[int, int] | None = None
         self._listed: _Listing | None = None
@@ -143,6 +144,7 @@ class Tail:
         A batch counts as dealt with when the next one is asked for.  Without
         `follow` it ends when everything that is there now has been handed on.
         """
+        self._following = follow
         await self._look(listing=True)
         while True:
             batch = await self._reading.next_batch()
@@ -196,7 +198,8 @@ class Tail:
             self._no_directory(error)
             return
         self._told.discard("log-dir-unreadable")
-        self._keep_watching(place)
+        if self._following:
+            self._keep_watching(place)
         for segment in list(self._reading.waiting()):
             if segment.state is None or not segment.state.finished:
                 await self._examine(segment.name)

@@ -109,6 +109,7 @@ class Follower:
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    _told: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tail(self, *, poll_seconds: float = 0.05) -> Tail:
         """A new run."""
@@ -118,8 +119,19 @@ class Follower:
             checkpoints=self.checkpoints,
             start=self.start,
             poll_seconds=poll_seconds,
-            on_problem=self.problems.append,
+            on_problem=self.on_problem,
         )
+
+    def on_problem(self, problem: Problem) -> None:
+        """Keep it, and wake whoever waits in :meth:`told`."""
+        self.problems.append(problem)
+        self._told.set()
+
+    async def told(self, code: str) -> None:
+        """Wait for a problem."""
+        while code not in self.codes:
+            self._told.clear()
+            await self._told.wait()
 
     def commit(self, batch: Batch) -> None:
         """What the store does."""

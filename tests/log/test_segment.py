@@ -55,7 +55,7 @@ def joined(lines: list[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines)
 
 
-# -- recorded segments ---------------------------------------------------------------
+# -- recorded segments -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", recorded("plain") + recorded("suffix") + recorded("template"))
@@ -78,7 +78,7 @@ def test_of_a_killed_kumods_segment_all_but_the_cut_line_is_read() -> None:
     assert read.lost == len(whole) - len(read.data) == 985
 
 
-# -- any pieces, any lines ------------------------------------------------------------
+# -- any pieces, any lines ---------------------------------------------------------------------
 
 LINE = st.binary(max_size=40).map(lambda data: data.replace(b"\n", b" "))
 
@@ -145,7 +145,7 @@ def test_nothing_and_next_to_nothing_can_be_read() -> None:
     assert read_pieces([b"\n"]).data == b"\n"
 
 
-# -- the last line ---------------------------------------------------------------------
+# -- the last line -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -168,7 +168,7 @@ def test_a_last_line_without_an_end_is_kept_if_it_is_whole(
     assert read.blocks[-1].position.lines == 1 + kept
 
 
-# -- resuming --------------------------------------------------------------------------
+# -- resuming ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -215,7 +215,7 @@ def test_the_end_position_of_a_finished_segment_is_its_size() -> None:
         assert end.offset == end.frame_offset == len(decompress(raw))
 
 
-# -- damage ------------------------------------------------------------------------------
+# -- damage ------------------------------------------------------------------------------------
 
 
 def three_frames() -> tuple[list[list[bytes]], list[bytes]]:
@@ -360,7 +360,7 @@ def test_cut_anywhere_the_lines_before_the_cut_are_read(kind: str) -> None:
         assert read.data.count(b"\n") <= len(read.lines) <= read.data.count(b"\n") + 1
 
 
-# -- bounds ------------------------------------------------------------------------------
+# -- bounds ------------------------------------------------------------------------------------
 
 
 def bomb(blocks: int, byte: bytes) -> bytes:
@@ -457,7 +457,7 @@ def test_a_too_long_line_is_not_resumed_in_its_middle() -> None:
     assert [block.bad_lines for block in whole.blocks] == [0, 1]
 
 
-# -- kinds and identity --------------------------------------------------------------------
+# -- kinds and identity ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,563 @@
+"""What happens to segments besides being written: each loss is counted, nothing comes twice."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sidecar.log import tail as tail_module
+from sidecar.log.file import SegmentFile
+from sidecar.log.reading import Reading
+from sidecar.log.segment import Block
+from sidecar.log.tail import Start
+from tests.kumod_writer import KumodWriter, record, take_write_bits
+
+from .support import Follower, decompress, gzipped, run, zstd
+from .test_tail import NOON_NS, Clock, numbers, write_segments
+
+Change = Callable[[Path], None]
+
+
+def rename(path: Path) -> None:
+    path.rename(path.with_name(path.name + ".old"))
+
+
+def rename_freely(path: Path) -> None:
+    path.rename(path.with_name("archive-of-yesterday"))
+
+
+def to_gzip(path: Path) -> None:
+    packed = path.with_name(path.name + ".gz")
+    packed.write_bytes(gzipped(decompress(path.read_bytes())))
+    packed.chmod(0o444)
+    path.unlink()
+
+
+def to_plain(path: Path) -> None:
+    unpacked = path.with_name(path.name + ".json")
+    unpacked.write_bytes(decompress(path.read_bytes()))
+    unpacked.chmod(0o444)
+    path.unlink()
+
+
+def to_better_zstd(path: Path) -> None:
+    packed = path.with_name("tmp" + path.name)
+    packed.write_bytes(zstd(decompress(path.read_bytes()), level=15, checksum=True))
+    packed.chmod(0o444)
+    packed.rename(path)
+
+
+def add_gzip(path: Path) -> None:
+    packed = path.with_name(path.name + ".gz")
+    packed.write_bytes(gzipped(decompress(path.read_bytes())))
+    packed.chmod(0o444)
+
+
+def restore(path: Path) -> None:
+    copy = path.with_name(".copy")
+    shutil.copy2(path, copy)
+    path.unlink()
+    copy.rename(path)
+
+
+def touch(path: Path) -> None:
+    os.utime(path)
+
+
+def chmod(path: Path) -> None:
+    path.chmod(0o640)
+
+
+REPACKED = [to_gzip, to_plain, to_better_zstd]
+CHANGES = [rename, rename_freely, *REPACKED, add_gzip, restore, touch, chmod]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_segment_that_was_read_is_not_read_again(change: Change, tmp_path: Path) -> None:
+    paths = write_segments(tmp_path, 3, each=200)
+    follower = Follower(tmp_path)
+    assert len(follower.once()) == 600
+    change(paths[1])
+    assert follower.once() == []
+    assert follower.once() == []
+    assert (follower.lost, follower.lost_bytes, follower.codes) == ([], 0, [])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nor_while_we_watch(change: Change, tmp_path: Path) -> None:
+    clock = Clock()
+    paths = write_segments(tmp_path, 3, each=200, clock=clock)
+
+    async def follow() -> list[bytes]:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            while len(follower.finished) < 3:
+                follower.commit(await anext(blocks))
+            change(paths[1])
+            write_segments(tmp_path, 1, clock=clock)
+            while len(follower.lines()) < 603:
+                follower.commit(await anext(blocks))
+            while tail.waiting:
+                follower.commit(await anext(blocks))
+        return follower.lines()
+
+    assert len(run(follow())) == 603
+
+
+@pytest.mark.parametrize("change", [rename, rename_freely, *REPACKED, restore])
+def test_a_segment_read_in_part_is_read_on_from_there(change: Change, tmp_path: Path) -> None:
+    writer = KumodWriter(tmp_path)
+    for number in range(1_000):
+        path = writer.log(record(number))
+    follower = Follower(tmp_path)
+    first = len(follower.once())
+    assert 0 < first < 1_000
+    writer.close()
+    change(path)
+    assert numbers(follower.once()) == list(range(first, 1_000))
+    assert (follower.lost, follower.lost_bytes, follower.codes) == ([], 0, [])
+    assert follower.once() == []
+
+
+def test_an_open_segment_that_is_renamed_is_read_on_while_we_watch(tmp_path: Path) -> None:
+    writer = KumodWriter(tmp_path)
+
+    async def follow() -> list[int]:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            for number in range(500):
+                path = writer.log(record(number))
+            follower.commit(await anext(blocks))
+            new = path.rename(path.with_name(path.name + ".moved"))
+            for number in range(500, 1_000):
+                writer.log(record(number))
+            writer.close()
+            take_write_bits(new)
+            while len(follower.lines()) < 1_000:
+                follower.commit(await anext(blocks))
+            assert follower.lost == []
+        return numbers(follower.lines())
+
+    assert run(follow()) == list(range(1_000))
+
+
+def test_a_copy_made_while_the_original_is_being_read_is_left_out(tmp_path: Path) -> None:
+    [path] = write_segments(tmp_path, 1, each=20_000)
+    add_gzip(path)
+    follower = Follower(tmp_path)
+    got = follower.once(stop_after=1)
+    path.unlink()
+    assert numbers(got + follower.once()) == list(range(20_000))
+    assert follower.lost == []
+    assert follower.once() == []
+
+
+def test_a_copy_that_is_still_being_made_is_waited_for(tmp_path: Path) -> None:
+    [path] = write_segments(tmp_path, 1, each=500)
+    follower = Follower(tmp_path)
+    follower.once()
+    packed = path.with_name(path.name + ".gz")
+    raw = gzip.compress(decompress(path.read_bytes()), 1)
+    for end in (0, 1, 30, 1_000, len(raw)):
+        packed.write_bytes(raw[:end])
+        assert follower.once() == []
+    packed.chmod(0o444)
+    path.unlink()
+    assert follower.once() == []
+
+
+def test_segments_that_begin_alike_are_not_taken_for_copies(tmp_path: Path) -> None:
+    clock = Clock()
+    for _ in range(5):
+        writer = KumodWriter(tmp_path, clock=clock)
+        for number in range(20):
+            writer.log(record(number))
+        writer.close()
+        clock.now_ns += 1_000_000_000
+    follower = Follower(tmp_path)
+    assert len(follower.once()) == 100
+    sorted(tmp_path.iterdir())[0].unlink()
+    writer = KumodWriter(tmp_path, clock=clock)
+    for number in range(20):
+        writer.log(record(number))
+    writer.close()
+    assert len(follower.once()) == 20
+
+
+# -- deleted -----------------------------------------------------------------------------------
+
+
+def test_deleted_after_it_was_read_is_no_loss(tmp_path: Path) -> None:
+    paths = write_segments(tmp_path, 3)
+    follower = Follower(tmp_path)
+    follower.once()
+    for path in paths:
+        path.unlink()
+    follower.once()
+    assert follower.lost == []
+    assert follower.codes == []
+
+
+def test_deleted_before_it_was_read_is_lost_by_name(tmp_path: Path) -> None:
+    clock = Clock()
+    writer = KumodWriter(tmp_path, clock=clock)
+    for number in range(500):
+        path = writer.log(record(number))
+    follower = Follower(tmp_path)
+    read = len(follower.once())
+    writer.close()
+    path.unlink()
+    follower.once()
+    assert follower.lost == [path.name]
+    [problem] = follower.problems
+    assert problem.code == "segment-lost"
+    assert problem.file == str(path)
+    assert f"line {read} " in problem.message
+    follower.once()
+    assert follower.lost == [path.name]  # said once, not at each start
+
+
+def test_deleted_while_waiting_in_the_backlog_is_lost_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail_module, "VANISH_SECONDS", 0.0)
+    paths = write_segments(tmp_path, 40, each=500)
+
+    async def follow() -> Follower:
+        follower = Follower(tmp_path)
+        async with follower.tail() as tail:
+            blocks = tail.blocks(follow=True)
+            follower.commit(await anext(blocks))
+            paths[-1].unlink()
+            while not follower.lost:
+                follower.commit(await anext(blocks))
+            assert tail.stats.segments_lost == 1
+            assert list(tail.stats.lost_names) == [paths[-1].name]
+        return follower
+
+    follower = run(follow())
+    assert follower.lost == [paths[-1].name]
+    assert numbers(follower.lines()) == list(range(39 * 500))
+
+
+def test_deleted_while_open_is_read_to_its_end(tmp_path: Path) -> None:
+    writer = KumodWriter(tmp_path)
+
+    async def follow() -> Follower:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=30) as tail:
+            blocks = tail.blocks(follow=True)
+            for number in range(500):
+                path = writer.log(record(number))
+            follower.commit(await anext(blocks))
+            for number in range(500, 1_000):
+                writer.log(record(number))
+            writer.close()
+            path.unlink()
+            while not follower.finished:
+                follower.commit(await anext(blocks))
+        return follower
+
+    follower = run(follow())
+    assert numbers(follower.lines()) == list(range(1_000))
+    assert (follower.lost, follower.lost_bytes) == ([], 0)
+
+
+# -- replaced, truncated -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same_inode", [True, False])
+@pytest.mark.parametrize("kind", ["zstd", "plain"])
+def test_other_content_under_a_name_that_was_read_is_read(
+    kind: str, same_inode: bool, tmp_path: Path
+) -> None:
+    def content(number: int) -> bytes:
+        text = b"".join(b'{"n":%d}\n' % (number + n) for n in range(100))
+        return zstd(text) if kind == "zstd" else text
+
+    path = tmp_path / "20261122-120000.000000001"
+    path.write_bytes(content(1_000))
+    path.chmod(0o444)
+    follower = Follower(tmp_path)
+    assert len(follower.once()) == 100
+    if same_inode:  # as an inode's number is used again at once
+        with path.open("r+b") as file:
+            file.write(content(2_000))
+            file.truncate()
+    else:
+        path.rename(tmp_path / ".away")
+        path.write_bytes(content(2_000))
+        path.chmod(0o444)
+    assert follower.once()[0] == b'{"n":2000}'
+    assert follower.lost == []
+    assert follower.once() == []
+
+
+def test_other_content_under_a_name_read_in_part_is_a_loss_and_is_read(tmp_path: Path) -> None:
+    writer = KumodWriter(tmp_path)
+    for number in range(500):
+        path = writer.log(record(number))
+    follower = Follower(tmp_path)
+    follower.once()
+    writer.kill()
+    path.unlink()
+    path.write_bytes(zstd(b'{"other":1}\n'))
+    path.chmod(0o444)
+    assert follower.once() == [b'{"other":1}']
+    assert follower.lost == [path.name]
+
+
+def test_a_truncated_segment_is_read_from_the_start_if_it_is_another_now(tmp_path: Path) -> None:
+    path = tmp_path / "plain.log"
+    path.write_bytes(b"".join(b'{"n":%d}\n' % n for n in range(1_000)))
+
+    async def follow() -> list[bytes]:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            follower.commit(await anext(blocks))
+            path.write_bytes(b'{"new":1}\n' * 500)
+            while len(follower.lines()) < 1_500:
+                follower.commit(await anext(blocks))
+            assert follower.lines()[1_000:] == [b'{"new":1}'] * 500
+            with path.open("ab") as file:
+                file.write(b'{"new":2}\n')
+            follower.commit(await anext(blocks))
+        return follower.lines()
+
+    assert run(follow())[-1] == b'{"new":2}'
+
+
+def test_a_segment_cut_short_is_not_read_again(tmp_path: Path) -> None:
+    writer = KumodWriter(tmp_path)
+    for number in range(1_000):
+        path = writer.log(record(number))
+    follower = Follower(tmp_path)
+    first = follower.once()
+    writer.kill()
+    os.truncate(path, path.stat().st_size // 2)
+    assert follower.once() == []
+    path.chmod(0o444)
+    assert follower.once() == []
+    assert len(first) > 0
+    assert follower.checkpoints[path.name].done
+
+
+# -- the directory -----------------------------------------------------------------------------
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    write_segments(tmp_path, 1)
+    (tmp_path / ".checkpoint").write_bytes(b'{"dot":1}\n')
+    (tmp_path / "20261122-130000.000000001").mkdir()
+    os.mkfifo(tmp_path / "20261122-130000.000000002")
+    (tmp_path / "20261122-130000.000000003").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_bytes(b'{"other":1}\n')
+    follower = Follower(tmp_path, pattern="2026*")
+    assert len(follower.once()) == 3
+    assert follower.codes == []
+
+
+def test_a_foreign_compression_is_said_and_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "20261122-120000.000000001.xz"
+    path.write_bytes(b"\xfd7zXZ\x00 and so on")
+    path.chmod(0o444)
+    follower = Follower(tmp_path)
+    assert follower.once() == []
+    assert follower.codes == ["unsupported-format"]
+    assert follower.lost_bytes == 0
+
+
+def test_a_directory_that_is_not_there_is_said_and_waited_for(tmp_path: Path) -> None:
+    directory = tmp_path / "kumomta"
+    follower = Follower(directory)
+    assert follower.once() == []
+    assert follower.codes == ["log-dir-unreadable"]
+    assert "--log-dir" in follower.problems[0].message
+
+    async def follow() -> int:
+        async with follower.tail(poll_seconds=0.02) as tail:
+            task = asyncio.ensure_future(anext(aiter(tail.blocks(follow=True))))
+            await asyncio.sleep(0)
+            write_segments(directory, 2)
+            return sum(block.lines for block in (await task).blocks)
+
+    assert run(follow()) == 6
+
+
+def test_a_directory_moved_away_and_back_costs_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / "logs"
+    clock = Clock()
+    write_segments(directory, 3, clock=clock)
+    follower = Follower(directory)
+
+    async def follow() -> None:
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            while len(follower.finished) < 3:
+                follower.commit(await anext(blocks))
+            directory.rename(tmp_path / "away")
+            task = asyncio.ensure_future(anext(blocks))
+            await follower.told("log-dir-unreadable")
+            write_segments(tmp_path / "away", 1, clock=clock)
+            (tmp_path / "away").rename(directory)
+            follower.commit(await task)
+            while len(follower.lines()) < 12:
+                follower.commit(await anext(blocks))
+
+    run(follow())
+    assert len(follower.lines()) == 12
+    assert follower.lost == []
+
+
+def test_a_directory_replaced_by_another_is_followed(tmp_path: Path) -> None:
+    directory = tmp_path / "logs"
+    clock = Clock()
+    write_segments(directory, 3, clock=clock)
+    follower = Follower(directory)
+
+    async def follow() -> None:
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            while len(follower.finished) < 3:
+                follower.commit(await anext(blocks))
+            directory.rename(tmp_path / "away")
+            write_segments(directory, 1, each=4, clock=clock)
+            while len(follower.lines()) < 13:
+                follower.commit(await anext(blocks))
+            write_segments(directory, 1, each=5, clock=clock)
+            while len(follower.lines()) < 18:
+                follower.commit(await anext(blocks))
+
+    run(follow())
+    assert follower.lost == []
+
+
+# -- faults ------------------------------------------------------------------------------------
+
+
+def test_a_segment_that_cant_be_opened_is_said_once_and_read_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, *_ = write_segments(tmp_path, 3)
+    real = SegmentFile.open
+    denied = [True]
+
+    async def open_(path: Path, *, final: bool = False) -> SegmentFile:
+        if path == bad and denied:
+            raise PermissionError(13, "Permission denied")
+        return await real(path, final=final)
+
+    monkeypatch.setattr(SegmentFile, "open", open_)
+    follower = Follower(tmp_path)
+    assert numbers(follower.once()) == [3, 4, 5, 6, 7, 8]
+    assert follower.codes == ["segment-unreadable"]
+    assert "Permission denied" in follower.problems[0].message
+    denied.clear()
+    assert numbers(follower.once()) == [0, 1, 2]
+
+
+def test_an_input_error_costs_nothing_once_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.log.reading.RETRY_SECONDS", 0.05)
+    paths = write_segments(tmp_path, 2, each=5_000)
+    real = SegmentFile.next_block
+    failures = [5]
+
+    async def next_block(self: SegmentFile, *, stop_at: int | None = None) -> Block | None:
+        if self.reader.name == paths[0].name and self.raw_read and failures[0]:
+            failures[0] -= 1
+            raise OSError(5, "Input/output error")
+        return await real(self, stop_at=stop_at)
+
+    monkeypatch.setattr(SegmentFile, "next_block", next_block)
+
+    async def follow() -> Follower:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=30) as tail:
+            blocks = tail.blocks(follow=True)
+            while len(follower.finished) < 2:
+                follower.commit(await anext(blocks))
+        return follower
+
+    follower = run(follow())
+    assert sorted(numbers(follower.lines())) == list(range(10_000))
+    assert follower.codes == ["segment-unreadable"]
+
+
+def test_a_damaged_segment_costs_itself_only(tmp_path: Path) -> None:
+    first, second, third = write_segments(tmp_path, 3, each=500)
+    raw = bytearray(second.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    second.chmod(0o644)
+    second.write_bytes(bytes(raw))
+    second.chmod(0o444)
+    follower = Follower(tmp_path)
+    got = numbers([line for line in follower.once() if line.endswith(b"}")])
+    assert set(got) >= {*range(500), *range(1_000, 1_500)}
+    assert follower.finished == [first.name, second.name, third.name]
+    assert follower.lost_bytes > 0
+    [problem] = follower.problems
+    assert (problem.code, problem.file) == ("segment-damaged", str(second))
+
+
+# -- forgetting --------------------------------------------------------------------------------
+
+
+def test_what_is_old_is_forgotten_and_not_read_again(tmp_path: Path) -> None:
+    paths = write_segments(tmp_path, 10)
+    follower = Follower(tmp_path)
+    floor_ns = NOON_NS + int(5.5 * 60 * 1_000_000_000)
+
+    async def read() -> int | None:
+        async with follower.tail() as tail:
+            tail.forget_before(floor_ns)
+            async for batch in tail.blocks(follow=False):
+                follower.commit(batch)
+            return tail.floor_ns
+
+    follower.once()
+    assert len(follower.checkpoints) == 10
+    assert run(read()) == floor_ns
+    assert sorted(follower.checkpoints) == [path.name for path in paths[5:]]
+    follower.start = Start("recent", floor_ns)
+    assert follower.once() == []
+
+
+def test_deleted_segments_are_forgotten_in_time(tmp_path: Path) -> None:
+    paths = write_segments(tmp_path, 10)
+    follower = Follower(tmp_path)
+    follower.once()
+    for path in paths[:6]:
+        path.unlink()
+    follower.once()
+    assert len(follower.checkpoints) == 10  # they may come back
+    follower.start = Start("recent", NOON_NS + 6 * 60 * 1_000_000_000)
+    follower.once()
+    assert len(follower.checkpoints) == 4
+
+
+def test_not_more_deleted_segments_are_remembered_than_is_sensible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.log.reading.VANISHED_KEPT", 5)
+    paths = write_segments(tmp_path, 10)
+    follower = Follower(tmp_path)
+    follower.once()
+    for path in paths:
+        path.unlink()
+    follower.once()
+    assert len(follower.checkpoints) == 5
+
+
+def test_a_reading_without_segments_has_nothing() -> None:
+    assert run(Reading(on_problem=print).next_batch()) is None
