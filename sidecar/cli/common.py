@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sidecar.automation.overlay import one_line
 from sidecar.policy import Policy, load_policy
 from sidecar.problems import Problem, ProblemError
 from sidecar.service.rules import Settled
@@ -52,7 +53,7 @@ def os_problem(error: OSError) -> Problem:
 def report(problems: Iterable[Problem]) -> None:
     """Each problem on stderr, one line each."""
     for problem in problems:
-        click.echo(f"{problem.level}: {problem}", err=True)
+        click.echo(one_line(f"{problem.level}: {problem}"), err=True)
 
 
 def setting_options(*names: str) -> Callable[[_F], _F]:

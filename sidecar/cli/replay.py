@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from sidecar.automation.entries import ReadyQSuspension, SchedQBounce, SchedQSuspension
+from sidecar.automation.overlay import one_line
 from sidecar.problems import ProblemError
 from sidecar.service.replay import Progress, Replay, newest_record
 from sidecar.service.replay import replay as run_replay
@@ -27,7 +28,6 @@ from .common import report, resolver_for, run_async, setting_options, settle
     "policy",
     "shaping",
     "dns_zones",
-    "pattern",
     "skip_record_types",
     "additional_skip_record_types",
 )
@@ -56,7 +56,6 @@ def replay(logs: tuple[Path, ...], at: str | None, as_json: bool, **options: obj
                 now_ns = await newest_record(
                     logs,
                     skip_types=settings.skip_record_types,
-                    pattern=settings.pattern,
                     progress=progress,
                 )
             result = await run_replay(
@@ -64,7 +63,6 @@ def replay(logs: tuple[Path, ...], at: str | None, as_json: bool, **options: obj
                 rules=rules,
                 resolver=resolver,
                 now_ns=now_ns,
-                pattern=settings.pattern,
                 progress=progress,
             )
         return result, rules
@@ -107,7 +105,8 @@ def _tables(result: Replay) -> None:
     overrides = _table("domain", "mx_rollup", "source", "option", "expires", "reason")
     for effective in result.overrides():
         o = effective.override
-        overrides.add_row(
+        _add(
+            overrides,
             effective.section,
             str(o.mx_rollup).lower(),
             o.source,
@@ -117,12 +116,17 @@ def _tables(result: Replay) -> None:
         )
     held = _table("what", "queue", "expires", "reason")
     for entry in [e for k in ("ready_q", "sched_q", "bounce") for e in _of(result, k)]:
-        held.add_row(entry[0], entry[1], entry[2], entry[3])
+        _add(held, *entry)
     for table in (overrides, held):
         if table.row_count:
             console.print(table)
     if not overrides.row_count and not held.row_count:
         console.print("nothing")
+
+
+def _add(table: Table, *cells: str) -> None:
+    """A row; what a remote server or a sender chose must not steer the terminal."""
+    table.add_row(*(one_line(cell) for cell in cells))
 
 
 def _table(*columns: str) -> Table:
@@ -145,5 +149,3 @@ def _of(result: Replay, kind: str) -> list[tuple[str, str, str, str]]:
             continue
         rows.append((what, queue, format_rfc3339(entry.expires_ns), entry.reason))
     return rows
-
-
