@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sidecar.log.record import Record
+from sidecar.shaping.hashes import action_hash
 from sidecar.shaping.merge import Shaping
 from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.rules import Action, Rule
@@ -30,7 +31,6 @@ from .entries import (
 )
 from .matching import Candidate, Match
 from .thresholds import Thresholds
-from .upstream_hash import action_hash
 
 LATENESS = 3600
 """How many seconds behind the newest record another may come and still find its window whole."""

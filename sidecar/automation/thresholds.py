@@ -131,7 +131,7 @@ class Thresholds:
         return idle
 
     def take_changes(self) -> tuple[dict[tuple[str, int], int], dict[str, int]]:
-        """What changed, as (scope, second) → count; before which second nothing counts, by scope."""
+        """What changed: (scope, second) → count; scope → the first second that still counts."""
         changed, shrunk = self._changed, self._shrunk
         self._changed, self._shrunk = {}, {}
         # A second may have come and gone since: only what still counts is worth keeping.

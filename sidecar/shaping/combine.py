@@ -17,11 +17,12 @@ from typing import Any, Final, Literal
 from ..problems import Level, Problem, ProblemError
 from ..times import NS
 from .blocks import Block, ProviderBlock, Shaping, content_hash, overlay
+from .hashes import hashed
 from .load import FileBlock, FileProvider, Match, ShapingFile, quoted
 from .mx import NEVER, MxAnswer, MxError, Resolver
 from .names import count_labels, parse_name
 from .options import PROVIDER_SELECTION_RATE, SCHEMA, Option, check_option, check_source_option
-from .rules import Rule, Scope, rule_hash
+from .rules import Rule, Scope
 
 CheckLevel = Literal["Ignore", "Warn", "Error"]
 """What becomes of a finding: nothing, a warning, an error that does not stop the load."""
@@ -182,10 +183,7 @@ class _Building:
 
 def _placed(rule: Rule, scope: Scope, *, rollup: bool) -> Rule:
     """The rule with what its place decides."""
-    digest = rule_hash(
-        rule.regexes, rule.actions, rule.trigger, rule.duration_ns, rule.match_internal, rollup
-    )
-    return replace(rule, scope=scope, rollup=rollup, hash=digest)
+    return hashed(replace(rule, scope=scope, rollup=rollup))
 
 
 class _Merge:

@@ -5,9 +5,6 @@ Source of the fields: KumoMTA's documentation, "Traffic Shaping Automation".
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -68,9 +65,10 @@ class Rule:
 
     ``rollup`` says that a SetConfig of this rule is for the whole site (rules of
     ``default`` and of a site; not those of a provider or of a domain with
-    ``mx_rollup = false``).  ``file``, ``line`` and ``number`` (counted from 1 in
-    its table in that file) say where it stands; ``table`` is how that table is
-    written there (``"gmail.com"``, ``provider."yahoo"``, ``default``).
+    ``mx_rollup = false``).  ``hash`` tells it from other rules (:mod:`.hashes`).
+    ``file``, ``line`` and ``number`` (counted from 1 in its table in that file)
+    say where it stands; ``table`` is how that table is written there
+    (``"gmail.com"``, ``provider."yahoo"``, ``default``).
     """
 
     regexes: tuple[Pattern, ...]
@@ -90,28 +88,3 @@ class Rule:
     def where(self) -> str:
         """The rule's place within its file, for messages."""
         return f"[[{self.table}.automation]] rule {self.number}"
-
-
-def rule_hash(
-    regexes: tuple[Pattern, ...],
-    actions: tuple[Action, ...],
-    trigger: Threshold | None,
-    duration_ns: int,
-    match_internal: bool,
-    rollup: bool,
-) -> str:
-    """What tells one rule from another, across files, scopes and restarts (64 hex digits).
-
-    As upstream, a rule is its content: two rules that say the same share
-    thresholds and entries, wherever they stand.
-    """
-    content: Mapping[str, object] = {
-        "regex": [p.source for p in regexes],
-        "action": [a.identity() for a in actions],
-        "trigger": None if trigger is None else [trigger.limit, trigger.period],
-        "duration": duration_ns,
-        "match_internal": match_internal,
-        "rollup": rollup,
-    }
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()

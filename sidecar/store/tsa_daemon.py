@@ -8,7 +8,7 @@ and site; value: the rule's duration and the seconds of its matches),
 ``config_overrides`` and ``readyq_suspensions`` (key: action hash and site),
 ``schedq_suspensions`` and ``schedq_bounces`` (key: a map with action hash,
 domain, tenant, campaign).  Its hashes are those of
-:mod:`sidecar.automation.upstream_hash`, so that entries keep their identity and
+:mod:`sidecar.shaping.hashes`, so that entries keep their identity and
 a rematch extends them.
 """
 
@@ -28,8 +28,8 @@ from sidecar.automation.entries import (
     SchedQBounce,
     SchedQSuspension,
 )
-from sidecar.automation.upstream_hash import rule_hash
 from sidecar.problems import Problem
+from sidecar.shaping.hashes import rule_hash
 from sidecar.shaping.rules import Rule, TomlValue
 from sidecar.times import parse_rfc3339
 

@@ -26,7 +26,7 @@ from sidecar.store.tsa_daemon import (
     threshold_counts,
 )
 from sidecar.times import NS, parse_rfc3339
-from tests.automation.upstream_rules import rules_of
+from tests.shaping.upstream_rules import rules_of
 
 DATA = Path(__file__).parents[1] / "data" / "tsa-state"
 STATE = (DATA / "tsa.db.state").read_bytes()

@@ -10,13 +10,14 @@ string as its UTF-8 and a byte 0xff; a list as its length in 8 bytes, then its
 items; an enum as its variant's number in 8 bytes, then its content; a duration
 as 8 bytes of seconds and 4 of nanoseconds; other integers in 8 bytes and
 booleans in 1.  An option's value is hashed without its type or length.  Not
-documented anywhere, but shown by recordings: tests/automation/test_upstream_hash.py.
+documented anywhere, but shown by recordings: tests/shaping/test_hashes.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sidecar.times import NS
@@ -37,6 +38,15 @@ _VARIANTS = {
 """The number of each action among the daemon's."""
 
 _U64 = (1 << 64) - 1
+
+
+def hashed(rule: Rule) -> Rule:
+    """`rule` with its :attr:`Rule.hash`: as upstream, a rule is its content.
+
+    Two rules that say the same share thresholds and entries, wherever they
+    stand, and go on sharing them across files and restarts.
+    """
+    return replace(rule, hash=rule_hash(rule))
 
 
 def rule_hash(rule: Rule) -> str:

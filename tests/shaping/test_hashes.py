@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.automation.upstream_hash import action_hash, rule_hash
+from sidecar.shaping.hashes import action_hash, rule_hash
 from sidecar.shaping.rules import Action, Rule, Threshold, TomlValue
 
 from .upstream_rules import rules_of

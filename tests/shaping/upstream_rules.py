@@ -10,26 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from sidecar.shaping.hashes import hashed
 from sidecar.shaping.patterns import compile_pattern
-from sidecar.shaping.rules import Action, Rule, Scope, Threshold, rule_hash
+from sidecar.shaping.rules import Action, Rule, Scope, Threshold
 from sidecar.shaping.specs import parse_duration, parse_throttle
 
 
 def rules_of(document: Mapping[str, Any]) -> list[Rule]:
     """Every rule of the file, rolled up and not."""
     return [
-        replace(
-            rule,
-            rollup=rollup,
-            hash=rule_hash(
-                rule.regexes,
-                rule.actions,
-                rule.trigger,
-                rule.duration_ns,
-                rule.match_internal,
-                rollup,
-            ),
-        )
+        hashed(replace(rule, rollup=rollup))
         for table in _tables(document)
         for rule in map(_rule, table.get("automation", []))
         for rollup in (False, True)
