@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from sidecar.automation.overlay import one_line
-from sidecar.policy import Policy, load_policy
+from sidecar.policy import load_settings
 from sidecar.problems import Problem, ProblemError
 from sidecar.service.rules import Settled
-from sidecar.settings import Settings, policy_path, resolve_settings, setting
+from sidecar.settings import Settings, setting
 from sidecar.shaping.mx import DnsResolver, OfflineResolver, Resolver, ZoneResolver
 from sidecar.times import NS
 
@@ -84,11 +84,14 @@ def settle(
 ) -> Settled:
     """The settings from a command's options, the environment and the policy."""
     given = {("from" if k == "from_" else k): v for k, v in options.items()}
-    path = policy_path(given, os.environ)
-    policy: Policy | None = None if path is None else load_policy(path, env=os.environ)
-    settings = resolve_settings(given, os.environ, policy, require=require)
-    files = () if policy is None else tuple(str(f) for f in policy.files)
-    return Settled(settings, files)
+    settings, policy = load_settings(given, os.environ, require=require)
+    if policy is None:
+        return Settled(settings)
+    return Settled(
+        settings,
+        policy_files=tuple(str(f) for f in policy.files),
+        messages=tuple(f"{m.file}:{m.line}: {m.text}" for m in policy.messages),
+    )
 
 
 def resolver_for(

@@ -31,6 +31,7 @@ from sidecar.times import NS
 
 from .checkpoints import tail_for
 from .logging import Log
+from .progress import progress_on_terminal
 from .publisher import Publisher
 from .reload import changes
 from .rules import RuleBook, Settle, Settled, load_rules
@@ -53,6 +54,8 @@ async def serve(
     """
     settings = settled.settings
     log = Log(log_format=settings.log_format)
+    for message in settled.messages:
+        log.info("the policy says", text=message)
     for problem in settings.warnings:
         log.problem(problem)
     _ensure_overlay(settings.overlay)
@@ -95,7 +98,7 @@ async def serve(
                 since_ns=service.clock() - rules.shaping.horizon_ns,
                 on_problem=log.problem,
             )
-            async with tail:
+            async with tail, progress_on_terminal(tail):
                 if once:
                     await _run_once(service, publisher, tail)
                 else:

@@ -21,10 +21,11 @@ from sidecar.shaping.mx import Resolver
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The settings, and the policy's files that they were read from."""
+    """The settings, the policy's files that they were read from, and what the policy logged."""
 
     settings: Settings
     policy_files: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[str]:

@@ -1,0 +1,45 @@
+"""A bar on the terminal while the sidecar catches up on a long log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sidecar.log.tail import Tail
+
+_LONG = 16 * 1024 * 1024  # raw bytes: shorter than a second's work is not worth a bar
+_EVERY = 0.2
+
+
+@contextlib.asynccontextmanager
+async def progress_on_terminal(tail: Tail) -> AsyncIterator[None]:
+    """Show how much of what was there at the start is read, where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    task = asyncio.create_task(_show(tail))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _show(tail: Tail) -> None:
+    await asyncio.sleep(_EVERY)
+    total = tail.bytes_waiting
+    if total < _LONG:
+        return
+    columns = (TextColumn("catching up"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        while (waiting := tail.bytes_waiting) >= _LONG // 16:
+            total = max(total, waiting)
+            bar.update(task, total=total, completed=total - waiting)
+            await asyncio.sleep(_EVERY)
