@@ -14,7 +14,7 @@ from .common import resolver_for, run_async, setting_options, settle
 from .console import STYLES, line, output, print_json
 
 
-@click.command()
+@click.command(short_help="Find what is wrong with the shaping files.")
 @setting_options("policy", "shaping", "merge_options", "dns_zones")
 @click.option("--no-dns", is_flag=True, help="Ask no DNS: every domain is a site of its own.")
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings, too.")

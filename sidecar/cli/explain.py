@@ -14,11 +14,10 @@ from rich.console import Console
 from sidecar.automation.decide import Automation
 from sidecar.automation.overlay import one_line
 from sidecar.problems import ProblemError
-from sidecar.service.rules import load_rules
 from sidecar.service.state import restore
 from sidecar.shaping.mx import MxAnswer
 from sidecar.store import read_saved
-from sidecar.times import format_rfc3339, parse_time
+from sidecar.times import NS, format_rfc3339, parse_time
 from sidecar.tools.explain import Explanation, Found, Step, Verdict
 from sidecar.tools.explain import explain as run_explain
 from sidecar.tools.question import NO_DOMAIN, Typed, read_record
@@ -26,6 +25,7 @@ from sidecar.tools.text import shown_duration, shown_entry, shown_rule
 
 from .common import report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
+from .loading import rules_for
 
 _LABELS: Final[dict[Verdict, tuple[str, str]]] = {
     "acts": ("ACTS", "bold green"),
@@ -41,7 +41,7 @@ _LONGEST: Final = 200
 """Characters of a response or a match that are shown."""
 
 
-@click.command()
+@click.command(short_help="Show what each rule makes of a response, and why.")
 @setting_options(
     "policy",
     "shaping",
@@ -102,11 +102,10 @@ def explain(
 
     async def work() -> Explanation:
         resolver = resolver_for(settings)
-        rules = await load_rules(settings, resolver)
-        report(rules.problems)
+        rules = await rules_for(settings, resolver)
         if response is not None:
             typed = Typed(response, **about)
-            text, mx = await typed.record(now_ns or time.time_ns(), resolver)
+            text, mx = await typed.record(_now() if now_ns is None else now_ns, resolver)
         else:
             text, mx = await read_record(record or "-", resolver)
         return run_explain(text, rules=rules, mx=mx, automation=automation, now_ns=now_ns)
@@ -130,6 +129,11 @@ def _time(text: str) -> int:
         return parse_time(text)
     except ValueError as error:
         raise ProblemError.one("bad-option", str(error), where="--at") from None
+
+
+def _now() -> int:
+    """The present, to the second: no record has been typed more precisely."""
+    return time.time_ns() // NS * NS
 
 
 def _automation(state: Path | None) -> Automation:
@@ -226,4 +230,4 @@ def _print_span(console: Console, found: Found, text: str) -> None:
 def _summary(explanation: Explanation) -> str:
     verdicts = Counter(step.verdict for step in explanation.steps)
     matched = sum(verdicts[v] for v in ("acts", "waits", "no-effect"))
-    return f"{len(explanation.steps)} rules, {matched} match, {verdicts['acts']} act"
+    return f"{len(explanation.steps)} rules: {matched} match, {verdicts['acts']} act"

@@ -10,7 +10,6 @@ import click
 from sidecar.automation.overlay import one_line
 from sidecar.log.record import UNSPECIFIED_SOURCE
 from sidecar.problems import ProblemError
-from sidecar.service.rules import load_rules
 from sidecar.settings import Settings
 from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.options import Option
@@ -19,11 +18,12 @@ from sidecar.tools.resolve import Resolution
 from sidecar.tools.resolve import resolve as run_resolve
 from sidecar.tools.text import shown_place, shown_value
 
-from .common import report, resolver_for, run_async, setting_options, settle
+from .common import resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
+from .loading import rules_for
 
 
-@click.command()
+@click.command(short_help="Show the options in effect for a domain, and where they come from.")
 @setting_options("policy", "shaping", "merge_options", "dns_zones", "nameservers", "overlay")
 @click.option("--no-overlay", is_flag=True, help="Leave the overlay out.")
 @click.option(
@@ -57,8 +57,7 @@ def resolve(
 
     async def work() -> Resolution:
         resolver = resolver_for(settings)
-        rules = await load_rules(replace(settings, shaping=files), resolver)
-        report(rules.problems)
+        rules = await rules_for(replace(settings, shaping=files), resolver)
         return run_resolve(
             rules.shaping,
             domain=domain,

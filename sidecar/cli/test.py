@@ -10,12 +10,14 @@ from rich.console import Console
 from sidecar.automation.overlay import one_line
 from sidecar.problems import Problem, ProblemError
 from sidecar.tools.casefile import FORMAT
-from sidecar.tools.ruletest import CaseResult, Difference, FileResult, describe_counts, run_file
+from sidecar.tools.comparing import Difference
+from sidecar.tools.ruletest import CaseResult, FileResult, describe_counts, run_file
 from sidecar.tools.text import shown_duration
 
 from .common import report, run_async
 from .console import STYLES, line, output, print_json
 
+_EXAMPLE = FORMAT.replace("\n\n", "\n\n\b\n")
 _HELP = f"""Run the cases in FILEs: send records, compare what is in force with what must be.
 
 Exits with 0 when all cases pass, 1 when one fails, 2 when a file, or the rules
@@ -24,7 +26,7 @@ it names, can't be used.
 A FILE is TOML:
 
 \b
-{FORMAT}
+{_EXAMPLE}
 A record may be given whole, as kumod logs it: record = {{type = "Bounce",
 response = {{code = 550, content = "..."}}}}; what it lacks comes from the other
 keys, its time from the case. Keys of an entry: overrides: domain, mx_rollup,

@@ -8,20 +8,19 @@ in force at which moment.  :data:`FORMAT` says all of it, and is what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from sidecar.automation.address import recipient_domain
 from sidecar.problems import Problem, ProblemError
-from sidecar.shaping.documents import Document, DocumentError, parse_toml
-from sidecar.shaping.documents import Path as Keys
-from sidecar.shaping.options import suggestion
+from sidecar.shaping.documents import DocumentError, parse_toml
 from sidecar.shaping.source import SourceError, is_url, read_local
-from sidecar.shaping.specs import parse_duration, shown
 
 from .records import Response, parse_enhanced, parse_response
+from .table import Table
 
 FORMAT: Final = """\
 shaping = ["rules.toml"]         # shaping files in merge order, relative to this file, or URLs
@@ -80,12 +79,12 @@ _MOST_RECORDS: Final = 1_000_000
 class Given:
     """A record that comes ``times`` times, first at ``at_ns``, then ``every_ns`` apart.
 
-    ``response`` is None only where ``fields``, what of a record was given whole,
-    has one.  ``site`` None is the one that the MX make.
+    ``fields`` is what of a record was given whole, and overrides the rest.
+    ``site`` None is the one that the MX make.
     """
 
     line: int
-    response: Response | None
+    response: Response
     fields: Mapping[str, Any]
     domain: str | None
     recipients: tuple[str, ...]
@@ -153,120 +152,14 @@ async def read_cases(path: Path) -> CaseFile:
         message = f"not valid TOML: {error}"
         raise ProblemError.one("bad-toml", message, file=file, line=error.line) from None
     problems: list[Problem] = []
-    root = _Table(document, file, problems, document.data, (), "")
+    root = Table(document, file, problems, document.data, (), "")
     cases = _file(root, path.parent)
     if problems:
         raise ProblemError(sorted(problems, key=lambda p: p.line or 0))
     return cases
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A table of the file: reads its keys, and notes what is wrong with them."""
-
-    document: Document
-    file: str
-    problems: list[Problem]
-    data: Mapping[str, Any]
-    path: Keys
-    where: str
-    inherited: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def line(self) -> int:
-        return self.document.line(self.path)
-
-    def error(self, code: str, message: str, key: str | None = None) -> None:
-        path = self.path if key is None else (*self.path, key)
-        if key is not None and key not in self.data and key in self.inherited:
-            path = (*self.path[:2], key)  # it stands in the case
-        where = " ".join(part for part in (self.where, key or "") if part)
-        line = self.document.line(path)
-        self.problems.append(Problem("error", code, message, self.file, line, where or None))
-
-    def only(self, known: Sequence[str]) -> None:
-        """Refuse every other key."""
-        for key in self.data:
-            if key not in known:
-                hint = suggestion(key, known) or f"; known are {', '.join(known)}"
-                path = (*self.path, key)
-                message = f"unknown key {shown(key)}{hint}"
-                line = self.document.line(path)
-                where = self.where or None
-                self.problems.append(
-                    Problem("error", "unknown-key", message, self.file, line, where)
-                )
-
-    def get(self, key: str, wanted: str, kind: type | tuple[type, ...]) -> Any:
-        """The value of `key`, or what the case says, or None; None and an error when it is off."""
-        value = self.data.get(key, self.inherited.get(key))
-        if value is None:
-            return None
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            self.error("bad-value", f"found {shown(value)}, wanted {wanted}", key)
-            return None
-        return value
-
-    def text(self, key: str) -> str | None:
-        value: str | None = self.get(key, "a string", str)
-        return value
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        value = self.get(key, "true or false", bool)
-        return default if value is None else value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """An array of strings; a single one stands for an array of one."""
-        value = self.get(key, "a string or an array of strings", (str, list))
-        items = [value] if isinstance(value, str) else value or []
-        if not all(isinstance(item, str) for item in items):
-            self.error("bad-value", f"found {shown(value)}, wanted strings", key)
-            return ()
-        return tuple(items)
-
-    def count(self, key: str, *, least: int, most: int) -> int | None:
-        value: int | None = self.get(key, "a whole number", int)
-        if value is not None and not least <= value <= most:
-            self.error("bad-value", f"found {value}, wanted {least} to {most}", key)
-            return None
-        return value
-
-    def duration(self, key: str, default: int | None = None) -> int | None:
-        """A duration in ns."""
-        value = self.get(key, "a duration", (str, int, float))
-        if value is None:
-            return default
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.error("bad-duration", str(error), key)
-            return default
-
-    def tables(
-        self, key: str, where: str, inherited: Mapping[str, Any] | None = None
-    ) -> list[_Table]:
-        """The tables of an array of tables; a single table stands for an array of one."""
-        value = self.data.get(key, [])
-        one = isinstance(value, dict)
-        items = [value] if one else value
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            self.error("bad-value", f"found {shown(value)}, wanted tables", key)
-            return []
-        return [
-            _Table(
-                self.document,
-                self.file,
-                self.problems,
-                item,
-                (*self.path, key) if one else (*self.path, key, number),
-                f"{where} {number + 1}".lstrip(),
-                inherited or {},
-            )
-            for number, item in enumerate(items)
-        ]
-
-
-def _file(root: _Table, directory: Path) -> CaseFile:
+def _file(root: Table, directory: Path) -> CaseFile:
     root.only(("shaping", "dns_zones", "case"))
     shaping = root.texts("shaping")
     if not shaping and not root.problems:
@@ -282,7 +175,7 @@ def _file(root: _Table, directory: Path) -> CaseFile:
     )
 
 
-def _case(table: _Table) -> Case:
+def _case(table: Table) -> Case:
     table.only(("name", "record", "expect", *_WHO))
     said = {key: table.data[key] for key in _WHO if key in table.data}
     given: list[Given] = []
@@ -305,9 +198,11 @@ def _case(table: _Table) -> Case:
 # Records
 
 
-def _given(table: _Table, begin: int) -> Given:
+def _given(table: Table, begin: int) -> Given:
     table.only((*_WHO, *_RESPONSE, *_WHEN))
     fields = table.get("record", "a table", dict) or {}
+    if not _is_json(fields):
+        table.error("bad-value", "holds what JSON has not: a date or time, inf or nan", "record")
     recipients = _recipients(table, fields)
     domain = table.text("domain")
     if domain is None and recipients:
@@ -332,7 +227,15 @@ def _given(table: _Table, begin: int) -> Given:
     )
 
 
-def _recipients(table: _Table, fields: Mapping[str, Any]) -> tuple[str, ...]:
+def _is_json(fields: Mapping[str, Any]) -> bool:
+    try:
+        json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _recipients(table: Table, fields: Mapping[str, Any]) -> tuple[str, ...]:
     whole = fields.get("recipient")
     if isinstance(whole, str):
         return (whole,)
@@ -348,7 +251,7 @@ def _domain(recipient: str) -> str | None:
         return None
 
 
-def _queue(table: _Table, domain: str) -> str:
+def _queue(table: Table, domain: str) -> str:
     queue, tenant, campaign = (table.text(key) for key in ("queue", "tenant", "campaign"))
     if queue is not None:
         if {"tenant", "campaign"} & table.data.keys():
@@ -360,42 +263,53 @@ def _queue(table: _Table, domain: str) -> str:
     return domain if tenant is None else f"{tenant}@{domain}"
 
 
-def _response(table: _Table, fields: Mapping[str, Any]) -> Response | None:
-    code = table.count("code", least=0, most=65535)
-    text, enhanced, content = (table.text(key) for key in ("response", "enhanced", "content"))
-    ways = [
-        w
-        for w, is_given in (
-            ("response", text is not None),
-            ("code", code is not None),
-            ("record", "response" in fields),
-        )
-        if is_given
-    ]
+def _response(table: Table, fields: Mapping[str, Any]) -> Response:
+    """The response in whichever way it is given; an empty one, and an error, when in none or two."""
+    ways = [way for way in ("response", "code") if way in table.data]
+    if "response" in fields:
+        ways.append("record with a response")
     if len(ways) != 1:
-        if {"response", "code"}.isdisjoint(table.data) or len(ways) > 1:
-            said = " and ".join(ways) if ways else "none"
-            message = f"wanted one response ({said} given): response, code or a record with one"
-            table.error("no-response", message)
-        return None
-    if code is None and (enhanced is not None or content is not None):
-        table.error("no-response", "enhanced and content go with code")
+        said = " and ".join(ways) or "none"
+        message = f"wanted one response, found {said}: give response, code or a record with one"
+        table.error("no-response", message)
+    elif ways == ["response"]:
+        return _raw_response(table)
+    elif ways == ["code"]:
+        return _response_in_parts(table)
+    whole = fields.get("response")
+    code = whole.get("code") if isinstance(whole, dict) else None
+    return Response(code if isinstance(code, int) else 0, None, "")
+
+
+def _raw_response(table: Table) -> Response:
+    text = table.text("response")
+    for key in ("enhanced", "content"):
+        if key in table.data:
+            table.error("bad-response", "goes with code, not with response", key)
     try:
-        if text is not None:
-            return parse_response(text)
-        if code is not None:
-            if enhanced is not None:
-                parse_enhanced(enhanced)
-            return Response(code, enhanced, content or "")
+        return parse_response("" if text is None else text)
     except ValueError as error:
-        table.error("bad-response", str(error), "response" if text is not None else "enhanced")
-    return None
+        if text is not None:
+            table.error("bad-response", str(error), "response")
+    return Response(0, None, "")
+
+
+def _response_in_parts(table: Table) -> Response:
+    enhanced = table.text("enhanced")
+    try:
+        if enhanced is not None:
+            parse_enhanced(enhanced)
+    except ValueError as error:
+        table.error("bad-response", str(error), "enhanced")
+        enhanced = None
+    code = table.count("code", least=0, most=65535)
+    return Response(code or 0, enhanced, table.text("content") or "")
 
 
 # Expectations
 
 
-def _expectation(table: _Table, last: int) -> Expectation:
+def _expectation(table: Table, last: int) -> Expectation:
     table.only(("at", *_ENTRY, "exact", "nothing"))
     nothing = table.flag("nothing", default=False)
     exact = table.flag("exact", default=True)
@@ -414,7 +328,7 @@ def _expectation(table: _Table, last: int) -> Expectation:
     return Expectation(table.line, last if at_ns is None else at_ns, entries, exact)
 
 
-def _entry(table: _Table, kind: str) -> ExpectedEntry:
+def _entry(table: Table, kind: str) -> ExpectedEntry:
     table.only(_ENTRY[kind])
     if "site" in table.data and not {"domain", "tenant", "campaign"}.isdisjoint(table.data):
         message = "a ready queue has site and source, a scheduled one domain, tenant, campaign"

@@ -8,55 +8,31 @@ count from :data:`START`, MX come from the zones.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import tomlkit
-
-from sidecar.automation.address import site_name
 from sidecar.automation.decide import Automation
-from sidecar.automation.entries import (
-    Entry,
-    Override,
-    ReadyQSuspension,
-    SchedQBounce,
-    SchedQSuspension,
-)
 from sidecar.automation.matching import Matcher
-from sidecar.automation.overlay import Overlay, one_line
+from sidecar.automation.overlay import one_line
 from sidecar.automation.pipeline import Tally, candidates
-from sidecar.log.record import SKIPPED_TYPES, UNSPECIFIED_SOURCE
+from sidecar.log.record import SKIPPED_TYPES, UNSPECIFIED_SOURCE, BadLine, decode
 from sidecar.problems import Problem, ProblemError
 from sidecar.service.mx import resolve_all
 from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import MxAnswer, ZoneResolver
-from sidecar.shaping.options import canonical
 from sidecar.times import NS, format_rfc3339
 
-from .casefile import Case, CaseFile, Expectation, ExpectedEntry, Given, read_cases
-from .records import Response, ask_mx, encode, log_record, ready_queue
-from .text import shown_duration, shown_value
+from .casefile import Case, CaseFile, Expectation, Given, read_cases
+from .comparing import Actual, Difference, compare, in_force
+from .records import ask_mx, encode, log_record, ready_queue
+from .text import shown_duration
 
 START: Final = 1_767_225_600 * NS
 """When every case begins: 2026-01-01T00:00:00Z."""
 
-_COUNTED: Final = ("bad", "bad_recipient", "already_expired", "no_site", "no_domain", "no_tenant")
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One entry that is not as expected, as text in the language of the test file.
-
-    ``missing``: expected, not in force; ``unexpected``: the reverse; ``differs``:
-    in force with other values, ``fields`` are (key, expected, got).
-    """
-
-    what: Literal["missing", "unexpected", "differs"]
-    entry: str
-    line: int | None = None
-    fields: tuple[tuple[str, str, str], ...] = ()
+_COUNTED: Final = ("bad_recipient", "already_expired", "no_site", "no_domain", "no_tenant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +107,7 @@ async def run_file(path: Path) -> FileResult:
     shaping = await load_shaping(cases.shaping, options=options, resolver=resolver)
     if shaping.errors:
         raise ProblemError(shaping.errors)
-    runner = _Runner(shaping, Matcher(shaping), resolver)
+    runner = _Runner(cases.file, shaping, Matcher(shaping), resolver)
     results = [await runner.run(case) for case in cases.cases]
     return FileResult(cases.file, tuple(results), shaping.warnings)
 
@@ -153,6 +129,7 @@ async def _zones(cases: CaseFile) -> ZoneResolver:
 
 @dataclass(frozen=True, slots=True)
 class _Runner:
+    file: str
     shaping: Shaping
     matcher: Matcher
     resolver: ZoneResolver
@@ -172,11 +149,15 @@ class _Runner:
 
     async def _send(self, given: Given, time_ns: int, trial: _Trial) -> None:
         line = await self._line(given, time_ns)
+        try:
+            decode(line)
+        except BadLine as error:
+            message = f"is no log record: {error}"
+            raise ProblemError.one("bad-record", message, file=self.file, line=given.line) from None
         tally = Tally()
         found = candidates([line], matcher=self.matcher, skip_types=SKIPPED_TYPES, tally=tally)
         trial.counts["sent"] += 1
         trial.counts["seen"] += tally.considered
-        trial.counts["bad"] += tally.bad
         trial.counts["bad_recipient"] += tally.bad_recipient
         mx = await resolve_all(found, self.resolver)
         trial.automation.expire(time_ns)
@@ -185,13 +166,13 @@ class _Runner:
 
     async def _line(self, given: Given, time_ns: int) -> bytes:
         """The log line that kumod would have written."""
-        source = given.source or UNSPECIFIED_SOURCE
+        source = given.fields.get("egress_source", given.source) or UNSPECIFIED_SOURCE
         site = given.site
         if site is None and given.domain is not None:
             mx = await ask_mx(given.domain, self.resolver)
             site = mx.site_name if isinstance(mx, MxAnswer) else ""
         record = log_record(
-            given.response or Response(0, None, ""),
+            given.response,
             recipients=given.recipients,
             queue=given.queue,
             site=ready_queue(site or "", source),
@@ -224,151 +205,11 @@ class _Trial:
         """Compare what is in force with what must be."""
         now_ns = START + expectation.at_ns
         self.automation.expire(now_ns)
-        actual = [_Actual.of(entry, now_ns) for entry in in_force(self.automation.entries)]
+        actual = [Actual.of(entry, now_ns) for entry in in_force(self.automation.entries)]
         differences = compare(expectation.entries, actual, exact=expectation.exact)
         if not differences:
             return []
         return [Failure(expectation.line, expectation.at_ns, tuple(differences))]
-
-
-def in_force(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries as kumod sees them: of overrides those that the overlay says."""
-    everything = list(entries)
-    overlay = Overlay(entry for entry in everything if isinstance(entry, Override))
-    overlay.text()
-    held = [entry for entry in everything if not isinstance(entry, Override)]
-    held.sort(key=lambda entry: (entry.expires_ns, entry.key))
-    return [*(effective.override for effective in overlay.effective()), *held]
-
-
-# Comparing
-
-
-@dataclass(frozen=True, slots=True)
-class _Actual:
-    """An entry in force, in the terms of the test file."""
-
-    kind: str
-    fields: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, entry: Entry, now_ns: int) -> _Actual:
-        kind, fields = _fields(entry)
-        return cls(kind, {**fields, "expires_in": entry.expires_ns - now_ns})
-
-
-def _fields(entry: Entry) -> tuple[str, dict[str, Any]]:
-    match entry:
-        case Override():
-            return "overrides", {
-                "domain": entry.domain,
-                "mx_rollup": entry.mx_rollup,
-                "source": entry.source,
-                "option": entry.name,
-                "value": entry.value,
-            }
-        case ReadyQSuspension():
-            return "suspended", {"site": entry.site, "source": entry.source}
-        case SchedQSuspension() | SchedQBounce():
-            kind = "suspended" if isinstance(entry, SchedQSuspension) else "bounced"
-            parts = {
-                "domain": entry.domain,
-                "tenant": entry.tenant,
-                "campaign": entry.campaign,
-            }
-            return kind, {key: value for key, value in parts.items() if value is not None}
-
-
-def compare(
-    expected: Sequence[ExpectedEntry], actual: Sequence[_Actual], *, exact: bool
-) -> list[Difference]:
-    """What differs, the expected entries first; ``exact``: nothing else may be in force."""
-    partners = _pair(expected, actual)
-    left = [a for n, a in enumerate(actual) if n not in partners.values()]
-    differences: list[Difference] = []
-    for number, want in enumerate(expected):
-        if number in partners:
-            continue
-        near = min(
-            (a for a in left if _similar(want, a)),
-            key=lambda a: len(_differing(want, a)),
-            default=None,
-        )
-        if near is None:
-            differences.append(Difference("missing", _shown(want.kind, want.fields), want.line))
-            continue
-        left.remove(near)
-        fields = tuple(
-            (key, _shown_field(key, want.fields.get(key)), _shown_field(key, near.fields.get(key)))
-            for key in _differing(want, near)
-        )
-        entry = _shown(near.kind, near.fields)
-        differences.append(Difference("differs", entry, want.line, fields))
-    if exact:
-        differences += [Difference("unexpected", _shown(a.kind, a.fields)) for a in left]
-    return differences
-
-
-def _pair(expected: Sequence[ExpectedEntry], actual: Sequence[_Actual]) -> dict[int, int]:
-    """Expected entry → its entry in force, as many as possible (augmenting paths)."""
-    fitting = [
-        [n for n, a in enumerate(actual) if a.kind == want.kind and not _differing(want, a)]
-        for want in expected
-    ]
-    owner: dict[int, int] = {}
-
-    def place(number: int, tried: set[int]) -> bool:
-        for candidate in fitting[number]:
-            if candidate in tried:
-                continue
-            tried.add(candidate)
-            if candidate not in owner or place(owner[candidate], tried):
-                owner[candidate] = number
-                return True
-        return False
-
-    for number in range(len(expected)):
-        place(number, set())
-    return {number: candidate for candidate, number in owner.items()}
-
-
-def _similar(want: ExpectedEntry, got: _Actual) -> bool:
-    """Whether the two may be of one mind but for a value or two."""
-    if want.kind != got.kind or not want.fields.keys() <= {*got.fields, "tenant", "campaign"}:
-        return False
-    return len(_differing(want, got)) < max(len(want.fields), 2)
-
-
-def _differing(want: ExpectedEntry, got: _Actual) -> list[str]:
-    return [key for key in want.fields if not _equal(key, want.fields[key], got.fields)]
-
-
-def _equal(key: str, want: Any, got: Mapping[str, Any]) -> bool:
-    if key not in got:
-        return key in ("tenant", "campaign") and want == ""
-    have = got[key]
-    if key == "site" and "->" not in want:
-        return bool(want == site_name(have, got["source"]))
-    if key == "value":
-        try:
-            return canonical(got["option"], want) == canonical(got["option"], have)
-        except ValueError:
-            return False
-    return bool(want == have)
-
-
-def _shown(kind: str, fields: Mapping[str, Any]) -> str:
-    """An entry as the test file would have it."""
-    inner = ", ".join(f"{key} = {_shown_field(key, value)}" for key, value in fields.items())
-    return f"{kind} {{{inner}}}"
-
-
-def _shown_field(key: str, value: Any) -> str:
-    if value is None:
-        return "none"
-    if key == "expires_in":
-        return f'"{shown_duration(value)}"'
-    return shown_value(tomlkit.item(value).unwrap() if key == "value" else value)
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
