@@ -89,7 +89,7 @@ async def serve(
             await publisher.write(publisher.snapshot())
             rules = await load_rules(settings, resolver, service.copies)
             service.keep_copies()
-            for problem in rules.problems:
+            for problem in rules.found:
                 log.problem(problem)
             service.book = RuleBook(settle, resolver, settled, rules, copies=service.copies)
             tail = tail_for(

@@ -48,9 +48,14 @@ class Rules:
     prefilter: Prefilter
 
     @property
+    def found(self) -> tuple[Problem, ...]:
+        """What the shaping files have that did not stop the load."""
+        return (*self.shaping.warnings, *self.shaping.errors)
+
+    @property
     def problems(self) -> tuple[Problem, ...]:
-        """What was found that did not stop the load."""
-        return (*self.settings.warnings, *self.shaping.warnings, *self.shaping.errors)
+        """The same, and what the settings have."""
+        return (*self.settings.warnings, *self.found)
 
 
 async def load_rules(
