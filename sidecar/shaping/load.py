@@ -203,7 +203,7 @@ class _Reader:
     def _block(self, name: str, raw: object, path: Path) -> FileBlock | None:
         table = "default" if path == ("default",) else quoted(name)
         if not self._is_table(raw, path, f"[{table}]"):
-            if not _is_tables(raw):
+            if not _is_tables(raw) and table != "default":
                 self.problems[-1] = self._not_a_block(name, raw, path)
             return None
         assert isinstance(raw, dict)
