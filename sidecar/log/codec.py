@@ -230,13 +230,14 @@ class ZstdDecoder(Decoder):
         self._library = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX)
         self._source = _Piece()
         self._reader = self._new_reader()
-        self._state: Callable[[memoryview], int] = self._between_frames
+        # A plain function: a bound method would make a cycle, and keep zstd's window alive.
+        self._state: Callable[[ZstdDecoder, memoryview], int] = ZstdDecoder._between_frames
         self._header = 0  # bytes of frame header in front of the next block
         self._checksum = False
         self._skip = 0
 
     def _step(self, room: memoryview) -> int:
-        return self._state(room)
+        return self._state(self, room)
 
     def _new_reader(self) -> zstandard.ZstdDecompressionReader:
         # Making a reader resets the library's state, which a bad block leaves unusable.
@@ -258,7 +259,7 @@ class ZstdDecoder(Decoder):
             if len(head) < 8:
                 return self._starved()
             self._skip = 8 + int.from_bytes(head[4:8], "little")
-            self._state = self._skipping
+            self._state = ZstdDecoder._skipping
             return 0
         if not head.startswith(_ZSTD_MAGIC):
             return self._damaged("no frame begins here")
@@ -272,7 +273,7 @@ class ZstdDecoder(Decoder):
         self._header = length
         self._checksum = bool(head[4] & 4)
         self._reader = self._new_reader()
-        self._state = self._block
+        self._state = ZstdDecoder._block
         return 0
 
     def _skipping(self, _room: memoryview) -> int:
@@ -283,7 +284,7 @@ class ZstdDecoder(Decoder):
         self._pos += there
         if self._skip == 0:
             self._mark()
-            self._state = self._between_frames
+            self._state = ZstdDecoder._between_frames
         return 0
 
     def _block(self, room: memoryview) -> int:
@@ -306,7 +307,7 @@ class ZstdDecoder(Decoder):
         self._header = 0
         if header & 1:
             if self._checksum:
-                self._state = self._frame_checksum
+                self._state = ZstdDecoder._frame_checksum
             else:
                 self._end_frame(count)
         return count
@@ -326,13 +327,13 @@ class ZstdDecoder(Decoder):
 
     def _end_frame(self, ahead: int) -> None:
         self._mark(ahead)
-        self._state = self._between_frames
+        self._state = ZstdDecoder._between_frames
 
     def _searching(self, _room: memoryview) -> int:
         found = self._raw.find(_ZSTD_MAGIC, self._pos)
         if found >= 0:
             self._lose(found - self._pos)
-            self._state = self._between_frames
+            self._state = ZstdDecoder._between_frames
             return 0
         # The magic's first bytes may already be there.
         keep = 0 if self._final else min(3, len(self._raw) - self._pos)
@@ -346,7 +347,7 @@ class ZstdDecoder(Decoder):
 
     def _damaged(self, reason: str) -> int:
         self._break(reason)
-        self._state = self._searching
+        self._state = ZstdDecoder._searching
         self._lose(min(1, len(self._raw) - self._pos))  # not to find this very frame again
         return 0
 

@@ -38,7 +38,7 @@ async def read_paths(
         opened_ns = 0
         if parse_name(path.name).opened_ns is None:
             opened_ns = await asyncio.to_thread(_first_time_ns, path)
-        reading.add(str(path), path, state, opened_ns=opened_ns)
+        reading.known.add(str(path), path, state, opened_ns=opened_ns)
     try:
         while (batch := await reading.next_batch()) is not None:
             yield batch

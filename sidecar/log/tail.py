@@ -22,8 +22,9 @@ from typing import Final, Literal
 from sidecar.problems import Problem
 
 from .file import FileState
+from .known import Checkpoint, Segment
 from .names import parse_name
-from .reading import Batch, Checkpoint, OnProblem, Reading, Segment, TailStats
+from .reading import Batch, OnProblem, Reading, TailStats
 from .segment import HEAD_SIZE, fingerprint_fits
 from .watch import DirectoryWatch
 
@@ -98,13 +99,13 @@ class Tail:
     @property
     def waiting(self) -> int:
         """How many segments there are that are not wholly read (or still being written)."""
-        return sum(1 for _ in self._reading.waiting())
+        return sum(1 for _ in self._reading.known.waiting())
 
     @property
     def bytes_waiting(self) -> int:
         """How many raw bytes of them have not been read: for showing progress."""
         total = 0
-        for segment in self._reading.waiting():
+        for segment in self._reading.known.waiting():
             if segment.state is not None:
                 read = segment.read_to if segment.file is None else segment.file.raw_read
                 total += max(segment.state.size - read, 0)
@@ -187,7 +188,7 @@ class Tail:
         if listing or now >= self._poll_at:
             self._poll_at = now + self._poll_seconds
             await self._poll(listing=listing)
-        return any(segment.readable(now) for segment in self._reading.waiting())
+        return any(segment.readable(now) for segment in self._reading.known.waiting())
 
     async def _poll(self, *, listing: bool) -> None:
         try:
@@ -200,7 +201,7 @@ class Tail:
         self._told.discard("log-dir-unreadable")
         if self._following:
             self._keep_watching(place)
-        for segment in list(self._reading.waiting()):
+        for segment in list(self._reading.known.waiting()):
             if segment.state is None or not segment.state.finished:
                 await self._examine(segment.name)
         if listing or self._listed is None or self._listed.due(place, watched=self._watch.active):
@@ -259,12 +260,12 @@ class Tail:
         except OSError as error:
             self._no_directory(error)
             return
-        first = not self._reading.segments
-        known = self._reading.segments
+        first = not self._reading.known.segments
+        known = self._reading.known.segments
         old = self._closed_before(inodes)
         for name, checkpoint in self._checkpoints.items():
             if name not in inodes:
-                segment = self._reading.add(
+                segment = self._reading.known.add(
                     name, self.directory / name, None, checkpoint=checkpoint
                 )
                 await self._reading.vanish(segment)
@@ -314,10 +315,10 @@ class Tail:
                 return False
             self._skipped.add(name)
             if checkpoint is not None:
-                self._reading.forget(name)
+                self._reading.known.forget(name)
             return True
         if segment.done and not segment.suspect:
-            await self._reading.remove(segment)
+            await self._reading.forget(segment)
             self._skipped.add(name)
             return True
         return False
@@ -326,7 +327,7 @@ class Tail:
         """Look at one name: a new segment, a known one, changed or gone, or none of ours."""
         if not self._matches(name) or name in self._skipped:
             return
-        segment = self._reading.segments.get(name)
+        segment = self._reading.known.segments.get(name)
         path = self.directory / name
         try:
             status = os.stat(path)
@@ -346,21 +347,20 @@ class Tail:
         read = 0 if segment.file is None else segment.file.raw_read
         if changed_file or state.size < read or (segment.done and state != segment.state):
             segment.suspect = True
-        self._reading.appear(segment, state)
+        self._reading.known.appear(segment, state)
 
     def _found(self, name: str, path: Path, state: FileState) -> None:
         checkpoint = self._checkpoints.get(name)
-        segment = self._reading.add(
+        segment = self._reading.known.add(
             name, path, state, checkpoint=checkpoint, opened_ns=state.mtime_ns
         )
         if checkpoint is not None:
             segment.suspect = checkpoint.done and checkpoint.id.inode not in {0, state.inode}
-            self._reading.queue(segment)
+            self._reading.known.queue(segment)
         elif self._from_end:
             segment.skip_to = state.size
             if state.finished:
-                segment.done = True
-                self._reading.pass_over(segment)
+                self._reading.known.done(segment)
 
     async def _verify(self) -> bool:
         """Make sure that segments done in an earlier run are still those; whether that was work.
@@ -374,7 +374,7 @@ class Tail:
         del self._unverified[:_VERIFY_AT_ONCE]
         for segment in await asyncio.to_thread(_replaced, some):
             segment.suspect = True
-            self._reading.queue(segment)
+            self._reading.known.queue(segment)
         return True
 
 

@@ -68,7 +68,7 @@ def test_series_are_merged_by_time_even_from_two_directories(tmp_path: Path) -> 
         for second in range(300):
             for number in range(20):
                 kind = ("Bounce", "TransientFailure")[number % 2]
-                writer.log(record(second, type=kind, at=start + second))
+                writer.log(record(second, type=kind, at=start + second, nodeid=name))
         writer.close()
     lines, _ = read(tmp_path / "a", tmp_path / "b")
     times = [msgspec.json.decode(line)["timestamp"] for line in lines]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import struct
 import time
 import tracemalloc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -420,6 +422,22 @@ def test_many_tiny_frames_take_little(frame: bytes) -> None:
     assert size == len(decompress(frame) if frame != SKIPPABLE else b"") * 100_000 + 9
     assert peak < 40 * MIB
     assert time.process_time() - began < 20
+
+
+def test_a_reader_is_gone_as_soon_as_it_is_dropped() -> None:
+    # Each has zstd's window of some megabytes: the garbage collector would come too late.
+    raw = recorded("plain")[0].read_bytes()
+    gc.disable()
+    try:
+        reader = SegmentReader("segment")
+        read_pieces(pieces(raw[:-10] + raw, 5_000), reader=reader)
+        decoder = weakref.ref(reader._decoder) if reader._decoder else None
+        assert decoder is not None
+        assert decoder() is not None
+        del reader
+        assert decoder() is None
+    finally:
+        gc.enable()
 
 
 def test_empty_blocks_are_read_over() -> None:
