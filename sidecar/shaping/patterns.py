@@ -7,9 +7,9 @@ A pattern in RE2's language runs on google-re2, in time linear in the text.  For
 ASCII texts, nearly all there are, it is a small program over bytes; the program for
 all of Unicode is built when the first other text comes.  Look-around,
 back-references and the like, and word boundaries in texts that aren't ASCII, run on
-the ``regex`` module, which backtracks: with a time limit, and a count of the times
-it struck.  Like KumoMTA, which gives up after a million steps back, a search without
-an end counts as no match.
+the ``regex`` module, which backtracks: only on texts that a simpler pattern on
+google-re2 has let through, with a time limit, and a count of the times it struck.  As in
+KumoMTA, which gives up after a million steps back, a search without an end is no match.
 """
 
 from __future__ import annotations
@@ -87,8 +87,11 @@ class Pattern:
             compiled = regex.compile(emit.to_regex(self._parsed, alphabet))
         except (emit.NotInLanguage, regex.error, RecursionError, OverflowError) as error:
             raise PatternError(f"valid in KumoMTA, but cannot be run here: {error}") from None
+        guard = _guard(self._parsed, alphabet)
 
         def search(text: str) -> Span | None:
+            if guard is not None and guard.search(text) is None:
+                return None
             found = compiled.search(text, timeout=TIME_LIMIT)
             return None if found is None else found.span()
 
@@ -106,6 +109,13 @@ class Pattern:
 
     def __repr__(self) -> str:
         return f"Pattern({self.source!r})"
+
+
+def _guard(parsed: parse.Parsed, alphabet: Alphabet) -> re2._Regexp | None:
+    try:
+        return re2.compile(emit.to_guard(parsed, alphabet), re2_options())
+    except re2.error:  # too large for RE2
+        return None
 
 
 class PatternSet:

@@ -6,10 +6,16 @@ In: a parsed pattern.  Out: nothing, or :class:`PatternError`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from . import nodes
 from .errors import PatternError
 from .parse import Parsed
+
+WEIGHT_LIMIT: Final = 10 << 20
+"""Bytes that Rust's regex crate allows a compiled pattern (its ``size_limit``)."""
+
+_PERL_WEIGHTS: Final = {"d": 5_125, "s": 680, "w": 50_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,9 @@ def check(parsed: Parsed) -> None:
     """Raise :class:`PatternError` for a tree that fancy-regex refuses to compile."""
     if any(group < 1 or group > parsed.groups for group in parsed.referenced):
         raise PatternError("a reference to a group that does not exist")
-    _Checker(parsed.referenced).visit(parsed.root)
+    shape = _Checker(parsed.referenced).visit(parsed.root)
+    if not shape.hard and _weight(parsed.root) > WEIGHT_LIMIT:
+        raise PatternError("too large: KumoMTA refuses it because of its repetitions")
 
 
 @dataclass(slots=True)
@@ -44,9 +52,7 @@ class _Checker:
             case nodes.Char() | nodes.AnyChar() | nodes.CharClass():
                 return Shape(1, fixed=True, hard=False)
             case nodes.Anchor(kind):
-                return Shape(
-                    0, fixed=True, hard=kind.endswith(("boundary", "word_start", "word_end"))
-                )
+                return Shape(0, fixed=True, hard="word" in kind)
             case nodes.KeepOut() | nodes.SearchStart() | nodes.GroupExists():
                 return Shape(0, fixed=True, hard=True)
             case nodes.Concat():
@@ -88,3 +94,27 @@ class _Checker:
 
 def _same_size(shapes: list[Shape]) -> bool:
     return all(shape.fixed for shape in shapes) and len({shape.size for shape in shapes}) == 1
+
+
+def _weight(node: nodes.Node) -> int:
+    """About how many bytes the regex crate takes for ``node``, as measured with it."""
+    below = sum(_weight(child) for child in nodes.children(node))
+    match node:
+        case nodes.Char(value, fold):
+            return (80 if fold else 32) * len(value.encode())
+        case nodes.AnyChar():
+            return 1_000
+        case nodes.CharClass(nodes.SetPerl(kind, _), _):
+            return _PERL_WEIGHTS[kind]
+        case nodes.CharClass(nodes.SetProperty(), _):
+            return 5_000
+        case nodes.CharClass(nodes.SetBracket(_, negated), _):
+            return 1_000 if negated else 72
+        case nodes.Alternation(items):
+            return below + 32 * len(items)
+        case nodes.Group():
+            return below + 64
+        case nodes.Repeat(_, low, high, _):
+            optional = 0 if high is None else max(high - low, 0)
+            return low * below + optional * (below + 40) + below
+    return below

@@ -152,6 +152,8 @@ class _BracketParser:
             elif char in _OPERATORS and self.plain(1) == char:
                 self.stack[-1].operate(cast(_Operator, _OPERATORS[char]))
                 self.at += 2
+            elif isinstance(self.tokens[self.at], nodes.SetBracket):  # \h is a nested set
+                self.stack[-1].items.append(self.item())
             else:
                 self.stack[-1].items.append(self.range())
         if self.at < len(self.tokens):

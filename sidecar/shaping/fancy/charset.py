@@ -62,6 +62,15 @@ _VALUED: Final = {
 _NOT_BINARY: Final = frozenset({"cf", "sc", "lc"})
 """Short names of other properties that mean a general category."""
 
+_NAME: Final = re.compile("[a-z0-9]+")
+
+_UNKNOWN_TO_RUST: Final = frozenset(
+    {"alnum", "alphanumeric", "blank", "cs", "graph", "h", "horizspace", "hrkt"}
+    | {"katakanaorhiragana", "posixalnum", "posixdigit", "posixpunct", "posixxdigit", "print"}
+    | {"surrogate", "unknown", "v", "vertspace", "word", "xdigit", "zzzz"}
+)
+"""Names that the ``regex`` module has beyond Rust's."""
+
 _SPECIAL: Final = {"any": r"\x00-\U0010FFFF", "assigned": r"\P{gc=Cn}", "ascii": r"\x00-\x7f"}
 
 _LATE_FOLDS: Final = (("\ufb05", "\ufb06"), ("\u0390", "\u1fd3"), ("\u03b0", "\u1fe3"))
@@ -133,8 +142,11 @@ def _property(query: str) -> str:
     """``\\p{query}`` as the inside of a bracket of the ``regex`` module."""
     name, separator, value = query.replace(":", "=", 1).partition("=")
     name, value = _normalise(name), _normalise(value)
-    if separator:
-        candidates = [f"{_VALUED[name]}={value}"] if name in _VALUED and value else []
+    asked = value if separator else name
+    if asked in _UNKNOWN_TO_RUST or _NAME.fullmatch(asked) is None:
+        candidates = []
+    elif separator:
+        candidates = [f"{_VALUED[name]}={value}"] if name in _VALUED else []
     elif name in _SPECIAL:
         return _SPECIAL[name]
     else:

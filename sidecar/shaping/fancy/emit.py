@@ -8,7 +8,7 @@ engine's unambiguous ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import nodes
 from .charset import Alphabet, AsciiAlphabet, evaluate
@@ -41,6 +41,14 @@ def _trailing_look(root: nodes.Node) -> nodes.Look | None:
     if isinstance(last, nodes.Look) and not last.behind and not last.negative:
         return last
     return None
+
+
+def to_guard(parsed: Parsed, alphabet: Alphabet) -> str:
+    """A pattern for google-re2 that matches wherever ``parsed`` does, and maybe elsewhere.
+
+    It keeps the engine that backtracks from texts that it would search in vain.
+    """
+    return _Guard(alphabet).emit(parsed.root)
 
 
 def to_regex(parsed: Parsed, alphabet: Alphabet) -> str:
@@ -90,7 +98,7 @@ class _Emitter:
         if high is not None and low > high:
             low = high  # only a hard child gets here, and fancy-regex stops at the upper bound
         child = self.emit(node.child)
-        if high == 0 or not child:
+        if not child:
             return ""
         match low, high:
             case 0, 1:
@@ -137,6 +145,26 @@ class _Re2(_Emitter):
         raise NotInLanguage
 
 
+@dataclass(slots=True)
+class _Guard(_Re2):
+    """What RE2 lacks is left out or, where it can match characters, matches any."""
+
+    def special(self, node: nodes.Node) -> str:
+        match node:
+            case nodes.Atomic(child):
+                return f"(?:{self.emit(child)})"
+            case nodes.BackReference():
+                return "(?s:.*)"
+            case nodes.Conditional(condition, yes, no):
+                return f"(?:{self.emit(condition)}{self.emit(yes)}|{self.emit(no)})"
+            case nodes.Look() | nodes.KeepOut() | nodes.GroupExists():
+                return ""
+        try:
+            return super(_Guard, self).special(node)
+        except NotInLanguage:
+            return ""
+
+
 _RE2_ANCHORS: dict[nodes.AnchorKind, str] = {
     "text_start": r"\A",
     "text_end": r"\z",
@@ -150,6 +178,7 @@ _RE2_ANCHORS: dict[nodes.AnchorKind, str] = {
 @dataclass(slots=True)
 class _Regex(_Emitter):
     referenced: frozenset[int]
+    open_groups: list[int] = field(default_factory=list)
 
     def code(self, point: int) -> str:
         return _plain(point) or (f"\\x{point:02x}" if point < 256 else f"\\U{point:08x}")
@@ -161,7 +190,10 @@ class _Regex(_Emitter):
         match node:
             case nodes.Group(index, child):
                 mark = f"?P<g{index}>" if index in self.referenced else "?:"
-                return f"({mark}{self.emit(child)})"
+                self.open_groups.append(index)
+                inside = self.emit(child)
+                self.open_groups.pop()
+                return f"({mark}{inside})"
             case nodes.SearchStart():
                 return r"\A"
             case nodes.KeepOut():
@@ -172,8 +204,14 @@ class _Regex(_Emitter):
                 return f"(?>{self.emit(child)})"
             case nodes.Look(child, behind, negative):
                 return f"(?{'<' if behind else ''}{'!' if negative else '='}{self.emit(child)})"
+            case nodes.BackReference(group, _) if group in self.open_groups:
+                return "(?!)"  # it has matched nothing yet
             case nodes.BackReference(group, fold):
                 return f"(?{'i' if fold else ''}:(?P=g{group}))"
+            case nodes.GroupExists(group) if group in self.open_groups:
+                return ""  # having begun is enough for fancy-regex
+            case nodes.Conditional(nodes.GroupExists(group), yes, _) if group in self.open_groups:
+                return f"(?:{self.emit(yes)})"
             case nodes.GroupExists(group):
                 return f"(?(g{group})|(?!))"
             case nodes.Conditional(nodes.GroupExists(group), yes, no):
