@@ -14,6 +14,7 @@ from rich.console import Console
 from sidecar.automation.decide import Automation
 from sidecar.automation.overlay import one_line
 from sidecar.problems import ProblemError
+from sidecar.service.rules import Rules, load_rules
 from sidecar.service.state import restore
 from sidecar.shaping.mx import MxAnswer
 from sidecar.store import read_saved
@@ -21,11 +22,10 @@ from sidecar.times import NS, format_rfc3339, parse_time
 from sidecar.tools.explain import Explanation, Found, Step, Verdict
 from sidecar.tools.explain import explain as run_explain
 from sidecar.tools.question import NO_DOMAIN, Typed, read_record
-from sidecar.tools.text import shown_duration, shown_entry, shown_rule
+from sidecar.tools.text import counted, shown_duration, shown_entry, shown_rule
 
 from .common import report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
-from .loading import rules_for
 
 _LABELS: Final[dict[Verdict, tuple[str, str]]] = {
     "acts": ("ACTS", "bold green"),
@@ -102,7 +102,9 @@ def explain(
 
     async def work() -> Explanation:
         resolver = resolver_for(settings)
-        rules = await rules_for(settings, resolver)
+        rules = await load_rules(settings, resolver)
+        _refuse_missing(rules)
+        report(rules.problems)
         if response is not None:
             typed = Typed(response, **about)
             text, mx = await typed.record(_now() if now_ns is None else now_ns, resolver)
@@ -129,6 +131,13 @@ def _time(text: str) -> int:
         return parse_time(text)
     except ValueError as error:
         raise ProblemError.one("bad-option", str(error), where="--at") from None
+
+
+def _refuse_missing(rules: Rules) -> None:
+    """kumod goes on without a file that is missing; an explanation of half the rules misleads."""
+    missing = [p for p in rules.shaping.errors if p.code in ("local-load", "remote-load")]
+    if missing:
+        raise ProblemError(missing)
 
 
 def _now() -> int:
@@ -160,11 +169,8 @@ def _print(explanation: Explanation, *, everything: bool) -> None:
         _print_step(console, step, explanation.record.response_line)
     rest = Counter(s.rule.scope.kind for s in explanation.steps if not (everything or _is_near(s)))
     if rest:
-        kinds = ", ".join(f"{count} of {kind}s" for kind, count in rest.items())
-        console.print(
-            f"{sum(rest.values())} more rules are of others ({kinds}), and their regexes do not "
-            "match either: --all lists them"
-        )
+        kinds = ", ".join(f"{count} of other {kind}s" for kind, count in rest.items())
+        console.print(f"not listed, nor do their regexes match: {kinds} (--all lists them)")
     console.print(_summary(explanation))
 
 
@@ -230,4 +236,4 @@ def _print_span(console: Console, found: Found, text: str) -> None:
 def _summary(explanation: Explanation) -> str:
     verdicts = Counter(step.verdict for step in explanation.steps)
     matched = sum(verdicts[v] for v in ("acts", "waits", "no-effect"))
-    return f"{len(explanation.steps)} rules: {matched} match, {verdicts['acts']} act"
+    return f"{counted(len(explanation.steps), 'rule')}: {matched} match, {verdicts['acts']} act"

@@ -10,6 +10,7 @@ import click
 from sidecar.automation.overlay import one_line
 from sidecar.log.record import UNSPECIFIED_SOURCE
 from sidecar.problems import ProblemError
+from sidecar.service.rules import load_rules
 from sidecar.settings import Settings
 from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.options import Option
@@ -18,9 +19,8 @@ from sidecar.tools.resolve import Resolution
 from sidecar.tools.resolve import resolve as run_resolve
 from sidecar.tools.text import shown_place, shown_value
 
-from .common import resolver_for, run_async, setting_options, settle
+from .common import report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
-from .loading import rules_for
 
 
 @click.command(short_help="Show the options in effect for a domain, and where they come from.")
@@ -44,8 +44,8 @@ def resolve(
     The overlay counts in, when it is there. The output is TOML; what stands
     behind a # is where the option comes from.
 
-    Exits with 0, with 1 when the files can't be loaded, with 2 for a wrong
-    command line.
+    A file that is missing is said on stderr and left out, as kumod does. Exits
+    with 0, with 1 when the files don't load, with 2 for a wrong command line.
     """
     if not domain:
         raise ProblemError.one("bad-domain", "the domain is empty", where="DOMAIN")
@@ -57,7 +57,8 @@ def resolve(
 
     async def work() -> Resolution:
         resolver = resolver_for(settings)
-        rules = await rules_for(replace(settings, shaping=files), resolver)
+        rules = await load_rules(replace(settings, shaping=files), resolver)
+        report(rules.problems)
         return run_resolve(
             rules.shaping,
             domain=domain,

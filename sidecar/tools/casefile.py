@@ -264,7 +264,7 @@ def _queue(table: Table, domain: str) -> str:
 
 
 def _response(table: Table, fields: Mapping[str, Any]) -> Response:
-    """The response in whichever way it is given; an empty one, and an error, when in none or two."""
+    """The response in whichever way it is given; an empty one, and an error, when there is none."""
     ways = [way for way in ("response", "code") if way in table.data]
     if "response" in fields:
         ways.append("record with a response")

@@ -17,6 +17,8 @@ from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
 from sidecar.shaping.rules import Rule
 
+from .text import counted
+
 _LEVELS: Final = ("error", "warning", "note")
 
 
@@ -45,9 +47,9 @@ class Report:
     @property
     def summary(self) -> str:
         """All of it in one line."""
-        rules = "not loaded" if self.rules is None else _number(self.rules, "rule")
-        found = ", ".join(_number(self.count(level), level) for level in _LEVELS)
-        return f"{_number(len(self.files), 'file')}, {rules}: {found}"
+        rules = "not loaded" if self.rules is None else counted(self.rules, "rule")
+        found = ", ".join(counted(self.count(level), level) for level in _LEVELS)
+        return f"{counted(len(self.files), 'file')}, {rules}: {found}"
 
     def findings(self) -> list[tuple[str, Problem]]:
         """Problems and notes in the order of file and line, each with its level."""
@@ -73,10 +75,6 @@ class Report:
             ],
             "summary": self.summary,
         }
-
-
-def _number(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _order(problem: Problem) -> tuple[str, int, str, str]:

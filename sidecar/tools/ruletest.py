@@ -27,7 +27,7 @@ from sidecar.times import NS, format_rfc3339
 from .casefile import Case, CaseFile, Expectation, Given, read_cases
 from .comparing import Actual, Difference, compare, in_force
 from .records import ask_mx, encode, log_record, ready_queue
-from .text import shown_duration
+from .text import counted, shown_duration
 
 START: Final = 1_767_225_600 * NS
 """When every case begins: 2026-01-01T00:00:00Z."""
@@ -215,6 +215,6 @@ class _Trial:
 def describe_counts(counts: Mapping[str, int]) -> str:
     """How many records came, and what became of them."""
     sent, seen, matched = (counts[name] for name in ("sent", "seen", "matched"))
-    text = f"{sent} records sent, {seen} seen by rules, {matched} matched"
+    text = f"{counted(sent, 'record')} sent, {seen} seen by rules, {matched} matched"
     rest = [f"{name} {counts[name]}" for name in _COUNTED if counts.get(name)]
     return one_line(f"{text}; left out: {', '.join(rest)}" if rest else text)

@@ -42,6 +42,11 @@ def shown_duration(ns: int) -> str:
     return " ".join(parts) or "0s"
 
 
+def counted(count: int, thing: str) -> str:
+    """``1 rule``, ``2 rules``."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def shown_value(value: TomlValue) -> str:
     """A value as TOML has it, on one line."""
     if isinstance(value, dict):
