@@ -22,7 +22,7 @@ from .load import FileBlock, FileProvider, Match, ShapingFile, quoted
 from .mx import NEVER, MxAnswer, MxError, Resolver
 from .names import count_labels, parse_name
 from .options import PROVIDER_SELECTION_RATE, SCHEMA, Option, check_option, check_source_option
-from .rules import Rule, Scope
+from .rules import Rule, Scope, TomlValue
 
 CheckLevel = Literal["Ignore", "Warn", "Error"]
 """What becomes of a finding: nothing, a warning, an error that does not stop the load."""
@@ -334,7 +334,8 @@ def _shadowed(
     """What is wrong with options that are not left after the merge."""
     for file in files:
         for block in file.blocks:
-            one_label = _has_one_label(block.name)
+            of_domain = isinstance(block, FileBlock) and block is not file.default
+            one_label = of_domain and _has_one_label(block.name)
             for name, option, of_provider in _Building.of(block).all_options():
                 # [gmail.com] without quotes has a finding of its own.
                 if one_label and isinstance(option.value, dict):
@@ -357,13 +358,13 @@ def _wrong(name: str, option: Option, *, of_provider: bool) -> Iterator[Problem]
     lenient = of_provider and name == PROVIDER_SELECTION_RATE
     level: Level = "warning" if lenient else "error"
     check = check_source_option if of_provider else check_option
-    parts = [({key: inner.value}, inner) for key, inner in option.inner.items()]
-    for value, origin in parts or [(option.value, option)]:
+    parts: list[tuple[TomlValue, Option]] = [(option.value, option)]
+    if option.inner:
+        parts = [({key: inner.value}, inner) for key, inner in option.inner.items()]
+    for value, origin in parts:
         for reason in check(name, value):
             known = name in SCHEMA or lenient
-            where = (
-                f"{option.scope if not parts else origin.scope} {name}" if known else origin.scope
-            )
+            where = f"{origin.scope} {name}" if known else origin.scope
             code = "bad-value" if known else "unknown-option"
             yield Problem(level, code, reason, origin.file, origin.line, where)
 

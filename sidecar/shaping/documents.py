@@ -322,6 +322,8 @@ class _TomlScan:
         if m is None:
             raise _LostError
         start, self.position = m.start(1), m.end()
+        if "\\" not in m[1]:
+            return m[1]
         body = self._new_escapes(m[1], start)
         try:
             value: str = tomllib.loads(f'k = "{body}"')["k"]

@@ -246,8 +246,10 @@ def _shadow(plain: list[tuple[str, Rule]], rule: Rule, pattern: Pattern) -> Prob
     literals = pattern.literals()
     if not literals or any(literal.ignore_case for literal in literals):
         return None
-    for text, earlier in plain:
-        if all(text in literal.text for literal in literals) and _covers(earlier, rule):
+    first, *others = (literal.text for literal in literals)
+    # The texts of one literal first: with thousands of rules nearly all fall out here.
+    for text, earlier in [entry for entry in plain if entry[0] in first]:
+        if all(text in other for other in others) and _covers(earlier, rule):
             message = (
                 f"regex {shown(pattern.source)} matches only what {shown(text)} of "
                 f"{_place(earlier)} matches, which does the same, as soon and for as long"

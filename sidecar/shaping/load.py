@@ -138,6 +138,7 @@ class _Reader:
         self.file = file
         self.problems: list[Problem] = []
         self.hints: list[Problem] = []
+        self.patterns: dict[str, Pattern] = {}
 
     def read(self) -> ShapingFile:
         self._duplicates()
@@ -402,10 +403,16 @@ class _Reader:
             if item_path in self.document.literals:
                 self._doubled_backslash(item, item_path, where)
             try:
-                patterns.append(compile_pattern(item))
+                patterns.append(self._pattern(item))
             except PatternError as err:
                 self._error("bad-regex", f"regex {shown(item)}: {err}", item_path, where)
         return tuple(patterns)
+
+    def _pattern(self, source: str) -> Pattern:
+        """The compiled regex; each text once, for big files repeat theirs."""
+        if source not in self.patterns:
+            self.patterns[source] = compile_pattern(source)
+        return self.patterns[source]
 
     def _doubled_backslash(self, regex: str, path: Path, where: str) -> None:
         m = _DOUBLED.search(regex)

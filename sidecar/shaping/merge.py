@@ -80,19 +80,20 @@ async def _read(name: str, options: MergeOptions, copies: Mapping[str, str]) -> 
     try:
         text = await (fetch(name, options.http_timeout) if remote else read_local(name))
     except SourceError as err:
-        return _without(result, name, str(err), copies, level)
-    _take(result, text, level)
+        return await _without(result, name, str(err), copies, level)
+    # In a thread: parsing a big file must not stop the service that waits for it.
+    await asyncio.to_thread(_take, result, text, level)
     if remote and not result.findings.fatal:
         result.text = text
     return result
 
 
-def _without(
+async def _without(
     result: _Read, name: str, reason: str, copies: Mapping[str, str], level: CheckLevel
 ) -> _Read:
     """What becomes of a file that can't be read: the last good copy, or nothing."""
     if is_url(name) and name in copies:
-        _take(result, copies[name], level)
+        await asyncio.to_thread(_take, result, copies[name], level)
         message = f"{reason}; the last good copy stands in"
         result.findings.warnings.append(Problem("warning", "remote-load", message, name))
         return result

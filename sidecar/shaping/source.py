@@ -63,8 +63,8 @@ async def fetch(url: str, timeout_s: float) -> str:
 
 def _get(url: str, timeout: float) -> bytes:
     deadline = time.monotonic() + timeout
-    request = urllib.request.Request(url, headers={"Accept": "*/*"})  # noqa: S310 - http(s) only, see is_url
     try:
+        request = urllib.request.Request(url, headers={"Accept": "*/*"})  # noqa: S310 - http(s) only, see is_url
         with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310 - as above
             return _read_all(response, deadline)
     except urllib.error.HTTPError as err:

@@ -174,7 +174,9 @@ def _refuse_unit(text: str, unit: str, digits: str) -> NoReturn:
 def _refuse_rest(text: str, rest: str) -> NoReturn:
     rest = rest.strip(_SPACE_CHARS)
     word = re.match(r"[a-zA-Zµ]+", rest)
-    what = f'a number is missing before "{word[0]}"' if word else f"{_shown(rest[0])} does not belong"
+    what = (
+        f'a number is missing before "{word[0]}"' if word else f"{_shown(rest[0])} does not belong"
+    )
     raise ValueError(f"duration {_shown(text)}: {what}")
 
 

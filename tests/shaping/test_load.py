@@ -1,5 +1,7 @@
 """What a shaping file may hold, and how errors are told."""
 
+# ruff: noqa: E501 - a case of a table of messages is easiest read on one line
+
 from __future__ import annotations
 
 import json

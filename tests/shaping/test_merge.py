@@ -359,6 +359,7 @@ def options(draw: st.DrawFn) -> dict[str, Option]:
         value: Any = draw(st.integers(0, 9))
         inner = {}
         if name in MERGEABLE:
+            limit: st.SearchStrategy[int | str]
             limit = st.integers(1, 9) if name.endswith("limits") else st.just("1/s")
             limits = draw(st.dictionaries(st.sampled_from("abc"), limit, max_size=3))
             value = dict(limits)

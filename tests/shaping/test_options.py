@@ -99,7 +99,7 @@ def test_good_values_are_taken(name: str, value: Any) -> None:
 def test_bad_values_are_refused_with_a_reason(name: str, value: Any, reason: str) -> None:
     (found,) = check_option(name, value)
     assert reason in found
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         canonical(name, value)
 
 
