@@ -15,7 +15,9 @@ from .run import run
 from .test import test
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="tsa-sidecar")
 def main() -> None:
     """Traffic Shaping Automation for KumoMTA, from beside the server.
