@@ -5,6 +5,7 @@ Reads with aiofiles in bounded chunks; knows when the file is finished.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,8 @@ class SegmentFile:
 
     async def close(self) -> None:
         """Close the file; what was read and not taken is read again next time."""
-        await self._file.close()
+        with contextlib.suppress(OSError):  # of reading, nothing is left to go wrong
+            await self._file.close()
 
     def state(self) -> FileState:
         """What ``fstat`` says now; OSError."""
@@ -136,8 +138,11 @@ class SegmentFile:
         return block
 
     def is_deleted(self) -> bool:
-        """Whether the file has lost its last name; OSError."""
-        return os.fstat(self._file.fileno()).st_nlink == 0
+        """Whether the file has lost its last name, as far as that can be told."""
+        try:
+            return os.fstat(self._file.fileno()).st_nlink == 0
+        except OSError:
+            return False
 
     async def drain(self) -> Block | None:
         """As :meth:`next_block` for a file that has lost its name: what is there is all."""

@@ -35,8 +35,9 @@ VANISH_SECONDS: Final = 2.0
 """How long a segment may be away before it counts as deleted: a rename is two events."""
 
 _LISTING_SHARE: Final = 50  # a listing may take one fiftieth of the time
-_LISTING_SECONDS_WATCHED: Final = 10.0  # between listings while events tell of changes
+_LISTING_SECONDS_EVENTFUL: Final = 10.0  # between listings while events tell of changes
 _LISTING_SECONDS_MAX: Final = 60.0  # a directory's time isn't to be trusted on every file system
+_GROWING_MAX: Final = 256  # unfinished segments looked at in a poll; others wait for the listing
 _WATCH_RETRY_SECONDS: Final = 60.0
 _VERIFY_AT_ONCE: Final = 64
 
@@ -86,6 +87,7 @@ class Tail:
         self._watch_retry_at = 0.0
         self._watched: tuple[int, int] | None = None
         self._listed: _Listing | None = None
+        self._eventful = False  # there have been events since
         self._poll_at = 0.0
         self._skipped: set[str] = set()
         self._unverified: list[Segment] = []
@@ -180,9 +182,11 @@ class Tail:
         """Take notice of what has changed; whether there is something to read."""
         self._wake.clear()
         for name in self._watch.take():
+            self._eventful = True
             if name:
                 await self._examine(name)
-            else:
+            else:  # the directory itself is gone, and the watch with it
+                self._stop_watching()
                 self._poll_at = 0.0
         now = time.monotonic()
         if listing or now >= self._poll_at:
@@ -201,18 +205,16 @@ class Tail:
         self._told.discard("log-dir-unreadable")
         if self._following:
             self._keep_watching(place)
-        for segment in list(self._reading.known.waiting()):
-            if segment.state is None or not segment.state.finished:
-                await self._examine(segment.name)
-        if listing or self._listed is None or self._listed.due(place, watched=self._watch.active):
+        growing = [s for s in self._reading.known.waiting() if not (s.state and s.state.finished)]
+        for segment in growing[-_GROWING_MAX:]:
+            await self._examine(segment.name)
+        if listing or self._listed is None or self._listed.due(place, eventful=self._eventful):
             await self._list(place)
         await self._reading.settle(grace=VANISH_SECONDS, before_ns=self._since_ns)
 
     def _no_directory(self, error: OSError) -> None:
         """It may come back, with all that was in it: nothing is concluded from its absence."""
-        self._watch.stop()
-        self._watched = None
-        self._listed = None
+        self._stop_watching()
         self._from_end = False  # all that will be in it was written later
         self._tell(
             "log-dir-unreadable",
@@ -241,6 +243,11 @@ class Tail:
                 " instead. Raise fs.inotify.max_user_instances and max_user_watches (sysctl)",
             )
 
+    def _stop_watching(self) -> None:
+        self._watch.stop()
+        self._watched = None
+        self._listed = None
+
     def _tell(self, code: str, message: str) -> None:
         if code not in self._told:
             self._told.add(code)
@@ -249,7 +256,10 @@ class Tail:
     # -- segments ---------------------------------------------------------------------
 
     def _matches(self, name: str) -> bool:
-        return not name.startswith(".") and self._pattern.match(name) is not None
+        """Whether it may be a segment's: no dot-file, and text, as kumod has it, too."""
+        if name.startswith(".") or self._pattern.match(name) is None:
+            return False
+        return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
 
     async def _list(self, place: os.stat_result) -> None:
         """Look at every name there is."""
@@ -288,6 +298,7 @@ class Tail:
             self._unverified = [s for s in known.values() if s.done and s.state is not None]
         self._from_end = False
         self._skipped &= inodes.keys()
+        self._eventful = False
         settled = self._listed is not None and self._listed.mtime_ns == place.st_mtime_ns
         self._listed = _Listing(place.st_mtime_ns, settled, began, time.monotonic())
 
@@ -391,14 +402,18 @@ class _Listing:
     began: float
     ended: float
 
-    def due(self, place: os.stat_result, *, watched: bool) -> bool:
-        """Whether to list it again."""
+    def due(self, place: os.stat_result, *, eventful: bool) -> bool:
+        """Whether to list it again.
+
+        `eventful`: events have told of changes, so there is no hurry.  A watch
+        alone means nothing: on network file systems it may stay silent.
+        """
         age = time.monotonic() - self.ended
         if age < _LISTING_SHARE * (self.ended - self.began):
             return False
         if age >= _LISTING_SECONDS_MAX:
             return True
-        if watched and age < _LISTING_SECONDS_WATCHED:
+        if eventful and age < _LISTING_SECONDS_EVENTFUL:
             return False
         return not self.settled or place.st_mtime_ns != self.mtime_ns
 

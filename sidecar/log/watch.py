@@ -47,11 +47,12 @@ class DirectoryWatch:
         """Watch `directory` from now on; OSError where the system has no more watches to give."""
         self.stop()
         loop = asyncio.get_running_loop()
-        handler = _Handler(os.path.abspath(directory), lambda name: self._note(loop, name))
+        place = os.path.realpath(directory)  # watchdog doesn't follow symbolic links
+        handler = _Handler(place, lambda name: self._note(loop, name))
         events = [kind for name in _WANTED if (kind := getattr(watchdog.events, name, None))]
         observer = Observer()
         try:
-            observer.schedule(handler, os.path.abspath(directory), event_filter=events)
+            observer.schedule(handler, place, event_filter=events)
             observer.start()
         except BaseException:
             observer.stop()

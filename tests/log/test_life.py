@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -360,6 +361,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "20261122-130000.000000001").mkdir()
     os.mkfifo(tmp_path / "20261122-130000.000000002")
     (tmp_path / "20261122-130000.000000003").symlink_to(tmp_path / "nowhere")
+    (tmp_path / os.fsdecode(b"20261122-13\xff")).write_bytes(b'{"bytes":1}\n')
     (tmp_path / "notes.txt").write_bytes(b'{"other":1}\n')
     follower = Follower(tmp_path, pattern="2026*")
     assert len(follower.once()) == 3
@@ -439,6 +441,55 @@ def test_a_directory_replaced_by_another_is_followed(tmp_path: Path) -> None:
 
     run(follow())
     assert follower.lost == []
+
+
+def test_a_directory_deleted_and_made_again_is_followed_by_events_again(tmp_path: Path) -> None:
+    directory = tmp_path / "logs"
+    clock = Clock()
+    write_segments(directory, 1, clock=clock)
+    follower = Follower(directory)
+
+    async def follow() -> float:
+        async with follower.tail(poll_seconds=0.1) as tail:
+            blocks = tail.blocks(follow=True)
+            while len(follower.lines()) < 3:
+                follower.commit(await anext(blocks))
+            inode = directory.stat().st_ino
+            shutil.rmtree(directory)
+            task = asyncio.ensure_future(anext(blocks))
+            await follower.told("log-dir-unreadable")
+            directory.mkdir()
+            assert directory.stat().st_ino == inode  # as file systems do; else this shows nothing
+            began = time.monotonic()
+            for expected in (6, 9, 12):
+                write_segments(directory, 1, clock=clock)
+                while len(follower.lines()) < expected:
+                    follower.commit(await task)
+                    task = asyncio.ensure_future(anext(blocks))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return time.monotonic() - began
+
+    assert run(follow()) < 5
+
+
+def test_a_directory_behind_a_symbolic_link_is_followed_by_events(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(real)
+    follower = Follower(link)
+
+    async def follow() -> None:
+        async with follower.tail(poll_seconds=60) as tail:
+            task = asyncio.ensure_future(anext(aiter(tail.blocks(follow=True))))
+            await asyncio.sleep(0.1)
+            write_segments(real, 1)
+            follower.commit(await task)
+
+    run(follow())
+    assert len(follower.lines()) == 3
 
 
 # -- faults ------------------------------------------------------------------------------------

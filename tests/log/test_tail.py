@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.log.file import FileState, SegmentFile
+from sidecar.log.names import parse_name
 from sidecar.log.reading import OPEN_MAX, Batch
 from sidecar.log.record import BadLine, decode
 from sidecar.log.tail import Start
 from tests.kumod_writer import KumodWriter, record, segment_name, take_write_bits
 
-from .support import Follower, copy_recorded, decompress, recorded, run
+from .support import Follower, copy_recorded, decompress, gzipped, recorded, run
 
 HOUR_NS = 3600 * 1_000_000_000
 NOON_NS = 1795348800 * 1_000_000_000
@@ -219,6 +221,34 @@ class Steps:
         if suffix in self.writer._open:
             self.writer.finish(suffix)
 
+    def _any(self, number: int, *, read: bool) -> Path | None:
+        """One of the finished segments (that have been read)."""
+        done = {name for name, c in self.follower.checkpoints.items() if c.done}
+        paths = [p for p in sorted(self.directory.iterdir()) if not p.stat().st_mode & 0o222]
+        paths = [p for p in paths if p.name in done or not read]
+        return paths[number % len(paths)] if paths else None
+
+    def change(self, number: int, how: str) -> None:
+        """What cron does to segments: what is deleted has been read, as it should."""
+        path = self._any(number, read=how == "delete")
+        if path is None:
+            return
+        match how:
+            case "delete":
+                path.unlink()
+            case "rename":
+                path.rename(path.with_name(path.name + ".old"))
+            case "restore":
+                copy = path.with_name(".copy")
+                shutil.copy2(path, copy)
+                copy.rename(path)
+            case "gzip" if not path.name.endswith(".gz"):
+                text = decompress(path.read_bytes())
+                path.unlink()
+                path = path.with_name(path.name + ".gz")
+                path.write_bytes(gzipped(text))
+                path.chmod(0o444)
+
     def restart(self) -> None:
         self.writer.close()
         self.start()
@@ -230,12 +260,17 @@ STEP = st.one_of(
     st.tuples(st.just("finish"), KINDS),
     st.tuples(st.just("restart")),
     st.tuples(st.just("read"), st.sampled_from([None, 1])),
+    st.tuples(
+        st.just("change"),
+        st.integers(0, 9),
+        st.sampled_from(["delete", "rename", "restore", "gzip"]),
+    ),
 )
 
 
-@settings(max_examples=40)
-@given(st.lists(STEP, max_size=14))
-def test_however_kumod_writes_and_however_often_we_stop_every_line_comes_once(
+@settings(max_examples=60)
+@given(st.lists(STEP, max_size=20))
+def test_whatever_kumod_and_cron_do_and_however_often_we_stop_every_line_comes_once(
     steps: list[tuple[object, ...]],
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -246,6 +281,8 @@ def test_however_kumod_writes_and_however_often_we_stop_every_line_comes_once(
                     world.log(count, kind)
                 case "finish", [str(kind)]:
                     world.finish(kind)
+                case "change", [int(number), str(how)]:
+                    world.change(number, how)
                 case "restart", []:
                     world.restart()
                 case "read", [stop_after]:
@@ -260,7 +297,7 @@ def test_however_kumod_writes_and_however_often_we_stop_every_line_comes_once(
                 numbers(block.data.splitlines())
                 for batch in world.follower.batches
                 for block in batch.blocks
-                if block.segment.endswith(kind) and (kind or "_" not in block.segment)
+                if parse_name(block.segment).series == kind
             ]
             flat = list(itertools.chain.from_iterable(series))
             assert flat == sorted(flat)
