@@ -249,7 +249,7 @@ class DnsResolver:
         self._capacity = capacity
         self._now = now
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._asking: dict[str, asyncio.Task[_Entry]] = {}
         self._changed: set[str] = set()
         for key, text in (saved or {}).items():
             self._restore(key, text)
@@ -262,9 +262,9 @@ class DnsResolver:
         key = found.key
         entry = self._entries.get(key)
         if entry is None or self._now() >= max(entry.expires_ns, entry.retry_ns):
-            await self._ask_once(key, found)
-            entry = self._entries[key]
-        self._entries.move_to_end(key)
+            entry = await self._ask_once(key, found)
+        else:
+            self._entries.move_to_end(key)
         return self._from_memory(domain, found, entry)
 
     def export(self) -> dict[str, str]:
@@ -289,16 +289,16 @@ class DnsResolver:
             answer = replace(answer, expires_ns=entry.retry_ns, stale=entry.reason)
         return answer
 
-    async def _ask_once(self, key: str, name: Domain) -> None:
+    async def _ask_once(self, key: str, name: Domain) -> _Entry:
         """Ask for `name`, together with whoever else is asking for it."""
         task = self._asking.get(key)
         if task is None:
             task = asyncio.create_task(self._ask(key, name))
             self._asking[key] = task
             task.add_done_callback(lambda _: self._asking.pop(key, None))
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
 
-    async def _ask(self, key: str, name: Domain) -> None:
+    async def _ask(self, key: str, name: Domain) -> _Entry:
         try:
             async with self._semaphore:
                 answer = await self._resolver.resolve(
@@ -309,23 +309,22 @@ class DnsResolver:
                     lifetime=self._timeout,
                 )
         except dns.resolver.NXDOMAIN:
-            self._forget(key, "NXDOMAIN")
+            return self._forget(key, "NXDOMAIN")
         except (dns.exception.DNSException, OSError) as err:
-            self._failed(key, str(err) or type(err).__name__)
-        else:
-            ttl = answer.chaining_result.minimum_ttl * NS
-            records = [(r.preference, _labels(r.exchange)) for r in answer.rrset or ()]
-            self._learn(key, records, ttl)
+            return self._failed(key, str(err) or type(err).__name__)
+        ttl = answer.chaining_result.minimum_ttl * NS
+        records = [(r.preference, _labels(r.exchange)) for r in answer.rrset or ()]
+        return self._learn(key, records, ttl)
 
-    def _learn(self, key: str, records: Records, ttl_ns: int) -> None:
+    def _learn(self, key: str, records: Records, ttl_ns: int) -> _Entry:
         ttl_ns = min(max(ttl_ns, self.SHORTEST_TTL_NS), self.LONGEST_TTL_NS)
-        self._put(key, _Entry(tuple(sorted(set(records))), self._now() + ttl_ns))
+        return self._put(key, _Entry(tuple(sorted(set(records))), self._now() + ttl_ns))
 
-    def _forget(self, key: str, reason: str) -> None:
+    def _forget(self, key: str, reason: str) -> _Entry:
         retry_ns = self._now() + self.NEGATIVE_TTL_NS
-        self._put(key, _Entry(None, failures=1, retry_ns=retry_ns, reason=reason))
+        return self._put(key, _Entry(None, failures=1, retry_ns=retry_ns, reason=reason))
 
-    def _failed(self, key: str, reason: str) -> None:
+    def _failed(self, key: str, reason: str) -> _Entry:
         entry = self._entries.get(key) or _Entry()
         pause = min(self.FIRST_RETRY_NS << min(entry.failures, 10), self.NEGATIVE_TTL_NS)
         # Up to a quarter off, so that names that failed together are not asked together.
@@ -333,9 +332,9 @@ class DnsResolver:
         entry.failures += 1
         entry.retry_ns = self._now() + pause
         entry.reason = " ".join(reason.split())[:300]
-        self._put(key, entry, changed=False)
+        return self._put(key, entry, changed=False)
 
-    def _put(self, key: str, entry: _Entry, *, changed: bool = True) -> None:
+    def _put(self, key: str, entry: _Entry, *, changed: bool = True) -> _Entry:
         self._entries[key] = entry
         self._entries.move_to_end(key)
         if changed:
@@ -343,6 +342,7 @@ class DnsResolver:
         while len(self._entries) > self._capacity:
             lost, _ = self._entries.popitem(last=False)
             self._changed.add(lost)
+        return entry
 
     def _restore(self, key: str, text: str) -> None:
         """Take a stored answer; one that can't be read is asked for anew."""

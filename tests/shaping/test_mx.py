@@ -325,6 +325,19 @@ def test_memory_holds_no_more_names_than_it_may() -> None:
     run(work())
 
 
+def test_an_answer_that_memory_has_no_room_for_is_still_given() -> None:
+    async def work() -> None:
+        names = [f"d{i}.test" for i in range(50)]
+        zones = Zones()
+        zones.answers = {name: mx(name, f"mx.{name}") for name in names}
+        async with nameserver(zones) as server:
+            resolver = resolver_of(server, Clock(), capacity=1)
+            answers = await asyncio.gather(*(resolver.resolve(name) for name in names))
+            assert [a.domain for a in answers] == names
+
+    run(work())
+
+
 def test_a_waiter_that_gives_up_does_not_stop_the_others() -> None:
     async def work() -> None:
         async with nameserver(Zones(a_test=mx("a.test", "mx.test"))) as server:
