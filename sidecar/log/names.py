@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 
 from sidecar.times import NS, seconds_since_epoch
 
-_STAMP = re.compile(r"(?<!\d)(\d{8}-\d{6})(?:\.(\d{1,9}))?(?!\d)", re.ASCII)
+_STAMP = re.compile(
+    r"(?<!\d)(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)(?:\.(\d{1,9}))?(?!\d)", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,10 @@ def parse_name(name: str) -> SegmentName:
     if stamp is None:
         return SegmentName(None, "")
     try:
-        moment = datetime.strptime(stamp[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+        year, month, day, hour, minute, second = map(int, stamp.groups()[:6])
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:  # 20261399-...
         return SegmentName(None, "")
-    fraction = int((stamp[2] or "").ljust(9, "0"))
+    fraction = int((stamp[7] or "").ljust(9, "0"))
     series = name[stamp.end() :].split(".", 1)[0]
     return SegmentName(seconds_since_epoch(moment) * NS + fraction, series)

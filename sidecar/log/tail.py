@@ -202,7 +202,6 @@ class Tail:
         except OSError as error:
             self._no_directory(error)
             return
-        self._told.discard("log-dir-unreadable")
         if self._following:
             self._keep_watching(place)
         growing = [s for s in self._reading.known.waiting() if not (s.state and s.state.finished)]
@@ -300,6 +299,7 @@ class Tail:
         self._skipped &= inodes.keys()
         self._eventful = False
         settled = self._listed is not None and self._listed.mtime_ns == place.st_mtime_ns
+        self._told.discard("log-dir-unreadable")
         self._listed = _Listing(place.st_mtime_ns, settled, began, time.monotonic())
 
     def _closed_before(self, names: Iterable[str]) -> set[str]:

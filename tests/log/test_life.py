@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -493,6 +494,32 @@ def test_a_directory_behind_a_symbolic_link_is_followed_by_events(tmp_path: Path
 
 
 # -- faults ------------------------------------------------------------------------------------
+
+
+def test_a_directory_that_cant_be_listed_is_said_once_and_read_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_segments(tmp_path, 1)
+    real = os.scandir
+    failures = [5]
+
+    def scandir(path: Path) -> Any:
+        if path == tmp_path and failures[0]:
+            failures[0] -= 1
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    follower = Follower(tmp_path)
+
+    async def follow() -> None:
+        async with follower.tail(poll_seconds=0.02) as tail:
+            follower.commit(await anext(aiter(tail.blocks(follow=True))))
+
+    run(follow())
+    assert len(follower.lines()) == 3
+    assert follower.codes == ["log-dir-unreadable"]
+    assert failures == [0]
 
 
 def test_a_segment_that_cant_be_opened_is_said_once_and_read_when_it_can(
