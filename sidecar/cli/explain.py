@@ -17,6 +17,7 @@ from sidecar.problems import ProblemError
 from sidecar.service.rules import Rules, load_rules
 from sidecar.service.state import restore
 from sidecar.shaping.mx import MxAnswer
+from sidecar.shaping.rules import Scope
 from sidecar.store import read_saved
 from sidecar.times import NS, format_rfc3339, parse_time
 from sidecar.tools.explain import Explanation, Found, Step, Verdict
@@ -164,19 +165,25 @@ def _print(explanation: Explanation, *, everything: bool) -> None:
     if explanation.unseen is not None:
         console.print(one_line(f"No rule sees this record: {explanation.unseen}."))
         return
-    listed = [s for s in explanation.steps if everything or _is_near(s)]
-    for step in listed:
-        _print_step(console, step, explanation.record.response_line)
-    rest = Counter(s.rule.scope.kind for s in explanation.steps if not (everything or _is_near(s)))
+    rest: Counter[str] = Counter()
+    for step in explanation.steps:
+        if everything or _is_near(step, explanation.domain):
+            _print_step(console, step, explanation.record.response_line)
+        else:
+            rest[step.rule.scope.kind] += 1
     if rest:
         kinds = ", ".join(f"{count} of other {kind}s" for kind, count in rest.items())
         console.print(f"not listed, nor do their regexes match: {kinds} (--all lists them)")
     console.print(_summary(explanation))
 
 
-def _is_near(step: Step) -> bool:
-    """Whether a rule is of interest: it is for this record, or would be but for where it stands."""
-    return step.verdict != "elsewhere" or step.found is not None
+def _is_near(step: Step, domain: str | None) -> bool:
+    """Whether a rule is of interest: it is for this record, or would be but for one thing."""
+    return (
+        step.verdict != "elsewhere"
+        or step.found is not None
+        or step.rule.scope == Scope("domain", domain or "")
+    )
 
 
 def _head(explanation: Explanation) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ from sidecar.shaping.load import quoted
 from sidecar.shaping.merge import ProviderBlock, Shaping
 from sidecar.shaping.mx import MxAnswer, MxError
 from sidecar.shaping.patterns import TIME_LIMIT, Pattern
-from sidecar.shaping.rules import Rule
+from sidecar.shaping.rules import Rule, Scope
 from sidecar.times import format_rfc3339
 
 from .question import domain_of
@@ -181,7 +181,20 @@ def explain(
         else explainer.passed_over(rule)
         for rule in rules.shaping.all_rules()
     ]
-    return replace(result, steps=tuple(steps))
+    ignored = [explainer.ignored(rule, reason) for rule, reason in _ignored(rules.shaping)]
+    return replace(result, steps=(*steps, *ignored))
+
+
+def _ignored(shaping: Shaping) -> Iterator[tuple[Rule, str]]:
+    """The rules of tables that belong to no site, and so are in no block, with the reason."""
+    for table in (table for file in shaping.files for table in file.domains if table.mx_rollup):
+        mx = shaping.mx.get(table.name)
+        reason = shaping.unresolved.get(table.name)
+        if reason is None and mx is not None and mx.is_null:
+            reason = "null MX"
+        if reason is not None:
+            scope = Scope("domain", table.name)
+            yield from ((replace(rule, scope=scope), reason) for rule in table.rules)
 
 
 def _fitting(shaping: Shaping, domain: str, mx: MxAnswer | None) -> tuple[str, ...]:
@@ -255,6 +268,13 @@ class _Explainer:
         else:
             reason = "no regex matches" if len(rule.regexes) != 1 else "the regex does not match"
         return Step(rule, "no-match", (reason,))
+
+    def ignored(self, rule: Rule, reason: str) -> Step:
+        """A rule whose table is ignored for want of a site."""
+        name = quoted(rule.scope.name)
+        said = f"the MX of {name} does not resolve ({reason}), so its table is ignored"
+        found = (_found(p, self.record.response_line) for p in rule.regexes)
+        return Step(rule, "elsewhere", (said,), next((f for f in found if f is not None), None))
 
     def _elsewhere(self, rule: Rule) -> str | None:
         scope, record = rule.scope, self.record

@@ -131,6 +131,27 @@ def test_a_provider_that_goes_by_name_says_so(match: str, reason: str, tmp_path:
     assert reason in rule["reasons"][0]
 
 
+def test_a_rule_lost_for_want_of_an_mx_is_told(tmp_path: Path) -> None:
+    more = rules_at(
+        tmp_path,
+        '[["gone.example".automation]]\nregex="x"\naction="Suspend"\nduration="1h"\n',
+    )
+    out = run("explain", *HERE, *more, "--domain", "gone.example", "421 y").stdout
+    (at,) = [n for n, line in enumerate(out.splitlines()) if line.startswith("ELSEWHERE")]
+    assert 'the MX of "gone.example" does not resolve (NXDOMAIN)' in out.splitlines()[at + 1]
+    assert asked(*more, "--domain", "beta.example", "421 x")["rules"][-1]["matched"] == "x"
+
+
+def test_a_regex_that_takes_too_long_is_told(tmp_path: Path) -> None:
+    more = rules_at(
+        tmp_path,
+        "[[default.automation]]\nregex='(?<!y)(?:a|a|aa)+(?=z)'\naction='Suspend'\nduration='1h'\n",
+    )
+    rule = asked(*more, "--domain", "beta.example", "421 " + "a" * 5000)["rules"][2]
+    assert rule["verdict"] == "no-match"
+    assert "given up after 0.1 s" in rule["reasons"][0]
+
+
 def test_internal_responses() -> None:
     text = "400 KumoMTA internal: connection refused, try again later"
     document = asked("--domain", "alpha.example", text)
