@@ -10,12 +10,14 @@ once (:mod:`.scanners`).  Where a regex has no usable literal, all lines are han
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from sidecar.shaping.patterns import Pattern
+from sidecar.shaping.patterns import Literal, Pattern
 
 from .scanners import Scanner, best_scanner
+
+_RECORD_START: Final = b'{"type":"'
 
 
 class Prefilter:
@@ -28,7 +30,7 @@ class Prefilter:
         patterns: Iterable[Pattern],
         *,
         skip_types: Iterable[str] = (),
-        scanner: type[Scanner] | None = None,
+        scanner: Callable[[Iterable[Literal]], Scanner] = best_scanner,
     ) -> None:
         """Prepare for `patterns`.
 
@@ -40,8 +42,7 @@ class Prefilter:
         self.unfiltered: Final = tuple(p for p, literals in found.items() if literals is None)
         """The patterns on whose account nothing is filtered."""
         literals = dict.fromkeys(one for literals in found.values() for one in literals or ())
-        wanted = scanner or best_scanner()
-        self._scanner: Final = wanted(literals) if literals else None
+        self._scanner: Final = scanner(literals) if literals else None
         self._skipped: Final = tuple(f'{{"type":"{name}"'.encode() for name in skip_types)
 
     @property
@@ -57,23 +58,27 @@ class Prefilter:
 
     def _all(self, data: bytes) -> Iterator[bytes]:
         for line in data.split(b"\n"):
-            if line and not line.startswith(self._skipped):
+            if line and not self._unwanted(line):
                 yield line
+
+    def _unwanted(self, line: bytes) -> bool:
+        """Whether `line` begins with a record that nobody wants, and holds no other."""
+        return line.startswith(self._skipped) and line.find(_RECORD_START, 1) < 0
 
     def _hit(self, data: bytes, scanner: Scanner) -> Iterator[bytes]:
         end = 0  # of the current line
-        wanted = False  # whether its next hit is of interest
-        looked = False  # whether it has had its closer look
+        line = b""
+        done = looked = True  # with the current line; whether it has had its closer look
         for at, sure in scanner.hits(data):
             if at >= end:
                 start = data.rfind(b"\n", end, at) + 1 or end
                 end = data.find(b"\n", at) + 1 or len(data) + 1
-                wanted = not data.startswith(self._skipped, start)
+                line = data[start : end - 1]
+                done = self._unwanted(line)
                 looked = False
-            if not wanted or (looked and not sure):
+            if done or (looked and not sure):
                 continue
-            line = data[start : end - 1]
             looked = True
             if sure or scanner.confirms(line):
                 yield line
-                wanted = False
+                done = True

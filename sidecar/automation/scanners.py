@@ -11,19 +11,17 @@ is, is looked for as it is; escapes that could hide something raise an *alarm*:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias
 
+import ahocorasick_rs
 import re2
 
 from sidecar.shaping.fancy.required import Literal
 from sidecar.shaping.patterns import re2_options
 
-hyperscan: Any
-try:
-    import hyperscan
-except ImportError:  # no wheel for this machine: google-re2 does it, some four times slower
-    hyperscan = None
+from .needles import choose
 
 Hit: TypeAlias = tuple[int, bool]
 """An offset within a line, and whether that line is to be handed on without a closer look."""
@@ -54,9 +52,53 @@ class Scanner(Protocol):
         """The closer look: whether `line` may have a literal."""
 
 
-def best_scanner() -> type[Scanner]:
-    """The fastest scanner that this machine has."""
-    return Re2Scanner if hyperscan is None else HyperscanScanner
+def best_scanner(literals: Iterable[Literal]) -> Scanner:
+    """The fastest scanner for `literals` that this machine has."""
+    wanted = tuple(literals)
+    needles = choose(wanted)
+    if needles is not None:
+        return NeedleScanner(wanted, needles)
+    try:
+        return HyperscanScanner(wanted)
+    except ImportError:  # no wheel for this machine: google-re2 does it, some four times slower
+        return Re2Scanner(wanted)
+
+
+class NeedleScanner:
+    """A few short needles that stand for all literals, looked for with SIMD instructions.
+
+    By far the fastest, as long as there are no more than :data:`.needles.MAX_NEEDLES`:
+    Rust's aho-corasick has its "packed" search for those.
+    """
+
+    name = "aho-corasick"
+
+    def __init__(
+        self, literals: Iterable[Literal], needles: Mapping[bytes, bool] | None = None
+    ) -> None:
+        """ValueError where the literals have no small number of needles."""
+        self._literals: Final = tuple(literals)
+        chosen = choose(self._literals) if needles is None else needles
+        if chosen is None:
+            raise ValueError("too many different literals")
+        self._sure: Final = tuple(chosen.values())
+        self._search: Final = ahocorasick_rs.BytesAhoCorasick(
+            list(chosen),  # only leftmost searches are packed ones
+            matchkind=ahocorasick_rs.MatchKind.LeftmostFirst,
+        )
+
+    @cached_property
+    def _closer(self) -> Re2Scanner:
+        return Re2Scanner(self._literals)
+
+    def hits(self, data: bytes) -> list[Hit]:
+        # None overlap, so one may hide another, but only one in the same line: no needle
+        # has a line feed.  What hides a sure one may itself be unsure, hence the closer look.
+        sure = self._sure
+        return [(at, sure[number]) for number, at, _ in self._search.find_matches_as_indexes(data)]
+
+    def confirms(self, line: bytes) -> bool:
+        return self._closer.confirms(line)
 
 
 class Re2Scanner:
@@ -89,6 +131,8 @@ class HyperscanScanner:
     more, so it always gets this many."""
 
     def __init__(self, literals: Iterable[Literal]) -> None:
+        """ImportError where there is no Hyperscan for this machine."""
+        hyperscan = _hyperscan()
         wanted = tuple(literals)
         sure = {(_hex(one.escaped_text), one.ignore_case): None for one in wanted}
         sure |= dict.fromkeys((alarm, False) for alarm in _sure_alarms(wanted))
@@ -119,6 +163,12 @@ class HyperscanScanner:
 
     def confirms(self, line: bytes) -> bool:
         return self._closer.confirms(line)
+
+
+def _hyperscan() -> Any:
+    import hyperscan  # noqa: PLC0415 - not there on every machine, and needed for many rules only
+
+    return hyperscan
 
 
 def _sure_alarms(literals: Iterable[Literal]) -> list[bytes]:
