@@ -248,7 +248,13 @@ def _best(options: Iterable[_Texts]) -> tuple[Literal, ...] | None:
     best = _better(options)
     if best is None:
         return None
-    return tuple(dict.fromkeys(found for text in best if (found := _in_content(text))))
+    literals = dict.fromkeys(found for text in best if (found := _in_content(text)))
+    return tuple(one for one in literals if not any(_within(other, one) for other in literals))
+
+
+def _within(small: Literal, large: Literal) -> bool:
+    """Whether `small`, another literal, is found wherever `large` is."""
+    return small != large and small.ignore_case == large.ignore_case and small.text in large.text
 
 
 def _score(texts: _Texts) -> float:

@@ -1,0 +1,300 @@
+"""The prefilter loses no line that a rule matches, however the line spells it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sidecar.automation.prefilter import Prefilter
+from sidecar.automation.scanners import HyperscanScanner, Re2Scanner, Scanner
+from sidecar.log.record import decode
+from sidecar.shaping.patterns import Pattern, compile_pattern
+from tests.shaping.pattern_texts import patterns
+
+SCANNERS: list[type[Scanner]] = [HyperscanScanner, Re2Scanner]
+
+
+def record(content: str, *, kind: str = "TransientFailure", code: int = 421) -> dict[str, object]:
+    return {
+        "type": kind,
+        "recipient": "user@example.com",
+        "queue": "example.com",
+        "site": "ip1->mx.example.com@smtp_client",
+        "response": {
+            "code": code,
+            "enhanced_code": {"class": 4, "subject": 7, "detail": 0},
+            "content": content,
+            "command": ".\r\n",
+        },
+        "timestamp": 1795360648,
+        "headers": {"Subject": "Too many offers"},
+    }
+
+
+def line(content: str, *, kind: str = "TransientFailure") -> bytes:
+    return serde(record(content, kind=kind))
+
+
+def serde(value: object) -> bytes:
+    """As kumod writes it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def ascii_only(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def slashes_too(value: object) -> bytes:
+    return serde(value).replace(b"/", b"\\/")
+
+
+def everything_escaped(value: object) -> bytes:
+    """Each letter within a string as \\uXXXX: what JSON allows and nobody does."""
+    text = serde(value).decode()
+    strings = re.compile(r'(?<=:")(?:[^"\\]|\\.)*(?=")')
+    return strings.sub(lambda m: _escape_letters(m[0]), text).encode()
+
+
+def _escape_letters(text: str) -> str:
+    return re.sub(r"(?<!\\)[a-zA-Z]", lambda m: f"\\u{ord(m[0]):04x}", text)
+
+
+WRITERS: list[Callable[[object], bytes]] = [serde, ascii_only, slashes_too, everything_escaped]
+
+
+def filtered(pattern_sources: list[str], data: bytes, scanner: type[Scanner]) -> list[bytes]:
+    compiled = [compile_pattern(source) for source in pattern_sources]
+    return list(Prefilter(compiled, scanner=scanner).lines(data))
+
+
+# -- what comes through ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scanner", SCANNERS)
+@pytest.mark.parametrize(
+    ("source", "content"),
+    [
+        ("temporarily deferred", "Messages temporarily deferred"),
+        ("temporarily deferred", "Messages temporarily\r\ndeferred"),
+        ("temporarily deferred", "Messages temporarily\ndeferred"),
+        ("temporarily deferred", "Messages temporarily\rdeferred"),
+        ("^421 4\\.7\\.0 \\[TS04\\]", "[TS04] x"),
+        ("7\\.0 Too many", "Too many connections"),
+        ("421 4.7.0 5 busy", "5 busy"),
+        ("busy 5", "I am busy 5 minutes"),
+        ('say "no"', 'they say "no" today'),
+        ('say "no"', 'they say\n"no" today'),
+        ("C:\\\\temp", "C:\\temp is full"),
+        ("see http://a.example/b", "please see\nhttp://a.example/b"),
+        ("Gelöscht", "Gelöscht!"),
+        ("(?i)gelöscht", "GELÖSCHT"),
+        ("(?i)blocked", "BlocKed"),
+        ("(?i)blocked", "bloc\u212aed"),
+        ("(?i)spam", "ſpam"),
+        ("tab\tbed text", "tab\tbed text"),
+        ("\\[TS?S04\\]", "[TSS04] Messages"),
+        ("(?:foo|bar)baz", "barbaz"),
+        ("^(?!.*internal).*RL000010", "RL000010 throttled"),
+        ("later$", "try later"),
+        ("later  $", "try later\r\n\n"),
+    ],
+)
+def test_a_line_that_matches_comes_through(
+    scanner: type[Scanner], source: str, content: str
+) -> None:
+    pattern = compile_pattern(source)
+    for write in WRITERS:
+        data = write(record(content))
+        assert pattern.search(decode(data).response_line) is not None
+        assert filtered([source], data, scanner) == [data], write.__name__
+
+
+@pytest.mark.parametrize("scanner", SCANNERS)
+def test_lines_come_once_in_order_and_whole(scanner: type[Scanner]) -> None:
+    hit, other = line("rate limited, and rate limited again, blocked"), line("fine")
+    last = line("blocked")
+    data = b"\n".join([other, hit, other, hit, b"", b"no json: blocked", last])
+    sources = ["rate limited", "blocked"]
+    assert filtered(sources, data, scanner) == [hit, hit, b"no json: blocked", last]
+    assert filtered(sources, data + b"\n", scanner) == [hit, hit, b"no json: blocked", last]
+
+
+@pytest.mark.parametrize("scanner", SCANNERS)
+def test_lines_without_a_literal_stay_out(scanner: type[Scanner]) -> None:
+    data = b"\n".join([line("all is well"), line("too many con\nnections"), line("a\nb")])
+    assert filtered(["too many connections"], data, scanner) == []
+
+
+@pytest.mark.parametrize("scanner", SCANNERS)
+def test_skipped_types_are_dropped(scanner: type[Scanner]) -> None:
+    reception, delivery = line("blocked", kind="Reception"), line("blocked", kind="Delivery")
+    glued = reception + delivery
+    data = b"\n".join([reception, delivery, glued])
+    compiled = [compile_pattern("blocked")]
+    skipping = Prefilter(compiled, skip_types=["Reception"], scanner=scanner)
+    assert list(skipping.lines(data)) == [delivery, glued]
+    assert list(Prefilter(compiled, scanner=scanner).lines(data)) == [reception, delivery, glued]
+
+
+def test_a_pattern_without_a_literal_lets_everything_through() -> None:
+    compiled = [compile_pattern("blocked"), compile_pattern(r"^5\d\d ")]
+    prefilter = Prefilter(compiled, skip_types=["Reception"])
+    data = b"\n".join([line("ok"), line("ok", kind="Reception"), b"junk", b""])
+    assert prefilter.unfiltered == (compiled[1],)
+    assert list(prefilter.lines(data)) == [line("ok"), b"junk"]
+
+
+def test_without_patterns_no_line_matters() -> None:
+    prefilter = Prefilter([])
+    assert prefilter.engine == "none"
+    assert list(prefilter.lines(line("blocked"))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "421",
+        "421 4\\.7\\.0",
+        "^\\d+ ",
+        "",
+        "a",
+        "ok",
+        "(?i)\\w+",
+        "content",
+        "blocked|a",
+        "(?:blocked)?",
+        "(?!blocked)",
+        "timestamp",
+    ],
+)
+def test_what_every_line_may_have_is_no_literal(source: str) -> None:
+    assert compile_pattern(source).literals() is None
+
+
+def test_literals_are_the_rarest_there_are() -> None:
+    def found(source: str) -> list[tuple[str, str]]:
+        return [(one.text, one.piece) for one in compile_pattern(source).literals() or ()]
+
+    assert found("Messages from \\d+ temporarily deferred") == [
+        ("temporarily deferred", "temporarily")
+    ]
+    assert found("421 4\\.7\\.0 \\[TS04\\] from") == [("[TS04] from", "[TS04]")]
+    assert found("(?:rate|speed) limit(?:ed)?.*") == [
+        ("rate limit", "limit"),
+        ("speed limit", "speed"),
+    ]
+
+
+# -- whatever the rules and the lines ---------------------------------------------------
+
+WORDS = [
+    "busy",
+    "rate",
+    "limit",
+    "[TS04]",
+    "4.7.1",
+    "421",
+    "5",
+    "kiss",
+    "café",
+    'x"y',
+    "a/b",
+    "\\d",
+]
+GAPS = [" ", " ", "\r\n", "\n", "\r", "  ", "\t", "", ", "]
+
+contents = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(GAPS)), max_size=6).map(
+    lambda parts: "".join(word + gap for word, gap in parts)
+)
+
+
+@st.composite
+def matching(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
+    """A record, and a pattern made from the text that rules see of it."""
+    written = record(draw(contents), code=draw(st.sampled_from([421, 5, 550])))
+    text = decode(serde(written)).response_line
+    start = draw(st.integers(0, len(text)))
+    end = draw(st.integers(start, min(len(text), start + 16)))
+    parts = [draw(_spellings(char)) for char in text[start:end]]
+    pattern = "".join(parts)
+    if draw(st.booleans()):
+        pattern = "(?i)" + "".join(p.swapcase() if len(p) == 1 else p for p in parts)
+    return pattern, written
+
+
+def _spellings(char: str) -> st.SearchStrategy[str]:
+    itself = re.sub(r"([^\w\s])", r"\\\1", char)
+    others = [f"{itself}+", f"(?:{itself}|zz)", f"[{itself}q]", f"q?{itself}", ".", f"({itself})"]
+    return st.one_of(st.just(itself), st.just(itself), st.just(itself), st.sampled_from(others))
+
+
+@given(matching(), st.sampled_from(WRITERS), st.sampled_from(SCANNERS))
+@example(("(?i)KISS", record("\u212ai\u017fs")), serde, HyperscanScanner)
+def test_a_pattern_made_from_a_line_finds_it(
+    case: tuple[str, dict[str, object]],
+    write: Callable[[object], bytes],
+    scanner: type[Scanner],
+) -> None:
+    source, written = case
+    data = write(written)
+    assert compile_pattern(source).search(decode(data).response_line) is not None
+    assert filtered([source], data, scanner) == [data]
+
+
+literal_patterns = st.lists(
+    st.sampled_from(
+        ["busy", " ", "rate limit", r"\[TS04\]", ".*", r"\d+", "kiss", "(?:a|ite)", "$"]
+    ),
+    min_size=1,
+    max_size=4,
+).map("".join)
+lines = st.builds(
+    lambda content, write, kind: write(record(content, kind=kind)),
+    contents,
+    st.sampled_from(WRITERS),
+    st.sampled_from(["TransientFailure", "Reception", "Bounce"]),
+)
+
+
+@given(
+    st.lists(st.one_of(literal_patterns, patterns()), min_size=1, max_size=4),
+    st.lists(st.one_of(lines, st.sampled_from([b"", b"junk", b'"\\'])), max_size=6),
+    st.sets(st.integers(0, 6)),
+    st.sampled_from(SCANNERS),
+)
+def test_filtering_changes_no_decision(
+    sources: list[str], written: list[bytes], cuts: set[int], scanner: type[Scanner]
+) -> None:
+    compiled = [compile_pattern(source) for source in sources]
+    prefilter = Prefilter(compiled, skip_types=["Reception"], scanner=scanner)
+    blocks = _blocks(written, cuts)
+    handed_on = [one for block in blocks for one in prefilter.lines(block)]
+    assert _wanted(handed_on, compiled) == _wanted(written, compiled)
+
+
+def _blocks(written: list[bytes], cuts: set[int]) -> list[bytes]:
+    """The lines as a reader hands them on, a few at a time."""
+    blocks: list[list[bytes]] = [[]]
+    for number, one in enumerate(written):
+        if number in cuts:
+            blocks.append([])
+        blocks[-1].append(one)
+    return [b"".join(one + b"\n" for one in block) for block in blocks]
+
+
+def _wanted(written: list[bytes], compiled: list[Pattern]) -> list[bytes]:
+    """The lines that are records of a wanted type on which a pattern matches."""
+    found = []
+    for one in written:
+        if not one.startswith(b"{"):
+            continue
+        decoded = decode(one)
+        text = decoded.response_line
+        if decoded.type != "Reception" and any(p.search(text) is not None for p in compiled):
+            found.append(one)
+    return found

@@ -1,0 +1,144 @@
+"""Patterns mean what they mean in KumoMTA: Rust's fancy-regex is the judge.
+
+`data/fancy-regex.json` holds what the real fancy-regex 0.16.2 said about patterns written by
+hand and made up at random: refused, or the first match's start and end in each text.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.log.record import Record
+from sidecar.shaping.patterns import PatternError, PatternSet, compile_pattern
+from tests.shaping.pattern_texts import patterns, texts
+
+DATA = Path(__file__).parent.parent / "data"
+ANSWERS: list[dict[str, Any]] = json.loads((DATA / "fancy-regex.json").read_text())
+RECORDINGS = sorted((DATA / "conformance").glob("regex-[0-9]*.json"))
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer["regex"])
+def test_every_pattern_does_what_it_does_in_rust(answer: dict[str, Any]) -> None:
+    if answer.get("refused"):
+        with pytest.raises(PatternError):
+            compile_pattern(answer["regex"])
+        return
+    pattern = compile_pattern(answer["regex"])
+    for text, span in answer["found"].items():
+        assert pattern.search(text) == tuple(span), text
+    for text in answer["not_found"]:
+        assert pattern.search(text) is None, text
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+def test_recordings_of_the_real_daemon_come_out_right(path: Path) -> None:
+    recording = json.loads(path.read_text())
+    (text,) = recording["files"].values()
+    (rule,) = json.loads(text)["default"]["automation"]
+    if not recording["expected"]["loads"]:
+        with pytest.raises(PatternError):
+            compile_pattern(rule["regex"])
+        return
+    matched = [compile_pattern(rule["regex"]).search(_line(r)) for r in recording["records"]]
+    assert bool(any(matched)) == bool(recording["expected"]["suspended"]["ready_q"])
+
+
+def _line(record: dict[str, Any]) -> str:
+    response = record["response"]
+    enhanced = response["enhanced_code"]
+    return Record(
+        type=record["type"],
+        recipients=(record["recipient"],),
+        queue=record["queue"],
+        site=record["site"],
+        egress_source=record["egress_source"],
+        code=response["code"],
+        enhanced=None if enhanced is None else ".".join(map(str, enhanced.values())),
+        content=response["content"],
+        time_ns=0,
+    ).response_line
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("(unclosed", "( is never closed (at character 1)"),
+        ("*bad", "nothing to repeat (at character 1)"),
+        ("a[b", "[ is never closed (at character 2)"),
+        ("a)b", "unmatched ) (at character 2)"),
+        ("a{3,2}", "{3,2}: the lower bound exceeds the upper one"),
+        ("x[z-a]", "a range that ends before it starts: z-a (at character 2)"),
+        (r"\p{Klingon}", "unknown Unicode property 'Klingon' (at character 1)"),
+        (r"\q", "unknown escape \\q (at character 1)"),
+        ("(?<=a+)b", "a look-behind needs a fixed length"),
+        (r"(abc)\2", "a reference to a group that does not exist"),
+        ("(?z)a", "unknown flag 'z' (at character 3)"),
+        (r"\w{300}", "too large: KumoMTA refuses it because of its repetitions"),
+    ],
+)
+def test_what_is_wrong_with_a_pattern_is_said(source: str, message: str) -> None:
+    with pytest.raises(PatternError) as caught:
+        compile_pattern(source)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("source", "engine"),
+    [
+        ("Messages from \\d+ temporarily deferred", "re2"),
+        (r"(?i)\bslow\b", "re2"),
+        ("later(?= please)", "re2"),
+        (r"(\w+) \1", "regex"),
+        ("(?!x)y", "regex"),
+        ("(?>a+)b", "regex"),
+        ("a{1500}", "regex"),
+    ],
+)
+def test_re2_runs_what_it_can(source: str, engine: str) -> None:
+    assert compile_pattern(source).engine == engine
+
+
+def test_a_search_without_an_end_is_no_match_and_is_counted() -> None:
+    pattern = compile_pattern(r"^(?:a|a)*(?=b)c?")
+    assert pattern.search("a" * 60) is None
+    assert pattern.timeouts == 1
+    assert pattern.search("aab") == (0, 2)
+
+
+def test_a_text_that_cannot_match_never_reaches_the_backtracker() -> None:
+    pattern = compile_pattern(r"(?!x)(?:a+)+b")
+    assert pattern.search("a" * 5000) is None
+    assert pattern.timeouts == 0
+
+
+@pytest.mark.parametrize("source", ["x", "(?!a).x", r"\bx", ""])
+def test_no_text_raises(source: str) -> None:
+    found = compile_pattern(source).search("a\udc80\x00\ud800x")
+    assert found is not None or source == r"\bx"
+
+
+def test_patterns_are_equal_by_source() -> None:
+    assert compile_pattern("a+") == compile_pattern("a+")
+    assert hash(compile_pattern("a+")) == hash(compile_pattern("a+"))
+    assert compile_pattern("a+") != compile_pattern("a")
+    assert len({compile_pattern("a"), compile_pattern("a"), compile_pattern("b")}) == 2
+
+
+@given(st.lists(patterns(), max_size=8), texts())
+def test_a_set_says_what_its_patterns_say(sources: list[str], text: str) -> None:
+    compiled = [compile_pattern(source) for source in sources]
+    expected = [n for n, pattern in enumerate(compiled) if pattern.search(text) is not None]
+    assert PatternSet(compiled).matching(text) == expected
+
+
+def test_a_set_takes_thousands_of_patterns() -> None:
+    words = [f"reason {number} given" for number in range(5000)]
+    matching = PatternSet(compile_pattern(word) for word in words).matching
+    assert matching("550 5.7.1 reason 17 given, and reason 4711 given") == [17, 4711]
+    assert matching("550 5.7.1 reason x") == []

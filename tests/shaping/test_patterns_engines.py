@@ -1,0 +1,59 @@
+"""The same pattern, written for three engines, finds the same."""
+
+from __future__ import annotations
+
+import re
+
+import re2
+import regex
+from hypothesis import assume, example, given
+
+from sidecar.shaping.fancy import emit
+from sidecar.shaping.fancy.charset import AsciiAlphabet, UnicodeAlphabet
+from sidecar.shaping.fancy.parse import parse
+from sidecar.shaping.patterns import compile_pattern, re2_options
+from tests.shaping.pattern_texts import ascii_texts, patterns, texts
+
+
+def _re2(source: str, *, ascii_only: bool) -> re2._Regexp:
+    alphabet = AsciiAlphabet() if ascii_only else UnicodeAlphabet()
+    try:
+        return re2.compile(emit.to_re2(parse(source), alphabet), re2_options())
+    except emit.NotInLanguage:
+        assume(False)
+
+
+@given(patterns(plain=True), ascii_texts())
+@example("(a|b*)*c", "abbc")
+@example(r"(\b)*a", "-a")
+def test_three_engines_agree_on_ascii(source: str, text: str) -> None:
+    python = re.search(source, text, re.ASCII)
+    google = _re2(source, ascii_only=True).search(text)
+    backtracker = regex.search(emit.to_regex(parse(source), AsciiAlphabet()), text)
+    assert (python is None, python is None) == (google is None, backtracker is None)
+
+
+@given(patterns(), texts())
+@example("(?i)k", "\u212a")
+@example(r"(\w)+.", "٣ſ")
+def test_re2_and_regex_agree_on_everything(source: str, text: str) -> None:
+    google = _re2(source, ascii_only=False).search(text)
+    backtracker = regex.search(emit.to_regex(parse(source), UnicodeAlphabet()), text)
+    assert (google is None) == (backtracker is None)
+
+
+@given(patterns(), ascii_texts())
+def test_the_alphabet_of_ascii_is_enough_for_ascii(source: str, text: str) -> None:
+    parsed = parse(source)
+    small = regex.search(emit.to_regex(parsed, AsciiAlphabet()), text)
+    whole = regex.search(emit.to_regex(parsed, UnicodeAlphabet()), text)
+    assert (small and small.span()) == (whole and whole.span())
+
+
+@given(patterns(), texts())
+@example(r"(?=(a))(?!b)\1", "a")
+@example(r"(a)?(?(1)b|c)(?>a|ab)", "ca")
+def test_the_guard_lets_every_match_through(source: str, text: str) -> None:
+    guard = emit.to_guard(parse(source), UnicodeAlphabet())
+    if compile_pattern(source).search(text) is not None:
+        assert re2.search(guard, text, re2_options()) is not None
