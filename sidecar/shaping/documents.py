@@ -12,6 +12,7 @@ times without seconds) into the older notation first.
 
 from __future__ import annotations
 
+import ast
 import bisect
 import contextlib
 import json
@@ -95,7 +96,7 @@ def _toml_error(message: str, edited: str, edits: list[_Edit], text: str) -> tup
     m = _AT.search(message)
     if m is None:
         return message, 1
-    message = message[: m.start()]
+    message = _PYTHON_KEYS.sub(_toml_keys, message[: m.start()])
     if m[1] is None:
         return message, text.count("\n") + (not text.endswith("\n"))
     offset = 0
@@ -109,6 +110,18 @@ def _toml_error(message: str, edited: str, edits: list[_Edit], text: str) -> tup
         grown += len(edit.replacement) - (edit.end - edit.start)
     line = text.count("\n", 0, max(0, offset - grown)) + 1
     return message, line
+
+
+_PYTHON_KEYS = re.compile(r"\((?:'[^\n]*'|\"[^\n]*\"),?\)")
+
+
+def _toml_keys(m: re.Match[str]) -> str:
+    """tomllib tells a table as a tuple; a person wrote it with dots."""
+    try:
+        keys = ast.literal_eval(m[0])
+    except (ValueError, SyntaxError):
+        return m[0]
+    return f"[{'.'.join(json.dumps(key, ensure_ascii=False) for key in keys)}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,22 @@ def test_lines_are_those_of_the_keys() -> None:
     }
 
 
+def test_what_looks_like_keys_inside_strings_is_none() -> None:
+    text = (
+        'a = """\n[b]\nc = 1 # "\n\\e\\""" ""\n"""\n'
+        "d = '''\n[[e]]\n' = {\n'''\n"
+        '"f\\u00e9\\x41" = "[g]"\n[h]\n'
+    )
+    document = parse_toml(text)
+    assert document.data == {
+        "a": '[b]\nc = 1 # "\n\x1b""" ""\n',
+        "d": "[[e]]\n' = {\n",
+        "féA": "[g]",
+        "h": {},
+    }
+    assert document.lines == {("a",): 1, ("d",): 6, ("féA",): 10, ("h",): 11}
+
+
 def test_a_bom_and_crlf_are_taken_in_toml() -> None:
     document = parse_toml("\ufeff[default]\r\nmax_ready = 1\r\n")
     assert document.data == {"default": {"max_ready": 1}}
@@ -197,6 +213,8 @@ def test_the_line_of_an_error_is_right_behind_rewritten_text() -> None:
         ("\n\na = '''", 3),
         ("a = {b = 1", 1),
         ("a = [1", 1),
+        ('a = 1\n"\\q" = 1', 2),
+        ('a = 1\n"b = 1', 2),
     ],
 )
 def test_bad_toml_is_an_error_with_its_line(text: str, line: int) -> None:
@@ -204,6 +222,12 @@ def test_bad_toml_is_an_error_with_its_line(text: str, line: int) -> None:
         parse_toml(text)
     assert caught.value.line == line
     assert len(str(caught.value)) < 300
+
+
+def test_a_table_that_is_there_twice_is_named_as_it_is_written() -> None:
+    with pytest.raises(DocumentError, match=r'^Cannot declare \["a\.b"\."c"\] twice$') as caught:
+        parse_toml('["a.b".c]\n["a.b".\'c\']\n')
+    assert caught.value.line == 2
 
 
 @pytest.mark.parametrize(
