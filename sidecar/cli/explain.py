@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from sidecar.automation.decide import Automation
 from sidecar.automation.overlay import one_line
 from sidecar.problems import ProblemError
-from sidecar.service.rules import Rules, load_rules
+from sidecar.service.rules import Rules
 from sidecar.service.state import restore
 from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.rules import Scope
@@ -22,6 +23,7 @@ from sidecar.store import read_saved
 from sidecar.times import NS, format_rfc3339, parse_time
 from sidecar.tools.explain import Explanation, Found, Step, Verdict
 from sidecar.tools.explain import explain as run_explain
+from sidecar.tools.loading import rules_for_a_tool
 from sidecar.tools.question import NO_DOMAIN, Typed, read_record
 from sidecar.tools.text import counted, shown_duration, shown_entry, shown_rule
 
@@ -103,7 +105,7 @@ def explain(
 
     async def work() -> Explanation:
         resolver = resolver_for(settings)
-        rules = await load_rules(settings, resolver)
+        rules = await rules_for_a_tool(settings, resolver)
         _refuse_missing(rules)
         report(rules.problems)
         if response is not None:
@@ -136,9 +138,9 @@ def _time(text: str) -> int:
 
 def _refuse_missing(rules: Rules) -> None:
     """kumod goes on without a file that is missing; an explanation of half the rules misleads."""
-    missing = [p for p in rules.shaping.errors if p.code in ("local-load", "remote-load")]
+    missing = [p for p in rules.problems if p.code in ("local-load", "remote-load")]
     if missing:
-        raise ProblemError(missing)
+        raise ProblemError(replace(p, level="error") for p in missing)
 
 
 def _now() -> int:

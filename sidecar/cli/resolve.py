@@ -10,10 +10,10 @@ import click
 from sidecar.automation.overlay import one_line
 from sidecar.log.record import UNSPECIFIED_SOURCE
 from sidecar.problems import ProblemError
-from sidecar.service.rules import load_rules
 from sidecar.settings import Settings
 from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.options import Option
+from sidecar.tools.loading import rules_for_a_tool
 from sidecar.tools.records import ask_mx
 from sidecar.tools.resolve import Resolution
 from sidecar.tools.resolve import resolve as run_resolve
@@ -57,7 +57,7 @@ def resolve(
 
     async def work() -> Resolution:
         resolver = resolver_for(settings)
-        rules = await load_rules(replace(settings, shaping=files), resolver)
+        rules = await rules_for_a_tool(replace(settings, shaping=files), resolver)
         report(rules.problems)
         return run_resolve(
             rules.shaping,

@@ -108,12 +108,14 @@ async def check(files: Sequence[str], *, options: MergeOptions, resolver: Resolv
 
 
 def _quiet(options: MergeOptions) -> MergeOptions:
-    """Without the warnings that the lint gives, too."""
+    """Without the warnings that the lint gives, too; a URL that can't be fetched is told."""
     quiet: dict[str, Any] = {
         name: "Ignore"
         for name in ("aliased_site", "dns_fail", "null_mx", "provider_overlap")
         if getattr(options, name) == "Warn"
     }
+    if options.remote_load == "Ignore":
+        quiet["remote_load"] = "Warn"
     return replace(options, **quiet)
 
 

@@ -103,7 +103,7 @@ async def run_file(path: Path) -> FileResult:
     """Run the cases in `path`; ProblemError when it, or what it names, can't be used."""
     cases = await read_cases(path)
     resolver = await _zones(cases)
-    options = MergeOptions(dns_fail="Warn", null_mx="Warn")
+    options = MergeOptions(dns_fail="Warn", null_mx="Warn", remote_load="Error")
     shaping = await load_shaping(cases.shaping, options=options, resolver=resolver)
     if shaping.errors:
         raise ProblemError(shaping.errors)

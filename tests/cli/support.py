@@ -26,6 +26,10 @@ HERE = ("--shaping", "shaping.toml", "--dns-zone", "alpha.zone", "--dns-zone", "
 _NO_SETTINGS = {name: None for name in os.environ if name.startswith("TSA_SIDECAR_")}
 
 
+CLOSED = "http://127.0.0.1:9/shaping.toml"
+"""A URL at which nothing listens (the discard port)."""
+
+
 def run(*args: str, input: str | bytes | None = None, **env: str) -> Result:
     """Run the command line in this process, as if on no terminal."""
     result = CliRunner().invoke(main, args, input=input, env={**_NO_SETTINGS, **env})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .support import HERE, assert_golden, assert_one_line_error, run, run_process
+from .support import CLOSED, HERE, assert_golden, assert_one_line_error, run, run_process
 
 pytestmark = pytest.mark.usefixtures("in_rules")
 
@@ -100,6 +100,12 @@ def test_a_file_that_can_not_be_read_is_an_error(name: str) -> None:
     assert result.exit_code == 1
     assert f"{name}: error: can't be loaded" in result.stdout
     assert len(result.stdout.splitlines()) == 2
+
+
+def test_a_url_that_can_not_be_fetched_is_a_warning() -> None:
+    result = run("check", "--shaping", CLOSED, "--no-dns")
+    assert result.exit_code == 0
+    assert f"{CLOSED}: warning: can't be loaded" in result.stdout
 
 
 def test_no_shaping_files_are_an_error() -> None:

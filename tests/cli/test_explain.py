@@ -25,7 +25,7 @@ from sidecar.tools.explain import explain
 from sidecar.tools.question import domain_of
 from sidecar.tools.records import ask_mx, encode, log_record, parse_response
 
-from .support import DATA, HERE, RULES, assert_golden, assert_one_line_error, run
+from .support import CLOSED, DATA, HERE, RULES, assert_golden, assert_one_line_error, run
 
 pytestmark = pytest.mark.usefixtures("in_rules")
 
@@ -424,6 +424,7 @@ def test_a_response_of_ten_megabytes_is_refused_and_one_of_seven_is_read() -> No
         (("--state", "gone.db", "421 x"), "gone.db"),
         (("--state", "shaping.toml", "421 x"), "shaping.toml"),
         (("--shaping", "gone.toml", "421 x"), "gone.toml"),
+        (("--shaping", CLOSED, "421 x"), CLOSED),
         (("--skip-record-type", "Bouncy", "421 x"), 'did you mean "Bounce"?'),
         (("--merge-option", "dns_fail=Wran", "421 x"), 'did you mean "Warn"?'),
         (("--dns-zone", "gone.zone", "421 x"), "gone.zone"),
