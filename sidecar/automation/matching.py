@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from sidecar.log.record import Record
 from sidecar.shaping.merge import ProviderBlock, Shaping
@@ -29,9 +30,12 @@ class Match:
 
 
 class RuleList:
-    """The rules of one scope, matched together so that their number costs little."""
+    """Rules matched together, so that their number costs little."""
 
-    __slots__ = ("_owners", "_patterns", "_set", "rules")
+    __slots__ = ("_owners", "_patterns", "_seen", "_set", "rules")
+
+    _SEEN_MAX = 1024
+    _SEEN_LENGTH = 512
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
@@ -39,21 +43,30 @@ class RuleList:
         self._owners = [n for n, _ in flat]
         self._patterns = [p for _, p in flat]
         self._set = PatternSet(self._patterns)
+        # The last texts and what matches them: servers say the same things over and over.
+        self._seen: dict[str, tuple[tuple[int, Match], ...]] = {}
 
-    def match(self, text: str, *, internal: bool) -> list[Match]:
-        """The rules that match `text`, in order; with `internal`, those that want such texts."""
-        found: list[Match] = []
+    def match(self, text: str, *, internal: bool) -> list[tuple[int, Match]]:
+        """The rules that match `text`, in order, with their numbers in :attr:`rules`.
+
+        With `internal`, only those that want such texts.
+        """
+        found = self._seen.get(text)
+        if found is None:
+            found = tuple(self._match(text))
+            if len(text) <= self._SEEN_LENGTH:
+                if len(self._seen) >= self._SEEN_MAX:
+                    self._seen.clear()
+                self._seen[text] = found
+        return [(n, match) for n, match in found if not internal or match.rule.match_internal]
+
+    def _match(self, text: str) -> Iterator[tuple[int, Match]]:
         last = -1
         for index in self._set.matching(text):
             owner = self._owners[index]
-            if owner == last:
-                continue
-            last = owner
-            rule = self.rules[owner]
-            if internal and not rule.match_internal:
-                continue
-            found.append(Match(rule, self._patterns[index]))
-        return found
+            if owner != last:
+                last = owner
+                yield owner, Match(self.rules[owner], self._patterns[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +97,16 @@ class Candidate:
 class Matcher:
     """The rules of one load, ready to match records.  Immutable: a reload makes another."""
 
-    __slots__ = ("_default", "_domains", "_providers", "_sites", "shaping")
+    __slots__ = ("_common", "_domains", "_homes", "_sites", "shaping")
 
     def __init__(self, shaping: Shaping) -> None:
         self.shaping = shaping
-        self._default = RuleList(shaping.default.rules if shaping.default else ())
-        self._providers = [
-            (block, RuleList(block.rules)) for block in shaping.providers.values() if block.rules
-        ]
+        homes: list[tuple[ProviderBlock | None, Rule]] = []
+        homes += [(None, rule) for rule in (shaping.default.rules if shaping.default else ())]
+        homes += [(block, rule) for block in shaping.providers.values() for rule in block.rules]
+        # One list for default and all providers: most records have neither's rules match.
+        self._common = RuleList(rule for _, rule in homes)
+        self._homes = tuple(block for block, _ in homes)
         self._sites = _by_name({n: b.rules for n, b in shaping.sites.items()})
         self._domains = _by_name({n: b.rules for n, b in shaping.domains.items()})
 
@@ -105,12 +120,7 @@ class Matcher:
         if domain is None:
             return None
         text, internal = record.response_line, record.is_internal
-        default = tuple(self._default.match(text, internal=internal))
-        providers = tuple(
-            (block, tuple(found))
-            for block, rules in self._providers
-            if (found := rules.match(text, internal=internal))
-        )
+        common = self._common.match(text, internal=internal)
         specific: list[Match] = []
         for named, name in (
             (self._sites, site_name(record.site, record.egress_source)),
@@ -118,11 +128,25 @@ class Matcher:
         ):
             rules_here = named.get(name)
             if rules_here is not None:
-                specific += rules_here.match(text, internal=internal)
-        if not (default or providers or specific):
+                specific += [match for _, match in rules_here.match(text, internal=internal)]
+        if not (common or specific):
             return None
+        default: list[Match] = []
+        providers: list[tuple[ProviderBlock, tuple[Match, ...]]] = []
+        for block, found in groupby(common, key=self._home):
+            matches = [match for _, match in found]
+            if block is None:
+                default += matches
+            else:
+                providers.append((block, tuple(matches)))
         needs_mx = any(self.shaping.needs_mx(block, domain) for block, _ in providers)
-        return Candidate(record, domain, default, providers, tuple(specific), needs_mx)
+        return Candidate(
+            record, domain, tuple(default), tuple(providers), tuple(specific), needs_mx
+        )
+
+    def _home(self, found: tuple[int, Match]) -> ProviderBlock | None:
+        """The provider that a match of the common list belongs to; None for ``default``."""
+        return self._homes[found[0]]
 
 
 def _by_name(rules: Mapping[str, tuple[Rule, ...]]) -> dict[str, RuleList]:
