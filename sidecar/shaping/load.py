@@ -470,7 +470,7 @@ class _Reader:
 
     def _trigger(self, raw: object, path: Path, where: str) -> Threshold | None:
         kind, argument = _variant(raw)
-        if kind == "Immediate" and argument in (None, {}):
+        if kind == "Immediate" and argument is None:
             return None
         if kind != "Threshold" or argument is None:
             message = f'trigger: found {shown(raw)}, wanted "Immediate" or {{Threshold="N/period"}}'
