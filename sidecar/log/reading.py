@@ -336,7 +336,7 @@ class Reading:
                 return False
             if not same:
                 self.known.replaced(segment)
-        if segment.id is None and not await self._look_for_twin(segment, raw):
+        elif not await self._look_for_twin(segment, raw):
             return False
         segment.suspect = False
         segment.short_since = None
@@ -390,7 +390,9 @@ class Reading:
             assert known.id is not None
             assert segment.state is not None
             fits = fingerprint_fits(known.id.content, content)
-            if fits is None and not segment.state.finished:
+            named_alike = segment.parsed.identity == known.parsed.identity is not None
+            if fits is None and named_alike and not segment.state.finished:
+                # A copy that is still being made.
                 segment.retry_at = time.monotonic() + RETRY_SECONDS / 4
                 return False
             if fits:

@@ -282,7 +282,7 @@ class Tail:
             await self._reading.vanish(known[name])
         for name, inode in inodes.items():
             segment_known = known.get(name)
-            if name in old and await self._skip(name, segment_known):
+            if name in self._skipped or (name in old and await self._skip(name, segment_known)):
                 continue
             if (
                 segment_known is None
@@ -309,8 +309,11 @@ class Tail:
             return set()
         newest: dict[str, tuple[int, str]] = {}
         opened: list[tuple[int, str, str]] = []
+        known = self._reading.known.segments
         for name in names:
-            parsed = parse_name(name)
+            if name in self._skipped:  # was closed before an earlier moment
+                continue
+            parsed = known[name].parsed if name in known else parse_name(name)
             if parsed.opened_ns is None or parsed.opened_ns > since_ns:
                 continue
             moment = (parsed.opened_ns, name)

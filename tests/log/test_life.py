@@ -162,6 +162,32 @@ def test_a_copy_made_while_the_original_is_being_read_is_left_out(tmp_path: Path
     assert follower.once() == []
 
 
+def test_a_copy_of_a_segment_that_is_still_written_is_left_out(tmp_path: Path) -> None:
+    writer = KumodWriter(tmp_path)
+    for number in range(500):
+        path = writer.log(record(number))
+
+    async def follow() -> Follower:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            follower.commit(await anext(blocks))
+            copy = path.with_name(path.name + ".gz")
+            copy.write_bytes(gzipped(decompress(path.read_bytes())))
+            for number in range(500, 1_000):
+                writer.log(record(number))
+            writer.close()
+            while copy.name not in follower.checkpoints:
+                follower.commit(await anext(blocks))
+        return follower
+
+    follower = run(follow())
+    assert numbers(follower.lines()) == list(range(1_000))
+    path.unlink()
+    assert follower.once() == []
+    assert follower.lost == []
+
+
 def test_a_copy_that_is_still_being_made_is_waited_for(tmp_path: Path) -> None:
     [path] = write_segments(tmp_path, 1, each=500)
     follower = Follower(tmp_path)
@@ -336,6 +362,39 @@ def test_a_truncated_segment_is_read_from_the_start_if_it_is_another_now(tmp_pat
         return follower.lines()
 
     assert run(follow())[-1] == b'{"new":2}'
+
+
+def test_a_short_new_beginning_is_read_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.log.reading.RETRY_SECONDS", 0.05)
+    path = tmp_path / "plain.log"
+    path.write_bytes(b"".join(b'{"n":%d}\n' % n for n in range(1_000)))
+
+    async def follow() -> list[bytes]:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            follower.commit(await anext(blocks))
+            path.write_bytes(b"")
+            await asyncio.sleep(0.2)  # longer than it would be waited for if it weren't empty
+            path.write_bytes(b'{"new":1}\n')
+            while len(follower.lines()) < 1_001:
+                follower.commit(await anext(blocks))
+        return follower.lines()
+
+    assert run(follow())[1_000:] == [b'{"new":1}']
+
+
+def test_a_new_log_does_not_wait_because_an_old_one_is_gone(tmp_path: Path) -> None:
+    old = tmp_path / "old.log"
+    old.write_bytes(b"".join(b'{"n":%d}\n' % n for n in range(1_000)))
+    follower = Follower(tmp_path)
+    follower.once()
+    old.unlink()
+    for name in ("new1.log", "new2.log"):  # one has the inode's number, as file systems do
+        (tmp_path / name).write_bytes(b'{"new":1}\n')
+    assert follower.once() == [b'{"new":1}'] * 2
 
 
 def test_a_segment_cut_short_is_not_read_again(tmp_path: Path) -> None:
@@ -609,6 +668,21 @@ def test_what_is_old_is_forgotten_and_not_read_again(tmp_path: Path) -> None:
     assert sorted(follower.checkpoints) == [path.name for path in paths[5:]]
     follower.start = Start("recent", floor_ns)
     assert follower.once() == []
+
+
+def test_what_was_begun_is_read_to_its_end_however_old(tmp_path: Path) -> None:
+    clock = Clock()
+    writer = KumodWriter(tmp_path, clock=clock)
+    for number in range(500):
+        writer.log(record(number))
+    follower = Follower(tmp_path)
+    first = len(follower.once())
+    writer.close()
+    clock.now_ns += 60 * 1_000_000_000
+    write_segments(tmp_path, 2, clock=clock)
+    follower.start = Start("recent", clock.now_ns)
+    rest = numbers(follower.once())
+    assert rest[: 500 - first] == list(range(first, 500))
 
 
 def test_deleted_segments_are_forgotten_in_time(tmp_path: Path) -> None:

@@ -381,6 +381,28 @@ def test_names_without_a_moment_are_read_too(tmp_path: Path) -> None:
     assert "live" in lines
 
 
+def test_more_open_segments_than_files_may_be_open_are_followed(tmp_path: Path) -> None:
+    kinds = [f"Kind{n}" for n in range(OPEN_MAX + 4)]
+    writer = KumodWriter(tmp_path, suffixes={kind: f"_{kind}" for kind in kinds})
+
+    async def follow() -> list[int]:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            for number in range(200 * len(kinds)):
+                writer.log(record(number, type=kinds[number % len(kinds)]))
+            while not all(any(n.endswith(k) for n in follower.checkpoints) for k in kinds):
+                follower.commit(await anext(blocks))
+            for number in range(200 * len(kinds), 500 * len(kinds)):
+                writer.log(record(number, type=kinds[number % len(kinds)]))
+            writer.close()
+            while len(follower.finished) < len(kinds):
+                follower.commit(await anext(blocks))
+        return numbers(follower.lines())
+
+    assert sorted(run(follow())) == list(range(500 * len(kinds)))
+
+
 # -- where to begin ----------------------------------------------------------------------------
 
 
