@@ -1,22 +1,41 @@
-"""The command line: small functions that call the rooms, and decide nothing."""
+"""The command line: small functions that call the rooms, and decide nothing.
+
+Each command is imported when it is asked for, so that ``run`` does not wait for what
+only the operators' tools need.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
 
 import click
 
 from sidecar import __version__
 
-from .check import check
 from .common import Commands
-from .explain import explain
-from .replay import replay
-from .resolve import resolve
-from .run import run
-from .test import test
+
+_COMMANDS: Final = ("run", "replay", "check", "test", "explain", "resolve", "init")
+
+
+class _Main(Commands):
+    """Finds the command NAME in the module of that name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the letters, as click has it."""
+        return sorted((*super().list_commands(ctx), *_COMMANDS))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; None where there is none."""
+        if cmd_name in _COMMANDS:
+            command = getattr(import_module(f".{cmd_name}", __name__), cmd_name)
+            assert isinstance(command, click.Command)
+            return command
+        return super().get_command(ctx, cmd_name)
 
 
 @click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, prog_name="tsa-sidecar")
 def main() -> None:
@@ -25,7 +44,3 @@ def main() -> None:
     Tails the log files that kumod writes, matches the rules of shaping.toml and
     publishes the overlay: as a file, over HTTP, or through kumod's admin API.
     """
-
-
-for _command in (run, replay, check, test, explain, resolve):
-    main.add_command(_command)
