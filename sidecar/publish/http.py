@@ -151,6 +151,11 @@ class Endpoint:
         self._current.resources = _resources(snapshot)
         self._subscribers.publish(snapshot.frames, events)
 
+    def set_status(self, status: bytes) -> None:
+        """Answer with this status document until the next snapshot or call."""
+        resource = Resource(JSON, lambda: status)
+        self._current.resources = {**self._current.resources, STATUS_PATH: resource}
+
     def emit(self, frames: Sequence[str]) -> None:
         """Send `frames` to those now subscribed, the snapshot staying as it is."""
         self._subscribers.emit(frames)

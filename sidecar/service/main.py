@@ -12,30 +12,50 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sidecar.automation.overlay import Overlay
 from sidecar.log.tail import Tail
-from sidecar.problems import ProblemError
+from sidecar.problems import Problem, ProblemError
 from sidecar.publish.http import Endpoint
 from sidecar.publish.kumod import KumodClient
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.overlay_file import write_atomically
 from sidecar.settings import Settings
 from sidecar.shaping.mx import Resolver
-from sidecar.store import Store
+from sidecar.store import Saved, Store, StoreError
 from sidecar.systemd import Notifier
 from sidecar.times import NS
 
 from .checkpoints import tail_for
+from .clock import GuardedClock
 from .logging import Log
 from .progress import progress_on_terminal
 from .publisher import Publisher
 from .reload import changes
+from .retention import Keeper, keep_within
 from .rules import RuleBook, Settle, Settled, load_rules
 from .service import Service, watchdog
+from .status import Status, status_path
+
+DEBUG = "TSA_SIDECAR_DEBUG"
+"""A variable: set, an error of the program's own ends with its traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a running sidecar consists of."""
+
+    log: Log
+    store: Store
+    service: Service
+    publisher: Publisher
+    status: Status
+    notifier: Notifier
+    kumod: KumodClient | None
 
 
 async def serve(
@@ -60,11 +80,10 @@ async def serve(
         log.problem(problem)
     _ensure_overlay(settings.overlay)
     metrics = Metrics.create(process=True)
-    notifier = Notifier(env)
     with Store.open(settings.state) as store:
+        saved = _load(store)
         for problem in store.problems:
             log.problem(problem)
-        saved = store.load()
         resolver = make_resolver(saved.mx)
         service = Service(
             store=store,
@@ -72,41 +91,72 @@ async def serve(
             resolver=resolver,
             log=log,
             metrics=metrics,
-            clock=clock or time.time_ns,
+            clock=clock or GuardedClock(on_jump=lambda ns: _say_jump(log, ns)),
         )
         with _endpoint(settings, metrics=metrics, log=log) as endpoint:
-            kumod = _kumod(settings, service, metrics=metrics, log=log) if not once else None
+            kumod = None if once else _kumod(settings, service, metrics=metrics, log=log)
             publisher = Publisher(
                 service.view,
                 overlay=settings.overlay,
                 endpoint=endpoint,
                 log=log,
                 metrics=metrics,
-                status=service.status,
                 on_change=None if kumod is None else kumod.set_desired,
             )
             service.publisher = publisher
+            status = Status(
+                service,
+                publisher,
+                metrics=metrics,
+                endpoint=endpoint,
+                file=status_path(settings.state),
+            )
+            parts = _Parts(log, store, service, publisher, status, Notifier(env), kumod)
             await publisher.write(publisher.snapshot())
             rules = await load_rules(settings, resolver, service.copies)
             service.keep_copies()
             for problem in rules.found:
                 log.problem(problem)
             service.book = RuleBook(settle, resolver, settled, rules, copies=service.copies)
-            tail = tail_for(
-                settings,
-                saved=saved.checkpoints,
-                since_ns=service.clock() - rules.shaping.horizon_ns,
-                on_problem=log.problem,
-            )
-            async with tail, progress_on_terminal(tail):
-                if once:
-                    await _run_once(service, publisher, tail)
-                else:
-                    with watchdog(notifier):
-                        await _run(
-                            service, publisher, tail, kumod=kumod, notifier=notifier, log=log
-                        )
-            notifier.stopping()
+            await _read_log(parts, saved, once=once)
+
+
+async def _read_log(parts: _Parts, saved: Saved, *, once: bool) -> None:
+    service = parts.service
+    assert service.book is not None
+    settings = service.book.rules.settings
+    tail = tail_for(
+        settings,
+        saved=saved.checkpoints,
+        since_ns=service.since_ns(),
+        on_problem=parts.log.problem,
+    )
+    parts.status.tail = tail
+    async with tail, progress_on_terminal(tail):
+        if once:
+            await _run_once(parts, tail)
+        else:
+            with watchdog(parts.notifier):
+                await _run(parts, tail)
+
+
+def _load(store: Store) -> Saved:
+    try:
+        return store.load()
+    except StoreError as error:
+        raise ProblemError([error.problem]) from None
+
+
+def _say_jump(log: Log, ns: int) -> None:
+    seconds = ns // NS
+    if ns > 0:
+        log.warning(
+            "the clock leapt forward; expiry catches up with it over an hour", seconds=seconds
+        )
+    else:
+        log.warning(
+            "the clock was set back; what is in force holds longer by as much", seconds=seconds
+        )
 
 
 def _ensure_overlay(path: Path) -> None:
@@ -153,59 +203,129 @@ def _kumod(
     )
 
 
-async def _run_once(service: Service, publisher: Publisher, tail: Tail) -> None:
+async def _run_once(parts: _Parts, tail: Tail) -> None:
+    service, publisher = parts.service, parts.publisher
+    service.commits.patient = False
     await service.follow(tail, follow=False)
     service.expire()
-    await service.flush()
+    await service.commits.commit()
     await publisher.write(publisher.snapshot())
+    parts.status.state = "stopped"
+    await parts.status.tell()
     if publisher.failure is not None:
         raise ProblemError([publisher.failure])
 
 
-async def _run(
-    service: Service,
-    publisher: Publisher,
-    tail: Tail,
-    *,
-    kumod: KumodClient | None,
-    notifier: Notifier,
-    log: Log,
-) -> None:
-    book = service.book
-    assert book is not None
+async def _run(parts: _Parts, tail: Tail) -> None:
+    service, log = parts.service, parts.log
+    assert service.book is not None
+    settings = service.book.rules.settings
     stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    tasks = [
-        asyncio.create_task(service.follow(tail, follow=True), name="follow"),
-        asyncio.create_task(service.expire_for_ever(), name="expire"),
-        asyncio.create_task(publisher.run(), name="publish"),
-        asyncio.create_task(_reload(book, hangup, notifier=notifier, log=log), name="reload"),
-    ]
-    if kumod is not None:
-        tasks.append(asyncio.create_task(kumod.run(), name="kumod"))
+    parts.status.state = "running"
+    works = _works(parts, tail, hangup)
+    parts.notifier.ready("reading the log")
+    log.info("started", pid=os.getpid(), log_dir=str(settings.log_dir))
+    try:
+        await _until(stop, works)
+    finally:
+        parts.notifier.stopping()
+        if parts.kumod is not None:
+            await parts.kumod.close()
+        await _end(parts)
+    log.info("stopped")
+
+
+def _works(
+    parts: _Parts, tail: Tail, hangup: asyncio.Event
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """What goes on at the same time, for ever, by name."""
+    service, log = parts.service, parts.log
+    assert service.book is not None
+    keeper = _keeper(parts)
+    works = {
+        "follow": service.follow(
+            tail,
+            follow=True,
+            on_finished=(lambda _names: None) if keeper is None else keeper.note,
+        ),
+        "expire": service.expire_for_ever(tail),
+        "publish": parts.publisher.run(),
+        "reload": _reload(parts, service.book, hangup),
+        "status": parts.status.run(),
+    }
+    if parts.kumod is not None:
+        works["kumod"] = parts.kumod.run()
+    if keeper is not None:
+        works["retention"] = keep_within(keeper, service, parts.store, log)
+    return works
+
+
+def _keeper(parts: _Parts) -> Keeper | None:
+    service = parts.service
+    assert service.book is not None
+    settings = service.book.rules.settings
+    if settings.retention is None:
+        return None
+    keeper = Keeper(
+        settings.log_dir,
+        pattern=settings.pattern,
+        retention=settings.retention,
+        clock=service.clock,
+        log=parts.log,
+    )
+    keeper.note_earlier(service.checkpoints, until_ns=service.committed_ns, lost=service.lost_names)
+    return keeper
+
+
+async def _until(stop: asyncio.Event, works: Mapping[str, Coroutine[Any, Any, None]]) -> None:
+    """Let `works` go on until `stop`; ProblemError when one of them ends, which none should."""
+    tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
     ended = asyncio.create_task(stop.wait(), name="stop")
-    notifier.ready("reading the log")
-    log.info("started", pid=os.getpid(), log_dir=str(book.rules.settings.log_dir))
     try:
         done, _ = await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {ended}:
-            task.result()  # a task of these never ends but by an error of ours
+            _raise_as_problem(task)
     finally:
         for task in (ended, *tasks):
             task.cancel()
         await asyncio.gather(ended, *tasks, return_exceptions=True)
-        if kumod is not None:
-            await kumod.close()
-    await service.flush()
-    publisher.changed()
-    await publisher.write(publisher.snapshot())
-    log.info("stopped")
 
 
-async def _reload(book: RuleBook, hangup: asyncio.Event, *, notifier: Notifier, log: Log) -> None:
+def _raise_as_problem(task: asyncio.Task[Any]) -> None:
+    error = task.exception()
+    if error is None or isinstance(error, ProblemError) or os.environ.get(DEBUG):
+        task.result()
+    raise ProblemError(
+        [
+            Problem(
+                "error",
+                "internal",
+                f"{type(error).__name__}: {error}. This is a mistake in tsa-sidecar: please "
+                f"report it, with the traceback that {DEBUG}=1 shows. What is in force stays "
+                "published; the next start goes on from the last commit",
+                where=task.get_name(),
+            )
+        ]
+    )
+
+
+async def _end(parts: _Parts) -> None:
+    """Commit and publish what there is; if the disk won't have it, say so and end all the same."""
+    try:
+        await parts.service.commits.last_commit()
+    except ProblemError as error:
+        parts.log.problem(error.problems[0])
+        parts.log.warning("what could not be committed will be read from the log again")
+    await parts.publisher.write(parts.publisher.snapshot())
+    parts.status.state = "stopped"
+    await parts.status.tell()
+
+
+async def _reload(parts: _Parts, book: RuleBook, hangup: asyncio.Event) -> None:
     """Read the rules again when asked to, when their files change, when the ttl has passed."""
     reasons = changes(
         files=lambda: book.settled.files,
@@ -213,14 +333,21 @@ async def _reload(book: RuleBook, hangup: asyncio.Event, *, notifier: Notifier, 
         hangup=hangup,
     )
     async for reason in reasons:
-        notifier.reloading()
-        changed = await book.reload()
-        for problem in book.failure:
+        parts.notifier.reloading()
+        await _reload_once(parts, book, reason)
+        parts.notifier.ready("reading the log")
+
+
+async def _reload_once(parts: _Parts, book: RuleBook, reason: str) -> None:
+    log = parts.log
+    changed = await book.reload()
+    for problem in book.failure:
+        log.problem(problem)
+    if book.failure:
+        log.error("the rules were not replaced; the last good ones stay", reason=reason)
+        return
+    parts.service.keep_copies()
+    if changed:
+        for problem in book.rules.problems:
             log.problem(problem)
-        if book.failure:
-            log.error("the rules were not replaced; the last good ones stay", reason=reason)
-        elif changed:
-            for problem in book.rules.problems:
-                log.problem(problem)
-            log.info("the rules were replaced", reason=reason)
-        notifier.ready("reading the log")
+        log.info("the rules were replaced", reason=reason)

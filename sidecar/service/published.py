@@ -9,7 +9,8 @@ kept; a change costs that entry, and joining the texts.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
 
 from sidecar.automation.decide import Outcome
 from sidecar.automation.entries import (
@@ -26,21 +27,20 @@ from sidecar.automation.overlay import Overlay
 from sidecar.publish.holds import DesiredState, ReadyQHold, SchedQHold
 from sidecar.publish.snapshot import Snapshot
 
+_Place = tuple[int, str]
+
 
 class Published:
     """The committed entries in force, and their texts."""
 
-    __slots__ = ("_held", "_texts", "entries", "overlay")
+    __slots__ = ("_held", "_order", "_texts", "entries", "overlay")
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self.entries = Entries()
         self.overlay = Overlay()
-        # kind → key → what the entry is ordered by, and its JSON text.
-        self._texts: dict[str, dict[str, tuple[int, str, str]]] = {
-            "ready_q": {},
-            "sched_q": {},
-            "bounce": {},
-        }
+        # By kind: each entry's place in the order of expiry, by key; the texts in that order.
+        self._order: dict[str, dict[str, _Place]] = {"ready_q": {}, "sched_q": {}, "bounce": {}}
+        self._texts: dict[str, list[tuple[_Place, str]]] = {kind: [] for kind in self._order}
         # Ready queue → the suspensions that hold it, by key.
         self._held: dict[str, dict[str, ReadyQSuspension]] = {}
         for entry in entries:
@@ -66,7 +66,9 @@ class Published:
             self.overlay.put(entry)
             return
         key = entry.key
-        self._texts[entry.kind][key] = (entry.expires_ns, key, compact_json(entry.answer()))
+        self._take_out(entry)
+        place = self._order[entry.kind][key] = (entry.expires_ns, key)
+        insort(self._texts[entry.kind], (place, compact_json(entry.answer())))
         if isinstance(entry, ReadyQSuspension):
             self._held.setdefault(entry.site, {})[key] = entry
 
@@ -76,12 +78,24 @@ class Published:
         if isinstance(entry, Override):
             self.overlay.remove(entry)
             return
-        del self._texts[entry.kind][entry.key]
+        self._take_out(entry)
         if isinstance(entry, ReadyQSuspension):
             held = self._held[entry.site]
             del held[entry.key]
             if not held:
                 del self._held[entry.site]
+
+    def _take_out(self, entry: Suspension) -> None:
+        """Take the text of the entry with this one's key out, if there is one."""
+        place = self._order[entry.kind].pop(entry.key, None)
+        if place is not None:
+            texts = self._texts[entry.kind]
+            del texts[bisect_left(texts, (place, ""))]
+
+    def counts(self) -> Mapping[str, int]:
+        """How many entries of each kind are in force."""
+        holds = {kind: len(places) for kind, places in self._order.items()}
+        return {"override": len(self.entries) - sum(holds.values()), **holds}
 
     def events(self, events: Iterable[Suspension]) -> list[Suspension]:
         """`events` as kumod must be told them.
@@ -123,9 +137,7 @@ class Published:
 
     def snapshot(self, *, version: int, status: bytes) -> Snapshot:
         """Everything in force, in the order of expiry (so that the longest is told last)."""
-        ready_q, sched_q, bounces = (
-            [text for _, _, text in sorted(texts.values())] for texts in self._texts.values()
-        )
+        ready_q, sched_q, bounces = ([text for _, text in texts] for texts in self._texts.values())
         return Snapshot.build(
             overlay=self.overlay.text(),
             ready_q=ready_q,

@@ -8,6 +8,7 @@ making the texts takes at most a fifth of one core.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,13 +24,18 @@ from sidecar.publish.snapshot import Snapshot
 
 from .logging import Log
 from .published import Published, frame_text
+from .reload import Signature, signature
 
 _RETRY_SECONDS = (0.2, 1.0, 5.0, 15.0, 30.0)
+SUSPENDED_NAME = "suspended.json"
+BOUNCED_NAME = "bounced.json"
+
+_LOOK_SECONDS = 5.0
 _REST = 4.0  # seconds of rest for a second of making texts
 
 
 class Publisher:
-    """Publishes `view` whenever it is told that it changed."""
+    """Publishes `view` whenever it is told that it changed, and when a file was meddled with."""
 
     def __init__(
         self,
@@ -39,21 +45,24 @@ class Publisher:
         endpoint: Endpoint | None,
         log: Log,
         metrics: Metrics,
-        status: Callable[[], bytes],
         on_change: Callable[[DesiredState], None] | None = None,
+        look_seconds: float = _LOOK_SECONDS,
     ) -> None:
         self._view = view
         self._overlay = overlay
         self._endpoint = endpoint
         self._log = log
         self._metrics = metrics
-        self._status = status
         self._on_change = on_change
+        self._look_seconds = look_seconds
         self._changed = asyncio.Event()
-        self._settled = asyncio.Event()
         self._events: list[Suspension] = []
         self._text: str | None = None
         self._reported: set[str] = set()
+        self._written: Signature = {}
+        self._written_version = 0
+        self.status = b"{}"
+        """The status document, as it goes out with the next snapshot."""
         self.version = 0
         self.failure: Problem | None = None
         """Why the files on disk are not what they should be; None when they are."""
@@ -61,31 +70,31 @@ class Publisher:
     def changed(self, events: Sequence[Suspension] = ()) -> None:
         """Say that the view changed, and which events brought that about."""
         self._events += self._view.events(events)
-        self._settled.clear()
         self._changed.set()
-
-    async def settled(self) -> None:
-        """Wait until all that changed before this call is published (or failed to be)."""
-        await self._settled.wait()
 
     async def run(self) -> None:
         """Publish for ever."""
         failures = 0
         while True:
-            if self.failure is None:
-                await self._changed.wait()
-            else:
-                seconds = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS)) - 1]
-                await _wait(self._changed, seconds)
+            await self._wait_for_work(failures)
             self._changed.clear()
             spent = time.perf_counter()
             snapshot = self.snapshot()
             spent = time.perf_counter() - spent
             await self.write(snapshot)
             failures = 0 if self.failure is None else failures + 1
-            if not self._changed.is_set():
-                self._settled.set()
             await asyncio.sleep(spent * _REST if spent > 0.002 else 0)
+
+    async def _wait_for_work(self, failures: int) -> None:
+        """Until the view changes, it is time to try again, or a file is not as we left it."""
+        if failures:
+            seconds = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS)) - 1]
+            await _wait(self._changed, seconds)
+            return
+        while not await _wait(self._changed, self._look_seconds):
+            if signature(self._files()) != self._written:
+                self._log.warning("the overlay was changed by another: put right")
+                return
 
     def snapshot(self) -> Snapshot:
         """The view as it is now, handed to the endpoint with the events since the last."""
@@ -96,35 +105,53 @@ class Publisher:
             self.version += 1
             self._metrics.overlay_version.set(self.version)
         self._report_left_out()
-        snapshot = self._view.snapshot(version=self.version, status=self._status())
+        snapshot = self._view.snapshot(version=self.version, status=self.status)
         events, self._events = self._events, []
         if self._endpoint is not None:
             self._endpoint.publish(snapshot, [frame_text(e) for e in events])
         return snapshot
 
     async def write(self, snapshot: Snapshot) -> None:
-        """The files beside each other: the overlay, ``suspended.json``, ``bounced.json``."""
-        directory = self._overlay.parent
+        """The files beside each other, then kumod: it is not to be told of what isn't there."""
         try:
-            if await write_atomically_async(self._overlay, snapshot.overlay):
-                self._metrics.overlay_writes.inc()
-            reached("overlay-written")
-            await write_atomically_async(directory / "suspended.json", snapshot.suspended)
-            await write_atomically_async(directory / "bounced.json", snapshot.bounced)
-            if self._on_change is not None:
-                # Only now: what kumod is told to read again must be there.
-                self._on_change(self._view.desired(self.version))
+            await self._write_files(snapshot)
         except ProblemError as error:
-            self._metrics.overlay_failures.inc()
-            problem = error.problems[0]
-            if self.failure is None or self.failure.message != problem.message:
-                self._log.problem(problem)
-            self.failure = problem
-            return
-        if self.failure is not None:
-            self._log.info("the overlay can be written again", file=str(self._overlay))
-            self.failure = None
+            self._failed(error.problems[0])
+        else:
+            self._written_version = snapshot.version
+            if self.failure is not None:
+                self._log.info("the overlay can be written again", file=str(self._overlay))
+                self.failure = None
+        if self._on_change is not None:
+            # What can't be written holds up the overlay, not the suspensions.
+            self._on_change(self._view.desired(self._written_version))
         reached("after-publish")
+
+    def _files(self) -> list[str]:
+        """``shaping.toml``, ``suspended.json``, ``bounced.json``."""
+        directory = self._overlay.parent
+        return [
+            str(p) for p in (self._overlay, directory / SUSPENDED_NAME, directory / BOUNCED_NAME)
+        ]
+
+    async def _write_files(self, snapshot: Snapshot) -> None:
+        directory = self._overlay.parent
+        if not directory.is_dir():
+            # It was made at the start; somebody has taken it away.
+            with contextlib.suppress(OSError):
+                directory.mkdir(parents=True)
+        if await write_atomically_async(self._overlay, snapshot.overlay):
+            self._metrics.overlay_writes.inc()
+        reached("overlay-written")
+        await write_atomically_async(directory / SUSPENDED_NAME, snapshot.suspended)
+        await write_atomically_async(directory / BOUNCED_NAME, snapshot.bounced)
+        self._written = signature(self._files())
+
+    def _failed(self, problem: Problem) -> None:
+        self._metrics.overlay_failures.inc()
+        if self.failure is None or self.failure.message != problem.message:
+            self._log.problem(problem)
+        self.failure = problem
 
     def _report_left_out(self) -> None:
         overlay = self._view.overlay
@@ -145,9 +172,11 @@ class Publisher:
                 self._log.warning("an entry is left out of the overlay", reason=reason)
 
 
-async def _wait(event: asyncio.Event, seconds: float) -> None:
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Whether `event` is set, or gets set within `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()
     except TimeoutError:
-        return
+        return event.is_set()
+    return True

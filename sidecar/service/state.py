@@ -33,8 +33,8 @@ def restore(saved: Saved) -> tuple[Automation, list[Problem]]:
             automation.thresholds.restore(scope, scope_period(scope), counts)
         except ValueError as e:
             problems.append(_left_out(f"threshold {scope!r}", e))
-    automation.seq = _number(saved.meta, _SEQ)
-    automation.newest_ns = _number(saved.meta, _NEWEST)
+    automation.seq = number(saved.meta, _SEQ)
+    automation.newest_ns = number(saved.meta, _NEWEST)
     automation.thresholds.take_changes()
     return automation, problems
 
@@ -43,7 +43,8 @@ def _left_out(what: str, error: ValueError) -> Problem:
     return Problem("warning", "state-entry", f"{what} in the state file was left out: {error}")
 
 
-def _number(meta: Mapping[str, str], name: str) -> int:
+def number(meta: Mapping[str, str], name: str) -> int:
+    """The count stored under `name`; 0 where there is none."""
     text = meta.get(name, "0")
     return int(text) if text.isdecimal() else 0
 

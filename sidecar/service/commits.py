@@ -1,0 +1,124 @@
+"""What has been decided and is not committed yet; published is only what was.
+
+In: transactions with their outcomes, and a store.  Out: commits, each followed
+by a call with the outcomes that may now be published.  A disk that is full or
+broken holds up what comes behind: it is tried again until it works, and
+meanwhile what waits grows with the keys it names, not with the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from sidecar.automation.decide import Outcome
+from sidecar.faults import reached
+from sidecar.problems import Problem, ProblemError
+from sidecar.store import Store, StoreError, StoreLostError, Transaction
+
+from .logging import Log
+
+_COMMIT_SECONDS = 0.5
+"""How long what has no outcome (a position, a threshold's count) may wait for its commit."""
+
+_RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
+_LAST_TRIES = 3
+
+
+class Commits:
+    """One store's pending changes.
+
+    ``everything``: the whole state as one transaction, for a store that lost
+    its file.  ``on_commit``: called for each outcome, in order, once it is
+    committed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        everything: Callable[[], Transaction],
+        on_commit: Callable[[Outcome], None],
+        log: Log,
+    ) -> None:
+        self._store = store
+        self._everything = everything
+        self._on_commit = on_commit
+        self._log = log
+        self._pending = Transaction()
+        self._outcomes: list[Outcome] = []
+        self._since: float | None = None
+        self.failure: Problem | None = None
+        """Why the state file can't be written; None while it can."""
+        self.patient = True
+        """Whether :meth:`commit` waits for the disk; if not, it gives up as at the end."""
+
+    def add(self, changes: Transaction, outcome: Outcome | None = None) -> None:
+        """Have `changes` committed soon, and `outcome` published after that."""
+        self._pending.add(changes)
+        if outcome is not None and (outcome.entries or outcome.dropped):
+            self._outcomes.append(outcome)
+        if self._since is None and self._pending:
+            self._since = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether what is pending has waited long enough."""
+        return self._since is not None and time.monotonic() - self._since >= _COMMIT_SECONDS
+
+    async def commit(self) -> None:
+        """Commit what is pending, however long it takes until the disk will have it."""
+        if not self.patient:
+            await self.last_commit()
+            return
+        failures = 0
+        while not self.try_commit():
+            await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
+            failures += 1
+
+    async def last_commit(self) -> None:
+        """Commit what is pending, or raise ProblemError: for one who is about to end.
+
+        Nothing is lost by that: the positions stay where they were, together
+        with the effects, and the log is read again from there.
+        """
+        for number in range(_LAST_TRIES):
+            if self.try_commit():
+                return
+            await asyncio.sleep(_RETRY_SECONDS[number])
+        assert self.failure is not None
+        raise ProblemError([self.failure])
+
+    def try_commit(self) -> bool:
+        """Commit what is pending; False when the disk won't have it now."""
+        if self._pending:
+            reached("before-commit")
+            try:
+                self._store.commit(self._pending)
+            except StoreLostError as error:
+                # The file was damaged or taken away, and its successor is empty.
+                self._failed(error.problem)
+                self._pending = self._everything()
+                return False
+            except StoreError as error:
+                self._failed(error.problem)
+                return False
+            reached("after-commit")
+        self._committed()
+        return True
+
+    def _failed(self, problem: Problem) -> None:
+        if self.failure is None or self.failure.code != problem.code:
+            self._log.problem(problem)
+        self.failure = problem
+
+    def _committed(self) -> None:
+        if self.failure is not None:
+            self._log.info("the state file can be written again")
+            self.failure = None
+        outcomes, self._outcomes = self._outcomes, []
+        self._pending = Transaction()
+        self._since = None
+        for outcome in outcomes:
+            self._on_commit(outcome)

@@ -1,0 +1,167 @@
+"""Retention: deleting segments that are finished, processed and safely accounted for.
+
+In: how old, or how much, may stay.  Out: files deleted, the oldest first.  For
+a log that nobody else reads, and only when asked.  A segment goes when all of
+this holds: its checkpoint says that it was wholly read, that is committed and
+forced to the disk, nobody may write it, its name is a segment's name, and it is
+the very file that was read: same inode, size, time and first bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+from pathlib import Path
+
+from sidecar.log.file import FileState
+from sidecar.log.names import parse_name
+from sidecar.log.segment import HEAD_SIZE, fingerprint_fits
+from sidecar.settings import Retention
+from sidecar.store import CheckpointRow, Store, StoreError
+
+from .logging import Log
+from .service import Service
+
+_EVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A segment's file; ``order`` is by when it was begun."""
+
+    name: str
+    state: FileState
+    order: tuple[int, str]
+
+
+class Keeper:
+    """Deletes what `retention` lets go of, and nothing else."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        pattern: str,
+        retention: Retention,
+        clock: Callable[[], int],
+        log: Log,
+    ) -> None:
+        self._directory = directory
+        self._pattern = re.compile(translate(pattern))
+        self._retention = retention
+        self._clock = clock
+        self._log = log
+        self._seen: dict[str, FileState] = {}  # what processed segments were like when read
+
+    def note(self, names: Iterable[str]) -> None:
+        """These segments have just been read to their ends."""
+        for name in names:
+            state = self._state(name)
+            if state is not None:
+                self._seen[name] = state
+
+    def note_earlier(
+        self, checkpoints: Mapping[str, CheckpointRow], *, until_ns: int, lost: Iterable[str]
+    ) -> None:
+        """Take over what an earlier run, which last committed at `until_ns`, had processed.
+
+        What was written to since then is not what was read.
+        """
+        for name in checkpoints.keys() - set(lost):
+            state = self._state(name)
+            if state is not None and checkpoints[name].done and state.mtime_ns <= until_ns:
+                self._seen[name] = state
+
+    def _state(self, name: str) -> FileState | None:
+        if name.startswith(".") or self._pattern.match(name) is None:
+            return None
+        try:
+            status = os.lstat(self._directory / name)
+        except OSError:
+            return None
+        return FileState.of(status) if stat.S_ISREG(status.st_mode) else None
+
+    def delete(self, done: Mapping[str, CheckpointRow]) -> list[str]:
+        """Delete what may go of the segments in `done`; returns the names of those deleted."""
+        files = self._files()
+        total = sum(file.state.size for file in files)
+        deleted = []
+        for file in files:
+            row = done.get(file.name)
+            if row is None or self._may_stay(file, total) or not self._is_what_was_read(file, row):
+                continue
+            try:
+                (self._directory / file.name).unlink()
+            except OSError as error:
+                self._log.warning(
+                    f"a segment can't be deleted: {error.strerror}", file=str(self._directory)
+                )
+                break
+            total -= file.state.size
+            deleted.append(file.name)
+        return deleted
+
+    def forget_all_but(self, names: Container[str]) -> None:
+        """Nothing need be known of segments other than these."""
+        self._seen = {name: state for name, state in self._seen.items() if name in names}
+
+    def _files(self) -> list[_File]:
+        """The segments there are, the oldest first."""
+        try:
+            names = os.listdir(self._directory)
+        except OSError:
+            return []
+        files = []
+        for name in names:
+            state = self._state(name)
+            if state is not None:
+                opened_ns = parse_name(name).opened_ns or state.mtime_ns
+                files.append(_File(name, state, (opened_ns, name)))
+        return sorted(files, key=lambda file: file.order)
+
+    def _may_stay(self, file: _File, total: int) -> bool:
+        """Whether this one is within what may stay (its age counts from when it was finished)."""
+        if self._retention.size_bytes is not None:
+            return total <= self._retention.size_bytes
+        assert self._retention.age_ns is not None
+        return file.state.mtime_ns > self._clock() - self._retention.age_ns
+
+    def _is_what_was_read(self, file: _File, row: CheckpointRow) -> bool:
+        state = self._seen.get(file.name)
+        if state != file.state or not file.state.finished or row.inode != file.state.inode:
+            return False
+        if not row.offset and file.state.size:
+            return False  # passed over unread: the log was to be read from its end on
+        try:
+            with open(self._directory / file.name, "rb", buffering=0) as opened:
+                return fingerprint_fits(row.fingerprint, opened.read(HEAD_SIZE)) is True
+        except OSError:
+            return False
+
+
+async def keep_within(keeper: Keeper, service: Service, store: Store, log: Log) -> None:
+    """Delete for ever what may go."""
+    while True:
+        await asyncio.sleep(_EVERY_SECONDS)
+        await delete_processed(keeper, service, store, log)
+
+
+async def delete_processed(keeper: Keeper, service: Service, store: Store, log: Log) -> None:
+    """Delete what may go now: nothing unless what was read is committed and on the disk."""
+    if not service.commits.try_commit():
+        return
+    done = {name: row for name, row in service.checkpoints.items() if row.done}
+    try:
+        if not await asyncio.to_thread(store.make_durable):
+            return
+    except StoreError:
+        return  # the next commit says what is wrong
+    deleted = await asyncio.to_thread(keeper.delete, done)
+    keeper.forget_all_but(service.checkpoints)
+    if deleted:
+        log.info("deleted processed segments", count=len(deleted), newest=deleted[-1])
