@@ -7,9 +7,6 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
 from sidecar.log.tail import Tail
 
 _LONG = 16 * 1024 * 1024  # raw bytes: shorter than a second's work is not worth a bar
@@ -36,8 +33,17 @@ async def _show(tail: Tail) -> None:
     total = tail.bytes_waiting
     if total < _LONG:
         return
-    columns = (TextColumn("catching up"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # Imported here: a service has no terminal, and should not wait for this to load.
+    from rich import progress  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
+    columns = (
+        progress.TextColumn("catching up"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total)
         while (waiting := tail.bytes_waiting) >= _LONG // 16:
             total = max(total, waiting)

@@ -18,20 +18,21 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import dns.asyncresolver
 import dns.exception
 import dns.name
 import dns.rdataclass
 import dns.rdatatype
-import dns.resolver
-import dns.zone
 import msgspec
 
 from ..problems import ProblemError
 from ..times import NS
 from .names import Address, Domain, Labels, classify, host_text, site_name
+
+if TYPE_CHECKING:  # each resolver imports its own when it is made: together they take a while
+    import dns.asyncresolver
+    import dns.zone
 
 __all__ = ["DnsResolver", "MxAnswer", "MxError", "OfflineResolver", "Resolver", "ZoneResolver"]
 
@@ -168,6 +169,8 @@ class ZoneResolver:
 
 def _parse_zone(text: str, file: str) -> tuple[dns.name.Name, dns.zone.Zone]:
     """A zone with its origin."""
+    import dns.zone  # noqa: PLC0415
+
     # A default TTL in front: a zone for checks need not have one.
     try:
         zone = dns.zone.from_text(
@@ -299,6 +302,8 @@ class DnsResolver:
         return await asyncio.shield(task)
 
     async def _ask(self, key: str, name: Domain) -> _Entry:
+        import dns.resolver  # noqa: PLC0415
+
         try:
             async with self._semaphore:
                 answer = await self._resolver.resolve(
@@ -361,6 +366,8 @@ def _saved_text(entry: _Entry) -> str:
 
 
 def _stub_resolver(nameservers: Sequence[str] | None, port: int) -> dns.asyncresolver.Resolver:
+    import dns.asyncresolver  # noqa: PLC0415
+
     resolver = dns.asyncresolver.Resolver(configure=False)
     resolver.port = port
     try:

@@ -99,6 +99,10 @@ class Pattern:
 
     def literals(self) -> tuple[Literal, ...] | None:
         """Literals of which every text with a match contains one; None when none are usable."""
+        return self._literals
+
+    @functools.cached_property
+    def _literals(self) -> tuple[Literal, ...] | None:
         return required(self._parsed)
 
     def __eq__(self, other: object) -> bool:

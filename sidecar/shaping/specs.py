@@ -110,9 +110,7 @@ def _from_text(text: str) -> int:
     return total
 
 
-_SPACE_CHARS = "".join(
-    chr(c) for c in range(0x3001) if re.fullmatch(f"[{_SPACE}]", chr(c)) is not None
-)
+_SPACE_CHARS = "".join(re.findall(f"[{_SPACE}]", "".join(map(chr, range(0x3001)))))
 
 
 def _term_ns(text: str, term: re.Match[str]) -> int:
