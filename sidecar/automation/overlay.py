@@ -53,7 +53,7 @@ class Overlay:
         self.reserved: dict[str, int] = {}
         """Entries left out because of a reserved name, by name."""
         self.rejected: dict[str, str] = {}
-        """Why an entry (by key) was left out: its text could not be read back."""
+        """Why an entry (by key) was left out: kumod would refuse it, or take it for another."""
         for override in overrides:
             self.put(override)
 
@@ -85,6 +85,7 @@ class Overlay:
 
     def effective(self) -> Iterator[Effective]:
         """What the overlay says, in its order; of entries for the same thing the last matched."""
+        self.text()  # which finds out what can't be said
         for domain in sorted({d for d, _ in self._sections}):
             if domain in RESERVED:
                 continue
@@ -137,23 +138,32 @@ class Overlay:
         return f"{mark}\n{''.join(parts)}{mark}"
 
     def _fragment(self, domain: str, mx_rollup: bool) -> str:
+        for held in self._sections[domain, mx_rollup].values():
+            for key in held:
+                self.rejected.pop(key, None)
         name = self._name(domain, mx_rollup)
         winners = self._winners(domain, mx_rollup)
-        for override in winners:
-            self.rejected.pop(override.key, None)
-        text = _section(name, mx_rollup, winners)
-        if _reads_back(text, name, mx_rollup, winners):
+        if domain.endswith("."):
+            # Its section could be that of the same domain's site-wide options: no recipient
+            # has such a domain, but an imported entry may.
+            self._reject(winners, "a domain is written without a final dot")
+            return ""
+        text = _sound_section(name, mx_rollup, winners)
+        if text is not None:
             return text
         sound: list[Override] = []
         for override in winners:
-            if _reads_back(_section(name, mx_rollup, [override]), name, mx_rollup, [override]):
+            if _sound_section(name, mx_rollup, [override]) is not None:
                 sound.append(override)
             else:
-                self.rejected[override.key] = (
-                    f"{override.name} = {override.value!r} for {domain!r} from {override.source!r}"
-                    " does not read back as written"
-                )
+                self._reject([override], "does not read back as written")
         return _section(name, mx_rollup, sound) if sound else ""
+
+    def _reject(self, overrides: list[Override], why: str) -> None:
+        for o in overrides:
+            self.rejected[o.key] = (
+                f"{o.name} = {o.value!r} for {o.domain!r} from {o.source!r} {why}"
+            )
 
 
 def _section(name: str, mx_rollup: bool, overrides: list[Override]) -> str:
@@ -196,15 +206,17 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _reads_back(text: str, name: str, mx_rollup: bool, overrides: list[Override]) -> bool:
+def _sound_section(name: str, mx_rollup: bool, overrides: list[Override]) -> str | None:
+    """The section's text, if kumod takes its options and it means what it should; else None."""
     sources: dict[str, dict[str, object]] = {}
     for o in overrides:
         if check_option(o.name, o.value):
-            return False
+            return None
         sources.setdefault(o.source, {})[o.name] = o.value
     try:
+        text = _section(name, mx_rollup, overrides)
         text.encode()
         read = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeEncodeError, RecursionError):
-        return False
-    return read == {name: {"mx_rollup": mx_rollup, "sources": sources}}
+    except (TypeError, ValueError, RecursionError):  # tomlkit's, tomllib's and Unicode's errors
+        return None
+    return text if read == {name: {"mx_rollup": mx_rollup, "sources": sources}} else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +106,46 @@ def test_what_would_not_read_back_is_left_out_alone_and_reported() -> None:
     assert tomllib.loads(overlay.text())["example.com"]["sources"]["ip1"] == {"max_ready": 9}
     assert list(overlay.rejected) == [bad.key]
     assert "# Number of entries: 1\n" in overlay.text()
+
+
+def test_a_domain_with_a_final_dot_is_left_out_so_that_no_section_is_there_twice() -> None:
+    # Only an imported state can hold one; kumod refuses a file with a table twice.
+    dotted = override("example.com.", value=7, action_hash="c")
+    overlay = Overlay([override(), override(mx_rollup=False, value=2, action_hash="b"), dotted])
+    assert tomllib.loads(overlay.text()) == {
+        "example.com.": {"mx_rollup": True, "sources": {"ip1": {"connection_limit": 5}}},
+        "example.com": {"mx_rollup": False, "sources": {"ip1": {"connection_limit": 2}}},
+    }
+    assert list(overlay.rejected) == [dotted.key]
+    assert "# Number of entries: 2\n" in overlay.text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("connection_limit", None),
+        ("skip_hosts", [None]),
+        ("additional_connection_limits", {"a": None}),
+        ("tls_certificate", {"key_data": "x", "unknown": None}),
+        ("connection_limit", float("nan")),
+        ("connection_limit", 10**40),
+        ("ehlo_domain", "\ud800"),
+        ("no such option", 1),
+    ],
+)
+def test_what_toml_or_kumod_has_no_place_for_costs_that_entry_only(name: str, value: Any) -> None:
+    bad = override(name=name, value=value, action_hash="b")
+    overlay = Overlay([override(name="max_ready", value=9), bad])
+    assert tomllib.loads(overlay.text())["example.com"]["sources"]["ip1"] == {"max_ready": 9}
+    assert list(overlay.rejected) == [bad.key]
+
+
+def test_what_was_left_out_counts_again_once_another_entry_stands_in_its_place() -> None:
+    bad, good = override(value=0, action_hash="b"), override(seq=2)
+    overlay = Overlay([bad])
+    overlay.text()
+    overlay.put(good)
+    assert overlay.text() == Overlay([bad, good]).text()
 
 
 HOSTILE = st.text(max_size=20) | st.sampled_from(
