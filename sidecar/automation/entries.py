@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -164,22 +165,33 @@ def from_payload(kind: str, payload: str) -> Entry:
         raise ValueError(f"fields {sorted(data.keys() ^ names)} are unknown or missing")
     for name, value in data.items():
         if not _fits(name, value):
-            raise ValueError(f"{name}: {value!r} is not of its type")
+            raise ValueError(f"{name}: {value!r} is nothing that it can be")
     return cls(**data)
 
 
 _OPTIONAL = {"tenant", "campaign"}
-_INTEGERS = {"expires_ns", "seq"}
+_MAX_SEQ = (1 << 62) - 1  # far below SQLite's 64 bits: it is counted on from
 
 
 def _fits(name: str, value: object) -> bool:
     if name == "value":
-        return True
-    if name in _INTEGERS:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return _is_option_value(value)
     if name == "mx_rollup":
         return isinstance(value, bool)
+    if name in ("expires_ns", "seq"):
+        if not isinstance(value, int) or isinstance(value, bool):
+            return False
+        return name != "seq" or 0 <= value <= _MAX_SEQ
     return isinstance(value, str) or (value is None and name in _OPTIONAL)
+
+
+def _is_option_value(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_option_value, value))
+    if isinstance(value, dict):
+        return all(map(_is_option_value, value.values()))
+    # JSON has a null, and Python's has a NaN: TOML has no place for the one, no option for the other.
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def frame(entry: Suspension) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -94,6 +96,19 @@ def test_a_field_of_the_wrong_type_is_refused(name: str) -> None:
         from_payload("ready_q", json.dumps(data))
 
 
+@pytest.mark.parametrize("value", [None, [None], {"a": None}, {"a": [{"b": None}]}, float("nan")])
+def test_a_value_that_no_option_can_have_is_refused(value: Any) -> None:
+    entry = Override("a", "s", "r", NOW, 1, "example.com", True, "ip1", "connection_limit", value)
+    with pytest.raises(ValueError, match="value"):
+        from_payload("override", to_payload(entry))
+
+
+@pytest.mark.parametrize("seq", [-1, 2**62, 2**63])
+def test_a_number_that_the_state_could_not_count_on_from_is_refused(seq: int) -> None:
+    with pytest.raises(ValueError, match="seq"):
+        from_payload("ready_q", to_payload(replace(suspension(), seq=seq)))
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 50)), max_size=60))
 def test_expiry_is_that_of_the_last_put_whatever_came_before(puts: list[tuple[str, int]]) -> None:
     entries = Entries()
@@ -117,7 +132,7 @@ def test_an_entry_holds_up_to_its_expiry_and_not_at_it() -> None:
     assert entries.next_expiry() is None
 
 
-def test_the_same_entry_put_a_million_times_keeps_one() -> None:
+def test_the_same_entry_put_very_often_keeps_one() -> None:
     entries = Entries()
     for n in range(100_000):
         entries.put(suspension(expires_ns=NOW + n))
