@@ -11,7 +11,8 @@ import heapq
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from sidecar.shaping.rules import TomlValue
@@ -143,13 +144,21 @@ _KINDS: dict[str, type[Override | ReadyQSuspension | SchedQSuspension | SchedQBo
 }
 
 
+_FIELDS = {kind: tuple(f.name for f in fields(cls)) for kind, cls in _KINDS.items()}
+
+
+@lru_cache(maxsize=4096)  # made several times for each match, and matches repeat themselves
 def _key(*parts: str | None) -> str:
     return json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
 
 
 def to_payload(entry: Entry) -> str:
     """The entry as JSON text, for the state file; :func:`from_payload` reads it back."""
-    return json.dumps(asdict(entry), ensure_ascii=True, separators=(",", ":"))
+    return json.dumps(
+        {f: getattr(entry, f) for f in _FIELDS[entry.kind]},
+        ensure_ascii=True,
+        separators=(",", ":"),
+    )
 
 
 def from_payload(kind: str, payload: str) -> Entry:
@@ -160,7 +169,7 @@ def from_payload(kind: str, payload: str) -> Entry:
     data = json.loads(payload)
     if not isinstance(data, dict):
         raise ValueError("an entry is a JSON object")
-    names = {f.name for f in fields(cls)}
+    names = set(_FIELDS[cls.kind])
     if data.keys() != names:
         raise ValueError(f"fields {sorted(data.keys() ^ names)} are unknown or missing")
     for name, value in data.items():
@@ -190,7 +199,8 @@ def _is_option_value(value: object) -> bool:
         return all(map(_is_option_value, value))
     if isinstance(value, dict):
         return all(map(_is_option_value, value.values()))
-    # JSON has a null, and Python's has a NaN: TOML has no place for the one, no option for the other.
+    # JSON has a null, and Python's has a NaN: TOML has no place for the one, no option
+    # for the other.
     return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 

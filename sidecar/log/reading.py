@@ -49,7 +49,7 @@ class Batch:
     ``checkpoints`` holds what has changed, by segment name; ``forget`` names
     segments whose checkpoints are of no use any more (a name is never in
     both).  ``finished`` names segments now wholly read, ``lost`` those that
-    were deleted before they were.
+    were deleted before they were.  ``more``: another batch follows at once.
     """
 
     blocks: tuple[Block, ...] = ()
@@ -57,6 +57,7 @@ class Batch:
     forget: frozenset[str] = frozenset()
     finished: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    more: bool = False
 
 
 @dataclass(slots=True)
@@ -97,6 +98,7 @@ class Reading:
         self._finished: list[str] = []
         self._lost: list[str] = []
         self._drained: list[Block] = []
+        self._more = False  # was said with the last batch
         _keep_freed_memory()
 
     async def next_batch(self) -> Batch | None:
@@ -109,8 +111,10 @@ class Reading:
                 blocks.append(block)
                 size += len(block.data)
         known = self.known
-        if not (blocks or known.changed or known.forgotten or self._finished or self._lost):
+        new = blocks or known.changed or known.forgotten or self._finished or self._lost
+        if not (new or self._more):
             return None
+        self._more = size >= BATCH_SIZE
         for block in blocks:
             self.stats.add(block)
         batch = Batch(
@@ -119,6 +123,7 @@ class Reading:
             frozenset(known.forgotten),
             tuple(self._finished),
             tuple(self._lost),
+            self._more,
         )
         known.changed, known.forgotten, self._finished, self._lost = {}, set(), [], []
         return batch

@@ -20,7 +20,11 @@ from sidecar.store import Store, StoreError, StoreLostError, Transaction
 from .logging import Log
 
 _COMMIT_SECONDS = 0.5
-"""How long what has no outcome (a position, a threshold's count) may wait for its commit."""
+"""How long what has no outcome (a position, a threshold's count) may wait for its commit,
+and what has one while there is more to read at once."""
+
+_EVENTS_MAX = 4096
+"""How many suspensions and bounces may wait to be told."""
 
 _RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
 _LAST_TRIES = 3
@@ -63,9 +67,17 @@ class Commits:
             self._since = time.monotonic()
 
     @property
+    def outcomes(self) -> bool:
+        """Whether anything that is to be published waits for its commit."""
+        return bool(self._outcomes)
+
+    @property
     def due(self) -> bool:
-        """Whether what is pending has waited long enough."""
-        return self._since is not None and time.monotonic() - self._since >= _COMMIT_SECONDS
+        """Whether what is pending has waited long enough, or there is much of it."""
+        if self._since is None:
+            return False
+        waited = time.monotonic() - self._since >= _COMMIT_SECONDS
+        return waited or sum(len(o.events) for o in self._outcomes) >= _EVENTS_MAX
 
     async def commit(self) -> None:
         """Commit what is pending, however long it takes until the disk will have it."""

@@ -139,7 +139,7 @@ class Service:
         changes.meta |= self._meta()
         self._note_answers(changes)
         self.commits.add(changes, outcome)
-        if outcome.entries or self.commits.due:
+        if self.commits.due or (self.commits.outcomes and not batch.more):
             await self.commits.commit()
 
     def _note_positions(self, batch: Batch, changes: Transaction) -> None:
