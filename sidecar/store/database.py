@@ -255,8 +255,9 @@ def read_saved(path: str | os.PathLike[str]) -> Saved:
     ProblemError where there is no such file, or it isn't a usable state.
     """
     file = _resolve(Path(path))
-    if not file.exists():
-        raise ProblemError.one("state-missing", "there is no such state file", file=str(file))
+    with _as_problem(file):
+        if not file.exists():
+            raise ProblemError.one("state-missing", "there is no such state file", file=str(file))
     damage = _examine(file)
     if damage is not None:
         raise ProblemError.one("state-corrupt", f"the state is damaged: {damage}", file=str(file))

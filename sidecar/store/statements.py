@@ -37,8 +37,8 @@ def _write_segments(connection: sqlite3.Connection, transaction: Transaction) ->
                 (
                     pack_text(name),
                     pack_int(row.inode),
-                    row.fingerprint,
-                    row.content,
+                    pack_text(row.fingerprint),
+                    pack_text(row.content),
                     row.offset,
                     row.lines,
                     row.frame_start,
@@ -162,8 +162,8 @@ def _read_segments(connection: sqlite3.Connection) -> dict[str, CheckpointRow]:
     return {
         unpack_text(name): CheckpointRow(
             inode=int(inode),
-            fingerprint=fingerprint,
-            content=content,
+            fingerprint=unpack_text(fingerprint),
+            content=unpack_text(content),
             offset=offset,
             lines=lines,
             frame_start=frame_start,

@@ -268,3 +268,8 @@ def test_a_damaged_state_is_not_read_for_export(path: Path) -> None:
     with pytest.raises(ProblemError, match="the state is damaged"):
         read_saved(path)
     assert set_aside(path) == []
+
+
+def test_a_name_that_no_file_can_have_is_a_problem_for_a_reader_too(tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match="File name too long"):
+        read_saved(tmp_path / ("x" * 300))

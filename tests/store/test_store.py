@@ -21,13 +21,13 @@ numbers = st.integers(0, 3) | st.integers(2**63 - 1, 2**64)
 checkpoint_rows = st.builds(
     CheckpointRow,
     inode=numbers,
-    fingerprint=st.sampled_from(["", "64:ab"]),
+    fingerprint=st.sampled_from(["", "64:ab", "\ud800"]),
     offset=st.integers(0, 2**62),
     lines=st.integers(0, 9),
     frame_start=st.integers(0, 9),
     frame_offset=st.integers(0, 9),
     done=st.booleans(),
-    content=st.sampled_from(["", "cd"]),
+    content=st.sampled_from(["", "cd", "\ud800"]),
 )
 
 
