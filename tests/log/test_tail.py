@@ -242,7 +242,7 @@ class Steps:
                 copy = path.with_name(".copy")
                 shutil.copy2(path, copy)
                 copy.rename(path)
-            case "gzip" if not path.name.endswith(".gz"):
+            case "gzip" if ".gz" not in path.name:
                 text = decompress(path.read_bytes())
                 path.unlink()
                 path = path.with_name(path.name + ".gz")

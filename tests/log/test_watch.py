@@ -168,6 +168,23 @@ def test_reading_a_file_wakes_nobody(tmp_path: Path) -> None:
     assert run(use()) == {"b"}
 
 
+def test_the_end_of_the_directory_is_noted(tmp_path: Path) -> None:
+    # The next one may have the same inode number: nothing else would tell that the watch is dead.
+    directory = tmp_path / "logs"
+    directory.mkdir()
+
+    async def use() -> set[str]:
+        woken = asyncio.Event()
+        watch = DirectoryWatch(woken.set)
+        watch.start(directory)
+        directory.rmdir()
+        await woken.wait()
+        watch.stop()
+        return watch.take()
+
+    assert run(use()) == {""}
+
+
 def test_many_events_wake_once(tmp_path: Path) -> None:
     async def use() -> int:
         wakes = 0
