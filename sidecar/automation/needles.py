@@ -21,8 +21,12 @@ from typing import Final
 
 from sidecar.shaping.fancy.required import Literal
 
-MAX_NEEDLES: Final = 64
-"""How many can be looked for at full speed (``packed`` in Rust's aho-corasick)."""
+MAX_NEEDLES: Final = 24
+"""How many can be looked for at full speed.  Rust's aho-corasick has its ``packed`` search for up
+to 64, but beyond some thirty their chance likenesses cost more than Hyperscan does."""
+
+_MAX_LITERALS: Final = 150
+"""With more there is hardly a small number of rare needles, and looking for them takes a while."""
 
 _WINDOW: Final = 4  # bytes that the scan compares at once
 _SHORTEST: Final = 3
@@ -54,12 +58,14 @@ class _Place:
     tail: bytes
 
 
-def choose(literals: Iterable[Literal]) -> dict[bytes, bool] | None:
-    """The needles; each with whether a line that has it has one of the literals for sure."""
+def choose(literals: Iterable[Literal]) -> tuple[bytes, ...] | None:
+    """The needles; None when there would be too many."""
     wanted = tuple(literals)
+    if len(wanted) > _MAX_LITERALS:
+        return None
     places = _windows(wanted)
     open_literals = set(range(len(wanted)))
-    needles: dict[bytes, bool] = {_ESCAPED_ASCII: True}
+    needles = {_ESCAPED_ASCII}
     while open_literals:
         best: tuple[float, bytes] | None = None
         for window, found in places.items():
@@ -71,17 +77,14 @@ def choose(literals: Iterable[Literal]) -> dict[bytes, bool] | None:
         chosen = [place for place in places[best[1]] if place.literal in open_literals]
         for literal in {place.literal for place in chosen}:
             if wanted[literal].ignore_case:
-                for spelling in _spellings(best[1]):
-                    needles[spelling] = False
+                needles.update(_spellings(best[1]))
         exact = [place for place in chosen if not wanted[place.literal].ignore_case]
         if exact:
-            needle = _common_start([place.tail for place in exact])
-            whole = any(wanted[place.literal].escaped_text == needle for place in exact)
-            needles[needle] = whole or needles.get(needle, False)
+            needles.add(_common_start([place.tail for place in exact]))
         open_literals -= {place.literal for place in chosen}
         if len(needles) > MAX_NEEDLES:
             return None
-    return needles
+    return tuple(sorted(needles))
 
 
 def _windows(literals: tuple[Literal, ...]) -> dict[bytes, list[_Place]]:

@@ -11,7 +11,7 @@ is, is looked for as it is; escapes that could hide something raise an *alarm*:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -56,49 +56,76 @@ def best_scanner(literals: Iterable[Literal]) -> Scanner:
     """The fastest scanner for `literals` that this machine has."""
     wanted = tuple(literals)
     needles = choose(wanted)
-    if needles is not None:
-        return NeedleScanner(wanted, needles)
+    return _exact_scanner(wanted) if needles is None else NeedleScanner(wanted, needles)
+
+
+def _exact_scanner(literals: tuple[Literal, ...]) -> Scanner:
     try:
-        return HyperscanScanner(wanted)
+        return HyperscanScanner(literals)
     except ImportError:  # no wheel for this machine: google-re2 does it, some four times slower
-        return Re2Scanner(wanted)
+        return Re2Scanner(literals)
 
 
 class NeedleScanner:
-    """A few short needles that stand for all literals, looked for with SIMD instructions.
+    """A few short needles first, then another scanner on the lines that have one.
 
-    By far the fastest, as long as there are no more than :data:`.needles.MAX_NEEDLES`:
-    Rust's aho-corasick has its "packed" search for those.
+    By far the fastest, as long as there are few needles and they are rare: Rust's
+    aho-corasick has its SIMD search ("packed", "Teddy") for those.
     """
 
     name = "aho-corasick"
 
-    def __init__(
-        self, literals: Iterable[Literal], needles: Mapping[bytes, bool] | None = None
-    ) -> None:
+    _SAMPLE: Final = 1 << 16
+    _RARE: Final = 4000
+    """Bytes of log to a needle: with more needles than that it is faster to do without."""
+
+    def __init__(self, literals: Iterable[Literal], needles: Iterable[bytes] | None = None) -> None:
         """ValueError where the literals have no small number of needles."""
         self._literals: Final = tuple(literals)
         chosen = choose(self._literals) if needles is None else needles
         if chosen is None:
             raise ValueError("too many different literals")
-        self._sure: Final = tuple(chosen.values())
         self._search: Final = ahocorasick_rs.BytesAhoCorasick(
             list(chosen),  # only leftmost searches are packed ones
             matchkind=ahocorasick_rs.MatchKind.LeftmostFirst,
         )
 
     @cached_property
-    def _closer(self) -> Re2Scanner:
-        return Re2Scanner(self._literals)
+    def _exact(self) -> Scanner:
+        return _exact_scanner(self._literals)
 
     def hits(self, data: bytes) -> list[Hit]:
-        # None overlap, so one may hide another, but only one in the same line: no needle
-        # has a line feed.  What hides a sure one may itself be unsure, hence the closer look.
-        sure = self._sure
-        return [(at, sure[number]) for number, at, _ in self._search.find_matches_as_indexes(data)]
+        if len(data) >= 4 * self._SAMPLE:
+            sample = self._search.find_matches_as_indexes(data[: self._SAMPLE])
+            if len(sample) > self._SAMPLE // self._RARE:
+                return self._exact.hits(data)
+        # Needles that overlap may hide each other, but none has a line end, so no line is lost.
+        needles = self._search.find_matches_as_indexes(data)
+        return self._hits_near(data, [at for _, at, _ in needles]) if needles else []
+
+    def _hits_near(self, data: bytes, places: list[int]) -> list[Hit]:
+        """The exact scanner's hits in the lines at `places`, scanned as one block."""
+        lines: list[bytes] = []
+        moves: list[tuple[int, int]] = []  # from which offset in the block on, and how far back
+        size = end = 0
+        for at in places:
+            if at < end:
+                continue
+            start = data.rfind(b"\n", end, at) + 1 or end
+            end = data.find(b"\n", at) + 1 or len(data)
+            lines.append(data[start:end])
+            moves.append((size, start - size))
+            size += end - start
+        found: list[Hit] = []
+        move = 0
+        for at, sure in self._exact.hits(b"".join(lines)):
+            while move + 1 < len(moves) and moves[move + 1][0] <= at:
+                move += 1
+            found.append((at + moves[move][1], sure))
+        return found
 
     def confirms(self, line: bytes) -> bool:
-        return self._closer.confirms(line)
+        return self._exact.confirms(line)
 
 
 class Re2Scanner:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.automation.prefilter import Prefilter
-from sidecar.automation.scanners import HyperscanScanner, Re2Scanner, Scanner
+from sidecar.automation.scanners import HyperscanScanner, Re2Scanner, Scanner, best_scanner
 from sidecar.log.record import decode
-from sidecar.shaping.patterns import Pattern, compile_pattern
+from sidecar.shaping.patterns import Literal, Pattern, compile_pattern
 from tests.shaping.pattern_texts import patterns
 
-SCANNERS: list[type[Scanner]] = [HyperscanScanner, Re2Scanner]
+SCANNERS: list[Callable[[Iterable[Literal]], Scanner]] = [
+    best_scanner,
+    HyperscanScanner,
+    Re2Scanner,
+]
 
 
 def record(content: str, *, kind: str = "TransientFailure", code: int = 421) -> dict[str, object]:
@@ -67,7 +71,9 @@ def _escape_letters(text: str) -> str:
 WRITERS: list[Callable[[object], bytes]] = [serde, ascii_only, slashes_too, everything_escaped]
 
 
-def filtered(pattern_sources: list[str], data: bytes, scanner: type[Scanner]) -> list[bytes]:
+def filtered(
+    pattern_sources: list[str], data: bytes, scanner: Callable[[Iterable[Literal]], Scanner]
+) -> list[bytes]:
     compiled = [compile_pattern(source) for source in pattern_sources]
     return list(Prefilter(compiled, scanner=scanner).lines(data))
 
@@ -105,7 +111,7 @@ def filtered(pattern_sources: list[str], data: bytes, scanner: type[Scanner]) ->
     ],
 )
 def test_a_line_that_matches_comes_through(
-    scanner: type[Scanner], source: str, content: str
+    scanner: Callable[[Iterable[Literal]], Scanner], source: str, content: str
 ) -> None:
     pattern = compile_pattern(source)
     for write in WRITERS:
@@ -115,7 +121,9 @@ def test_a_line_that_matches_comes_through(
 
 
 @pytest.mark.parametrize("scanner", SCANNERS)
-def test_lines_come_once_in_order_and_whole(scanner: type[Scanner]) -> None:
+def test_lines_come_once_in_order_and_whole(
+    scanner: Callable[[Iterable[Literal]], Scanner],
+) -> None:
     hit, other = line("rate limited, and rate limited again, blocked"), line("fine")
     last = line("blocked")
     data = b"\n".join([other, hit, other, hit, b"", b"no json: blocked", last])
@@ -125,13 +133,13 @@ def test_lines_come_once_in_order_and_whole(scanner: type[Scanner]) -> None:
 
 
 @pytest.mark.parametrize("scanner", SCANNERS)
-def test_lines_without_a_literal_stay_out(scanner: type[Scanner]) -> None:
+def test_lines_without_a_literal_stay_out(scanner: Callable[[Iterable[Literal]], Scanner]) -> None:
     data = b"\n".join([line("all is well"), line("too many con\nnections"), line("a\nb")])
     assert filtered(["too many connections"], data, scanner) == []
 
 
 @pytest.mark.parametrize("scanner", SCANNERS)
-def test_skipped_types_are_dropped(scanner: type[Scanner]) -> None:
+def test_skipped_types_are_dropped(scanner: Callable[[Iterable[Literal]], Scanner]) -> None:
     reception, delivery = line("blocked", kind="Reception"), line("blocked", kind="Delivery")
     glued = reception + delivery
     data = b"\n".join([reception, delivery, glued])
@@ -238,7 +246,7 @@ def _spellings(char: str) -> st.SearchStrategy[str]:
 def test_a_pattern_made_from_a_line_finds_it(
     case: tuple[str, dict[str, object]],
     write: Callable[[object], bytes],
-    scanner: type[Scanner],
+    scanner: Callable[[Iterable[Literal]], Scanner],
 ) -> None:
     source, written = case
     data = write(written)
@@ -268,7 +276,10 @@ lines = st.builds(
     st.sampled_from(SCANNERS),
 )
 def test_filtering_changes_no_decision(
-    sources: list[str], written: list[bytes], cuts: set[int], scanner: type[Scanner]
+    sources: list[str],
+    written: list[bytes],
+    cuts: set[int],
+    scanner: Callable[[Iterable[Literal]], Scanner],
 ) -> None:
     compiled = [compile_pattern(source) for source in sources]
     prefilter = Prefilter(compiled, skip_types=["Reception"], scanner=scanner)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
 import regex
@@ -86,6 +86,9 @@ class Alphabet(Protocol):
 
     def range(self, low: int, high: int) -> int:
         """The characters from ``low`` to ``high``."""
+
+    def char(self, code: int, *, fold: bool) -> list[tuple[int, int]]:
+        """The ranges of one character; with ``fold`` of everything that equals it."""
 
     def bracket(self, inside: str) -> int:
         """The characters that the ``regex`` module's ``[inside]`` matches."""
@@ -181,7 +184,15 @@ class AsciiAlphabet:
     everything: int = (1 << 130) - 1
 
     def range(self, low: int, high: int) -> int:
-        return self._set(c for c in self._CHARS if low <= ord(c) <= high)
+        members = (1 << (min(high, 127) + 1)) - (1 << low) if low < 128 else 0
+        for bit, code in ((128, 0x17F), (129, 0x212A)):
+            if low <= code <= high:
+                members |= 1 << bit
+        return members
+
+    def char(self, code: int, *, fold: bool) -> list[tuple[int, int]]:
+        members = self.range(code, code)
+        return self.ranges(self.fold(members) if fold else members)
 
     def bracket(self, inside: str) -> int:
         return self._set(regex.findall(f"[{inside}]", self._CHARS))
@@ -197,7 +208,7 @@ class AsciiAlphabet:
         """Without the two characters that no ASCII text has."""
         return _ranges(members & ((1 << 128) - 1), 128)
 
-    def _set(self, chars: Iterator[str] | list[str] | str) -> int:
+    def _set(self, chars: Iterable[str]) -> int:
         members = 0
         for char in chars:
             members |= 1 << self._CHARS.index(char)
@@ -211,6 +222,10 @@ class UnicodeAlphabet:
 
     def range(self, low: int, high: int) -> int:
         return ((1 << (high + 1)) - (1 << low)) & self.everything
+
+    def char(self, code: int, *, fold: bool) -> list[tuple[int, int]]:
+        codes = _orbit_of().get(code, (code,)) if fold else (code,)
+        return [(code, code) for code in codes]
 
     def bracket(self, inside: str) -> int:
         return _unicode_bracket(inside) & self.everything
@@ -236,7 +251,7 @@ def _all_characters() -> str:
     return "".join(map(chr, range(sys.maxunicode + 1)))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _unicode_bracket(inside: str) -> int:
     members = 0
     for run in regex.finditer(f"[{inside}]+", _all_characters()):
@@ -255,13 +270,13 @@ def _orbits() -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(sorted(orbit)) for orbit in by_fold.values() if len(orbit) > 1)
 
 
+@functools.lru_cache(maxsize=1)
+def _orbit_of() -> Mapping[int, tuple[int, ...]]:
+    return {code: orbit for orbit in _orbits() for code in orbit}
+
+
 def _simple_fold(char: str) -> str:
     folded = char.casefold()
     if len(folded) > 1:
         folded = char.lower()
     return folded if len(folded) == 1 else char
-
-
-def folded_chars(char: str, alphabet: Alphabet) -> list[tuple[int, int]]:
-    """The ranges of everything that equals ``char`` under ``(?i)``."""
-    return alphabet.ranges(alphabet.fold(alphabet.range(ord(char), ord(char))))

@@ -69,21 +69,16 @@ class _Emitter:
             case nodes.Alternation(items):
                 return "(?:" + "|".join(self.emit(item) for item in items) + ")"
             case nodes.Char(value, fold):
-                members = self.alphabet.range(ord(value), ord(value))
-                return self.chars(self.alphabet.fold(members) if fold else members)
+                return self.chars(self.alphabet.char(ord(value), fold=fold))
             case nodes.AnyChar(newline):
-                members = self.alphabet.everything
-                return self.chars(members if newline else members & ~(1 << ord("\n")))
+                return "(?s:.)" if newline else "[^\\n]"
             case nodes.CharClass(item, fold):
-                members = evaluate(item, self.alphabet, fold=fold)
-                # A class on its own is a bracket, or an escape that needs no closing.
-                return self.chars(members)
+                return self.chars(self.alphabet.ranges(evaluate(item, self.alphabet, fold=fold)))
             case nodes.Repeat():
                 return self.repeat(node)
         return self.special(node)
 
-    def chars(self, members: int) -> str:
-        ranges = self.alphabet.ranges(members)
+    def chars(self, ranges: list[Range]) -> str:
         if not ranges:
             return self.nothing()
         if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
@@ -222,7 +217,8 @@ class _Regex(_Emitter):
         raise NotInLanguage
 
     def anchor(self, kind: nodes.AnchorKind) -> str:
-        word = self.chars(evaluate(nodes.SetPerl("w", negated=False), self.alphabet, fold=False))
+        members = evaluate(nodes.SetPerl("w", negated=False), self.alphabet, fold=False)
+        word = self.chars(self.alphabet.ranges(members))
         match kind:
             case "text_start":
                 return r"\A"
