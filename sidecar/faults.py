@@ -28,7 +28,12 @@ class FaultPoint:
     __slots__ = ("_left", "_step")
 
     def __init__(self, setting: str | None) -> None:
-        self._step, self._left = None, 0
+        self.arm(setting)
+
+    def arm(self, setting: str | None) -> None:
+        """Strike as `setting` (``STEP:N``) says; None: never."""
+        self._step: str | None = None
+        self._left = 0
         if setting:
             step, _, count = setting.partition(":")
             if step not in STEPS:
