@@ -16,14 +16,16 @@ apart).  Lists whose items hold no comma may be separated by commas, too.
 from __future__ import annotations
 
 import difflib
+import errno
 import ipaddress
-import math
 import os
 import re
 import shlex
+import stat
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -382,6 +384,10 @@ def _url(value: object) -> str | None:
         raise ValueError(f'"{text}" is not a URL {example}: {error}') from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f'"{text}" is not an http(s) URL {example}')
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(
+            f'"{text}": what is not ASCII is written percent-encoded (%20), hosts as xn--'
+        )
     if parts.query or parts.fragment:
         raise ValueError(f'"{text}" must end before the "?" or "#"; give it {example}')
     return text.rstrip("/")
@@ -402,8 +408,8 @@ def _poll(value: object) -> float:
             value = parse_duration(value) / NS
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f'must be a number of seconds or a duration such as "2s", not {value!r}')
-    if not (math.isfinite(value) and 0.01 <= value <= 3600):
-        raise ValueError(f"{value:g} seconds: must be from 0.01 to 3600 seconds")
+    if not 0.01 <= value <= 3600:  # nor is NaN
+        raise ValueError(f"{value!r} seconds: must be from 0.01 to 3600 seconds")
     return float(value)
 
 
@@ -421,7 +427,7 @@ def parse_retention(value: object) -> Retention | None:
     text = _text(value).strip()
     size = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b", text, re.IGNORECASE | re.ASCII)
     if size is not None and size[2].lower() in _UNITS:
-        count = int(float(size[1]) * _UNITS[size[2].lower()])
+        count = int(Fraction(size[1]) * _UNITS[size[2].lower()])
         if count <= 0:
             raise ValueError("must be more than nothing")
         return Retention(size_bytes=count)
@@ -718,11 +724,25 @@ def policy_keys() -> tuple[str, ...]:
 def policy_path(
     options: Mapping[str, object], env: Mapping[str, str], *, default: Path = DEFAULT_POLICY
 ) -> Path | None:
-    """The policy file to load: as named by option or variable, else `default` if it is there."""
-    raw, origin = _choose(SETTINGS[0], options, env, None)
+    """The policy file to load: as named by option or variable, else `default` if it is there.
+
+    Also a `default` that can't be looked for: whoever loads it hears why, rather
+    than that nothing is set.  ProblemError where what was named is no file's name.
+    """
+    row = SETTINGS[0]
+    raw, origin = _choose(row, options, env, None)
     if origin.kind != "default":
-        return _path(raw)
-    return default if default.exists() else None
+        try:
+            return Path(row.check(raw))
+        except ValueError as error:
+            raise ProblemError.one("bad-setting", str(error), where=origin.text) from None
+    try:
+        default.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass
+    return default
 
 
 def resolve_settings(
@@ -823,15 +843,30 @@ def _missing(name: str, settings: Settings) -> list[Problem]:
             else f"let {settings.policy} load them in tsa_load_shaping_data"
         )
         return [Problem("error", "no-shaping", f"no shaping files: name them with {by}, or {hint}")]
-    if name == "log_dir" and not settings.log_dir.is_dir():
-        message = f"log directory {settings.log_dir} is not there (yet); {by} names another"
+    if name == "log_dir" and (reason := _no_directory(settings.log_dir)) is not None:
+        message = (
+            f"log directory {settings.log_dir} can't be read (yet): {reason}; {by} names another"
+        )
         return [Problem("warning", "no-log-dir", message)]
     if name in ("overlay", "state"):
         path: Path = getattr(settings, name)
-        if not path.parent.is_dir():
-            message = f"the directory of {path} is not there: create it, or name another with {by}"
+        if (reason := _no_directory(path.parent)) is not None:
+            message = (
+                f"the directory of {path} can't be used: {reason}; create it, or name another "
+                f"with {by}"
+            )
             return [Problem("error", f"no-{name}-dir", message)]
     return []
+
+
+def _no_directory(path: Path) -> str | None:
+    """Why `path` is no directory that can be used; None where it is one."""
+    try:
+        # is_dir() would raise for a directory behind one that is closed to us.
+        is_directory = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if is_directory else os.strerror(errno.ENOTDIR)
 
 
 def _listener_problems(settings: Settings) -> list[Problem]:

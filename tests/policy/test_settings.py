@@ -258,6 +258,18 @@ def test_a_missing_directory_to_write_to_is_an_error(tmp_path: Path, name: str) 
     assert settings.warnings == ()
 
 
+def test_a_directory_that_can_not_even_be_looked_for_says_why(tmp_path: Path) -> None:
+    # As root the tests are let in everywhere; a name too long fails where a closed door would.
+    closed = tmp_path / ("x" * 300)
+    (problem,) = resolve_settings({"log_dir": closed}, {}, None, require=("log_dir",)).warnings
+    assert "File name too long" in problem.message
+    (problem,) = refused({"overlay": closed / "shaping.toml"}, require=("overlay",))
+    assert "File name too long" in problem.message
+    (tmp_path / "file").write_text("")
+    (problem,) = refused({"state": tmp_path / "file" / "state.db"}, require=("state",))
+    assert "Not a directory" in problem.message
+
+
 @pytest.mark.parametrize("listen", ["0.0.0.0:8008", ":8008", "[::]:8008", "mx.example.com:1"])
 def test_an_open_listener_needs_trusted_hosts(listen: str) -> None:
     (problem,) = refused({"listen": listen})
@@ -390,7 +402,7 @@ def test_retention(text: object, retention: Retention | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["7", "0B", "0.1B", "-1 day", "0s", "1 iB", "7 dyas", "GB", True, 7]
+    "text", ["9" * 5000 + "GB", "7", "0B", "0.1B", "-1 day", "0s", "1 iB", "7 dyas", "GB", True, 7]
 )
 def test_what_is_no_retention(text: object) -> None:
     with pytest.raises(ValueError, match=r"\w"):
@@ -405,8 +417,12 @@ def test_what_is_no_retention(text: object) -> None:
         ("kumod_api", "http://x:99999", "is not a URL"),
         ("kumod_api", "http://x/?a", 'must end before the "?"'),
         ("kumod_api", "ftp://x", "not an http(s) URL"),
+        ("kumod_api", "http://x/\u00e9", "percent"),
+        ("kumod_api", "http://\udcff@x", "percent"),
+        ("kumod_api", "http://x/a b", "percent"),
         ("poll", "0", "from 0.01 to 3600"),
         ("poll", float("nan"), "from 0.01 to 3600"),
+        ("poll", 10**400, "from 0.01 to 3600"),
         ("poll", True, "number of seconds"),
         ("ttl", "0s", "longer than nothing"),
         ("from", "recnt", 'did you mean "recent"?'),
@@ -460,6 +476,18 @@ def test_the_policy_is_the_one_named_else_the_packaged_one(tmp_path: Path) -> No
     env = {PREFIX + "POLICY": "/v.lua"}
     assert policy_path({}, env, default=packaged) == Path("/v.lua")
     assert policy_path({"policy": "/o.lua"}, env, default=packaged) == Path("/o.lua")
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_a_policy_that_can_not_be_a_file_is_a_problem(name: str) -> None:
+    with pytest.raises(ProblemError) as caught:
+        load_settings({"policy": name}, {})
+    assert [p.where for p in caught.value.problems] == ["--policy"]
+
+
+def test_a_packaged_policy_that_can_not_be_looked_for_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match="File name too long"):
+        load_settings({}, {}, default_policy=tmp_path / ("x" * 300))
 
 
 def test_load_settings_runs_the_policy_it_finds(tmp_path: Path) -> None:
