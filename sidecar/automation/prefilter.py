@@ -5,7 +5,8 @@ may match; every line on which one does match is among them.
 
 Each regex of each rule yields literals that any match must contain
 (:mod:`sidecar.shaping.fancy.required`), and one scan looks for all of them in a block at
-once (:mod:`.scanners`).  Where a regex has no usable literal, all lines are handed on.
+once (:mod:`.scanners`).  A rule of one site whose regex has no usable literal is content
+with that site's lines; for one of a wider scope all lines are handed on.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from sidecar.shaping.patterns import Literal, Pattern
+from sidecar.shaping.rules import Rule, Scope
 
 from .scanners import Scanner, best_scanner
 
 _RECORD_START: Final = b'{"type":"'
+_SHORTEST_SITE: Final = 4
 
 
 class Prefilter:
@@ -29,21 +32,43 @@ class Prefilter:
         self,
         patterns: Iterable[Pattern],
         *,
+        also: Iterable[Literal] = (),
         skip_types: Iterable[str] = (),
         scanner: Callable[[Iterable[Literal]], Scanner] = best_scanner,
     ) -> None:
         """Prepare for `patterns`.
 
-        `skip_types`: record types that nobody wants, dropped where that can be told
-        from how a line begins.  `scanner`: for tests and measurements; by default the
-        best one that this machine has.
+        `also`: literals whose lines are wanted, too.  `skip_types`: record types that
+        nobody wants, dropped where that can be told from how a line begins.  `scanner`:
+        for tests and measurements; by default the best one that this machine has.
         """
         found = {pattern: pattern.literals() for pattern in patterns}
         self.unfiltered: Final = tuple(p for p, literals in found.items() if literals is None)
         """The patterns on whose account nothing is filtered."""
         literals = dict.fromkeys(one for literals in found.values() for one in literals or ())
+        literals |= dict.fromkeys(also)
         self._scanner: Final = scanner(literals) if literals else None
         self._skipped: Final = tuple(f'{{"type":"{name}"'.encode() for name in skip_types)
+
+    @classmethod
+    def for_rules(
+        cls,
+        rules: Iterable[Rule],
+        *,
+        skip_types: Iterable[str] = (),
+        scanner: Callable[[Iterable[Literal]], Scanner] = best_scanner,
+    ) -> Prefilter:
+        """Prepare for `rules`, each asked only about the records of its scope."""
+        patterns: list[Pattern] = []
+        sites: list[Literal] = []
+        for rule in rules:
+            site = _site(rule.scope)
+            for pattern in rule.regexes:
+                if site is not None and pattern.literals() is None:
+                    sites.append(site)
+                else:
+                    patterns.append(pattern)
+        return cls(patterns, also=sites, skip_types=skip_types, scanner=scanner)
 
     @property
     def engine(self) -> str:
@@ -82,3 +107,13 @@ class Prefilter:
             if sure or scanner.confirms(line):
                 yield line
                 done = True
+
+
+def _site(scope: Scope) -> Literal | None:
+    """What stands in every line of the site of `scope`: its name, in the record's ``site``.
+
+    There is no such thing for a domain: recipients may spell it in other ways.
+    """
+    if scope.kind != "site" or len(scope.name) < _SHORTEST_SITE:
+        return None
+    return Literal(text=scope.name, piece=scope.name, ignore_case=False)

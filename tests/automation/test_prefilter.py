@@ -14,6 +14,7 @@ from sidecar.automation.prefilter import Prefilter
 from sidecar.automation.scanners import HyperscanScanner, Re2Scanner, Scanner, best_scanner
 from sidecar.log.record import decode
 from sidecar.shaping.patterns import Literal, Pattern, compile_pattern
+from sidecar.shaping.rules import Action, Rule, Scope, ScopeKind
 from tests.shaping.pattern_texts import patterns
 
 SCANNERS: list[Callable[[Iterable[Literal]], Scanner]] = [
@@ -155,6 +156,43 @@ def test_a_pattern_without_a_literal_lets_everything_through() -> None:
     data = b"\n".join([line("ok"), line("ok", kind="Reception"), b"junk", b""])
     assert prefilter.unfiltered == (compiled[1],)
     assert list(prefilter.lines(data)) == [line("ok"), b"junk"]
+
+
+@pytest.mark.parametrize("scanner", SCANNERS)
+def test_a_rule_of_one_site_without_a_literal_wants_its_lines_only(
+    scanner: Callable[[Iterable[Literal]], Scanner],
+) -> None:
+    site = Scope("site", "(mx1|mx2).example.net")
+    blocked, any_5xx = rule("blocked", Scope("default")), rule(r"^5\d\d ", site)
+    here = serde(record("what") | {"site": "ip1->(mx1|mx2).example.net@smtp_client"})
+    data = b"\n".join([line("ok"), here, line("blocked"), line("ok")])
+    prefilter = Prefilter.for_rules([blocked, any_5xx], scanner=scanner)
+    assert prefilter.unfiltered == ()
+    assert list(prefilter.lines(data)) == [here, line("blocked")]
+
+
+@pytest.mark.parametrize("kind", ["default", "provider", "domain"])
+def test_a_rule_of_a_wider_scope_without_a_literal_wants_all_lines(kind: ScopeKind) -> None:
+    any_5xx = rule(r"^5\d\d ", Scope(kind, "example.net"))
+    prefilter = Prefilter.for_rules([any_5xx])
+    assert prefilter.unfiltered == any_5xx.regexes
+    assert list(prefilter.lines(line("ok"))) == [line("ok")]
+
+
+def rule(regex: str, scope: Scope) -> Rule:
+    return Rule(
+        regexes=(compile_pattern(regex),),
+        actions=(Action("Suspend"),),
+        trigger=None,
+        duration_ns=1,
+        match_internal=False,
+        rollup=True,
+        scope=scope,
+        file="shaping.toml",
+        line=1,
+        number=1,
+        table="x",
+    )
 
 
 def test_without_patterns_no_line_matters() -> None:
