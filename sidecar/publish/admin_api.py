@@ -11,6 +11,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import h11
 
 from sidecar.problems import ProblemError
 
+_VISIBLE = re.compile(r"[!-~]+")  # all that a request's line and headers can carry
 _ANSWER_LIMIT = 64 * 1024 * 1024  # a list of some 200,000 entries
 
 
@@ -43,7 +45,7 @@ class Answer:
         """The body as JSON; Unreachable when it is none (that is not kumod)."""
         try:
             return json.loads(self.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unreachable(f"an answer that is not JSON: {self.text!r}") from error
 
 
@@ -70,7 +72,8 @@ def parse_api_url(url: str) -> ApiAddress:
         host, port = parts.hostname, parts.port
     except ValueError:
         parts, host, port = SplitResult("", "", "", "", ""), None, None
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+    usable = parts.scheme in ("http", "https") and _VISIBLE.fullmatch(url.strip()) is not None
+    if not usable or not host or parts.query or parts.fragment:
         raise ProblemError.one(
             "bad-kumod-api",
             "is not the URL of kumod's HTTP listener, such as http://127.0.0.1:8000",
@@ -118,7 +121,8 @@ class AdminApi:
         self, method: str, path: str, payload: Mapping[str, object] | None = None
     ) -> Answer:
         """One exchange.  Raises Unreachable; the connection is then closed."""
-        body = b"" if payload is None else json.dumps(payload, ensure_ascii=False).encode()
+        # In ASCII, so that a lone surrogate goes out as the escape it came as: kumod refuses it.
+        body = b"" if payload is None else json.dumps(payload).encode("ascii")
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._exchange(self._request(method, path, body), body)

@@ -111,15 +111,18 @@ class KumodClient:
         await self._pusher.wait_settled()
 
     async def run(self) -> None:
-        """Work until :meth:`close`."""
+        """Work until :meth:`close`; raises what neither task was prepared for."""
         self._tasks = [
             asyncio.create_task(self._link.keep_at(self._bumper), name="kumod-bump"),
             asyncio.create_task(self._link.keep_at(self._pusher), name="kumod-push"),
         ]
         try:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self.close()
+        for task in done:
+            if not task.cancelled():
+                task.result()  # neither ends by itself
 
     async def close(self) -> None:
         """Stop.  What kumod was told stays in force there until it expires."""
@@ -413,6 +416,10 @@ class _Pusher:
             return
         self._planned = self._desired
         self._wanted, dangerous = longest(self._desired, time.time_ns())
+        for key in self._refused.keys() - self._wanted.keys():
+            self._not_refused(key)
+        if not dangerous:
+            self._link.problems.well("dangerous")
         for hold in dangerous:
             message = (
                 f"a {hold.target.kind} entry without a queue or domain would apply to everything "
@@ -458,7 +465,7 @@ class _Pusher:
             message = f"POST {PATHS[kind]} for {key} is refused: {answer.status} {answer.text}"
             self._link.problems.report("entry", message, who=key)
             return None
-        self._refused.pop(key, None)
+        self._not_refused(key)
         document = answer.json()
         entry_id = document.get("id") if isinstance(document, dict) else None
         if not isinstance(entry_id, str):
@@ -481,10 +488,16 @@ class _Pusher:
                 return f"DELETE {PATHS[kind]}: {answer.status} {answer.text}"
             if answer.status >= 400 and answer.status != 404:
                 message = f"DELETE {PATHS[kind]} for {key}: {answer.status} {answer.text}"
-                self._link.problems.report("entry", message, who=key)
+                self._link.problems.report("take-back", message)
+            else:
+                self._link.problems.well("take-back")
         self._told.pop(key, None)
         self._remember({key: None})
         return None
+
+    def _not_refused(self, key: str) -> None:
+        if self._refused.pop(key, None) is not None:
+            self._link.problems.well("entry", who=key)
 
     def _remember(self, changes: Mapping[str, str | None]) -> None:
         for key, entry_id in changes.items():

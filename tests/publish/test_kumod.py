@@ -9,6 +9,7 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -489,6 +490,7 @@ def test_an_answer_that_is_not_kumods_is_no_answer(kumod: KumodStandin) -> None:
     async def go() -> None:
         kumod.fail(Fault("GET", READY_Q, body=b"<html>"))
         kumod.fail(Fault("GET", READY_Q, body=b'{"a": 1}'))
+        kumod.fail(Fault("GET", READY_Q, body=b"[" * 100_000))
         kumod.fail(Fault("POST", READY_Q, body=b'{"a": 1}'))
         async with running(kumod.url) as world:
             world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
@@ -535,6 +537,64 @@ def test_one_entry_that_kumod_refuses_is_reported_once_and_holds_up_no_other(
                 DesiredState(1, sched_q=(sched(domain="refused.example", seconds=10), sched()))
             )
             await until(kumod.state, lambda s: len(s.held) >= 2)
+
+    asyncio.run(go())
+
+
+def test_an_entry_that_is_no_unicode_is_kumods_to_refuse(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        # As an imported state, or a rule file in JSON, may have it.
+        kumod.fail(Fault("POST", READY_Q, status=400, times=1000, holding="\\ud800"))
+        async with running(kumod.url) as world:
+            holds = ready("x", reason="\ud800"), ready("y")
+            world.client.set_desired(DesiredState(1, ready_q=holds))
+            await world.settle()
+            assert kumod.state.names(READY_Q) == [{"name": "y"}]
+            assert [p.code for p in world.problems] == ["kumod-entry"]
+
+    asyncio.run(go())
+
+
+def _reported(world: World, times: int) -> bool:
+    return len(world.problems) == times
+
+
+@pytest.mark.parametrize("between", ["gone", "taken"])
+def test_an_entry_that_is_refused_anew_is_reported_anew(kumod: KumodStandin, between: str) -> None:
+    async def go() -> None:
+        fault = Fault("POST", SCHED_Q, status=422, times=1000, holding="refused.example")
+        kumod.fail(fault)
+        async with running(kumod.url) as world:
+            for reports in (1, 2):
+                refused = sched(domain="refused.example", seconds=1000 * reports)
+                world.client.set_desired(DesiredState(1, sched_q=(refused,)))
+                await eventually(partial(_reported, world, reports))
+                if between == "taken":
+                    kumod.heal()
+                    taken = sched(domain="refused.example", seconds=1500)
+                    world.client.set_desired(DesiredState(1, sched_q=(taken,)))
+                    await world.settle()
+                    kumod.fail(fault)
+                else:
+                    world.client.set_desired(DesiredState(1))
+                    await world.settle()
+
+    asyncio.run(go())
+
+
+def test_what_nobody_foresaw_ends_the_client_loudly(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        world = World(kumod.url)
+        task = asyncio.create_task(world.client.run())
+
+        def fail(_changes: Mapping[str, str | None]) -> None:
+            raise RuntimeError("not foreseen")
+
+        world.client._pusher._on_ids = fail
+        world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+        async with asyncio.timeout(10):
+            with pytest.raises(RuntimeError, match="not foreseen"):
+                await task
 
     asyncio.run(go())
 
@@ -661,7 +721,20 @@ def test_api_urls(url: str, shown: str, port: int) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "127.0.0.1:8000", "ftp://x", "http://", "http://x:99999", "http://[::1", "http://x?y"],
+    [
+        "",
+        "127.0.0.1:8000",
+        "ftp://x",
+        "http://",
+        "http://x:99999",
+        "http://[::1",
+        "http://x?y",
+        "http://x/\u00e9",
+        "http://k\u00fcmo/",
+        "http://\udcff@x/",
+        "http://x/a b",
+        "http://x\x7f/",
+    ],
 )
 def test_what_is_no_api_url_is_explained(url: str) -> None:
     with pytest.raises(ProblemError, match=r"http://127\.0\.0\.1:8000"):
