@@ -54,6 +54,7 @@ class Segment:
     lost: int = 0  # bytes, in this run
     served: int = 0  # when its last turn was
     retry_at: float = 0.0  # monotonic: left alone until then
+    stuck: bool = False  # read last time without getting on
     short_since: float | None = None  # monotonic: too short since then to be recognised
     vanished_at: float | None = None  # monotonic
     queued_in: str | None = None  # the series it is waiting in

@@ -35,7 +35,6 @@ RETRY_SECONDS: Final = 2.0
 VANISHED_KEPT: Final = 4096
 """How many segments are remembered whose files are gone."""
 
-_AGAIN_SECONDS: Final = 0.01
 _NAMES_KEPT: Final = 100
 _TIMESTAMP: Final = b'"timestamp":'
 
@@ -240,8 +239,11 @@ class Reading:
             if segment.state.size < file.raw_read:  # truncated: perhaps for other content
                 segment.suspect = True
                 segment.retry_at = time.monotonic() + RETRY_SECONDS / 4
-            elif segment.state.size > file.raw_read == before:  # it has just grown
-                segment.retry_at = time.monotonic() + _AGAIN_SECONDS
+            # There is more: it has just grown, or it says that it is larger than it is.
+            nothing_read = segment.state.size > file.raw_read == before
+            if nothing_read and segment.stuck:
+                segment.retry_at = time.monotonic() + RETRY_SECONDS
+            segment.stuck = nothing_read
         return block
 
     async def _pass_over(self, segment: Segment, file: SegmentFile) -> bool:

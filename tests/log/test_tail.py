@@ -138,17 +138,19 @@ def test_a_segment_is_read_as_it_grows_and_to_its_end(tmp_path: Path) -> None:
     assert follower.finished == [path.name]
 
 
+@pytest.mark.parametrize("looks", [1, 2, 3])
 def test_what_is_written_between_the_last_read_and_the_end_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    looks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = KumodWriter(tmp_path)
     for number in range(400):
         writer.log(record(number))
     real = SegmentFile.state
+    times = itertools.count(1)
 
     def state(self: SegmentFile) -> FileState:
         found = real(self)
-        if writer._open:  # kumod finishes it just after we looked
+        if next(times) == looks:  # kumod finishes it just after we looked
             writer.close()
         return found
 
@@ -381,6 +383,12 @@ def test_names_without_a_moment_are_read_too(tmp_path: Path) -> None:
     assert "live" in lines
 
 
+def open_files(directory: Path) -> int:
+    """How many files of this directory this process has open."""
+    links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    return sum(os.path.realpath(link).startswith(f"{directory}/") for link in links)
+
+
 def test_more_open_segments_than_files_may_be_open_are_followed(tmp_path: Path) -> None:
     kinds = [f"Kind{n}" for n in range(OPEN_MAX + 4)]
     writer = KumodWriter(tmp_path, suffixes={kind: f"_{kind}" for kind in kinds})
@@ -395,6 +403,9 @@ def test_more_open_segments_than_files_may_be_open_are_followed(tmp_path: Path) 
                 follower.commit(await anext(blocks))
             for number in range(200 * len(kinds), 500 * len(kinds)):
                 writer.log(record(number, type=kinds[number % len(kinds)]))
+            assert (
+                open_files(tmp_path) <= len(kinds) + OPEN_MAX
+            )  # those of the writer are open, too
             writer.close()
             while len(follower.finished) < len(kinds):
                 follower.commit(await anext(blocks))
