@@ -58,33 +58,50 @@ class _Place:
     tail: bytes
 
 
-def choose(literals: Iterable[Literal]) -> tuple[bytes, ...] | None:
-    """The needles; None when there would be too many."""
+def choose(literals: Iterable[Literal]) -> dict[bytes, tuple[Literal, ...]] | None:
+    """The needles, each with the literals that it stands for; none for one that stands for itself.
+
+    None where it would take more than :data:`MAX_NEEDLES`.
+    """
     wanted = tuple(literals)
     if len(wanted) > _MAX_LITERALS:
         return None
     places = _windows(wanted)
-    open_literals = set(range(len(wanted)))
-    needles = {_ESCAPED_ASCII}
-    while open_literals:
-        best: tuple[float, bytes] | None = None
-        for window, found in places.items():
-            covered = len({place.literal for place in found} & open_literals)
-            if covered and (best is None or (_worth(window, covered), window) > best):
-                best = (_worth(window, covered), window)
+    missing = set(range(len(wanted)))
+    needles: dict[bytes, tuple[Literal, ...]] = {_ESCAPED_ASCII: ()}
+    while missing:
+        best = max(
+            (
+                (_worth(window, covered), window)
+                for window, found in places.items()
+                if (covered := len({place.literal for place in found} & missing))
+            ),
+            default=None,
+        )
         if best is None:
             return None
-        chosen = [place for place in places[best[1]] if place.literal in open_literals]
-        for literal in {place.literal for place in chosen}:
-            if wanted[literal].ignore_case:
-                needles.update(_spellings(best[1]))
-        exact = [place for place in chosen if not wanted[place.literal].ignore_case]
-        if exact:
-            needles.add(_common_start([place.tail for place in exact]))
-        open_literals -= {place.literal for place in chosen}
+        chosen = [place for place in places[best[1]] if place.literal in missing]
+        missing -= {place.literal for place in chosen}
+        for needle, meant in _needles(best[1], chosen, wanted):
+            needles[needle] = (*needles.get(needle, ()), *meant)
         if len(needles) > MAX_NEEDLES:
             return None
-    return tuple(sorted(needles))
+    return needles
+
+
+def _needles(
+    window: bytes, chosen: list[_Place], literals: tuple[Literal, ...]
+) -> Iterator[tuple[bytes, tuple[Literal, ...]]]:
+    """What to look for where `window` was chosen, with the literals that it may mean."""
+    meant = tuple(literals[number] for number in dict.fromkeys(p.literal for p in chosen))
+    any_case = tuple(literal for literal in meant if literal.ignore_case)
+    if any_case:
+        for spelling in _spellings(window):
+            yield spelling, any_case
+    exact = tuple(literal for literal in meant if not literal.ignore_case)
+    if exact:
+        tails = [place.tail for place in chosen if not literals[place.literal].ignore_case]
+        yield _common_start(tails), exact
 
 
 def _windows(literals: tuple[Literal, ...]) -> dict[bytes, list[_Place]]:

@@ -11,7 +11,8 @@ is, is looked for as it is; escapes that could hide something raise an *alarm*:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -35,7 +36,10 @@ _OTHER_ESCAPES: Final = (
     rb"\\r\\n[^\x22]",
 )
 _FOLDED_TO_ASCII: Final = (rb"\xc5\xbf", rb"\xe2\x84\xaa")  # ſ and the Kelvin sign, in UTF-8
+_SMALL: Final = 1 << 16  # bytes: a block of which it says little how much is found in it
 _RE2_MEMORY: Final = 64 << 20
+
+_Around: TypeAlias = tuple[Callable[[bytes, int, int], object], int]
 
 
 class Scanner(Protocol):
@@ -67,7 +71,7 @@ def _exact_scanner(literals: tuple[Literal, ...]) -> Scanner:
 
 
 class NeedleScanner:
-    """A few short needles first, then another scanner on the lines that have one.
+    """A few short needles that stand for all literals, then a look around each that is found.
 
     By far the fastest, as long as there are few needles and they are rare: Rust's
     aho-corasick has its SIMD search ("packed", "Teddy") for those.
@@ -75,11 +79,14 @@ class NeedleScanner:
 
     name = "aho-corasick"
 
-    _SAMPLE: Final = 1 << 16
     _RARE: Final = 4000
-    """Bytes of log to a needle: with more needles than that it is faster to do without."""
+    """Bytes of log to a needle: where there are more of them it is faster to do without."""
 
-    def __init__(self, literals: Iterable[Literal], needles: Iterable[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        literals: Iterable[Literal],
+        needles: Mapping[bytes, tuple[Literal, ...]] | None = None,
+    ) -> None:
         """ValueError where the literals have no small number of needles."""
         self._literals: Final = tuple(literals)
         chosen = choose(self._literals) if needles is None else needles
@@ -89,39 +96,26 @@ class NeedleScanner:
             list(chosen),  # only leftmost searches are packed ones
             matchkind=ahocorasick_rs.MatchKind.LeftmostFirst,
         )
+        # What to look for around a needle, and how far around: nothing where it is enough.
+        self._around: Final = tuple(_around(needle, chosen) for needle in chosen)
 
     @cached_property
     def _exact(self) -> Scanner:
         return _exact_scanner(self._literals)
 
     def hits(self, data: bytes) -> list[Hit]:
-        if len(data) >= 4 * self._SAMPLE:
-            sample = self._search.find_matches_as_indexes(data[: self._SAMPLE])
-            if len(sample) > self._SAMPLE // self._RARE:
-                return self._exact.hits(data)
-        # Needles that overlap may hide each other, but none has a line end, so no line is lost.
-        needles = self._search.find_matches_as_indexes(data)
-        return self._hits_near(data, [at for _, at, _ in needles]) if needles else []
-
-    def _hits_near(self, data: bytes, places: list[int]) -> list[Hit]:
-        """The exact scanner's hits in the lines at `places`, scanned as one block."""
-        lines: list[bytes] = []
-        moves: list[tuple[int, int]] = []  # from which offset in the block on, and how far back
-        size = end = 0
-        for at in places:
-            if at < end:
-                continue
-            start = data.rfind(b"\n", end, at) + 1 or end
-            end = data.find(b"\n", at) + 1 or len(data)
-            lines.append(data[start:end])
-            moves.append((size, start - size))
-            size += end - start
+        places = self._search.find_matches_as_indexes(data)
+        if len(places) > max(len(data), _SMALL) // self._RARE:
+            return self._exact.hits(data)
         found: list[Hit] = []
-        move = 0
-        for at, sure in self._exact.hits(b"".join(lines)):
-            while move + 1 < len(moves) and moves[move + 1][0] <= at:
-                move += 1
-            found.append((at + moves[move][1], sure))
+        for number, at, end in places:
+            around = self._around[number]
+            if around is None:
+                found.append((at, True))
+            else:
+                search, reach = around
+                if search(data, max(at - reach, 0), end + reach) is not None:
+                    found.append((at, True))
         return found
 
     def confirms(self, line: bytes) -> bool:
@@ -190,6 +184,50 @@ class HyperscanScanner:
 
     def confirms(self, line: bytes) -> bool:
         return self._closer.confirms(line)
+
+
+def _around(needle: bytes, needles: Mapping[bytes, tuple[Literal, ...]]) -> _Around | None:
+    """How to tell whether a literal is where `needle` was found; None where one is for sure."""
+    meant = needles[needle]
+    if not meant or any(one.escaped_text == needle and not one.ignore_case for one in meant):
+        return None
+    # Of needles that overlap only one is found: it must speak for the others as well.
+    every = dict.fromkeys(meant)
+    for other, hidden in needles.items():
+        if _may_overlap(needle, other):
+            every |= dict.fromkeys(hidden)
+    pattern = b"|".join(map(_however_spelt_at_all, every))
+    return re.compile(pattern).search, max(map(_longest, every))
+
+
+def _may_overlap(found: bytes, hidden: bytes) -> bool:
+    return hidden in found or any(hidden.startswith(found[start:]) for start in range(len(found)))
+
+
+def _however_spelt_at_all(literal: Literal) -> bytes:
+    """A regex, for Python's ``re``, for `literal` in a JSON string without ``\\u00XX``."""
+    text = b"".join(_spellings(char, any_case=literal.ignore_case)[0] for char in literal.text)
+    return b"(?i:" + text + b")" if literal.ignore_case else text
+
+
+def _longest(literal: Literal) -> int:
+    """Bytes of the longest spelling of `literal`."""
+    return sum(_spellings(char, any_case=literal.ignore_case)[1] for char in literal.text)
+
+
+def _spellings(char: str, *, any_case: bool) -> tuple[bytes, int]:
+    """A regex for the spellings of a character, and the length of the longest."""
+    plain = (f"\\{char}" if char in '"\\' else char).encode(errors="replace")
+    if char == " ":
+        return rb"(?: |\\r\\n|\\n|\\r)", 4
+    if char == "/":
+        return rb"\\?/", 2
+    if not char.isascii():
+        return b"(?:" + _hex(plain) + rb"|(?:\\u[0-9a-fA-F]{4}){1,2})", 12
+    if any_case and char in "ksKS":
+        others = b"|".join((*_FOLDED_TO_ASCII, rb"\\u(?:017[fF]|212[aA])"))
+        return b"(?:" + _hex(plain) + b"|" + others + b")", 6
+    return _hex(plain), len(plain)
 
 
 def _hyperscan() -> Any:
