@@ -7,6 +7,7 @@ delivered is dropped: the service must not fail for want of an audience.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -55,12 +56,13 @@ class Notifier:
         lines = [state] if state else []
         if status:
             lines.append("STATUS=" + " ".join(status.split()))
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.setblocking(False)  # a full queue must not hold up the service
-            try:
-                sock.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
-            except (OSError, ValueError):
-                return
+        # Neither a full queue nor the want of a descriptor may hold up the service.
+        with (
+            contextlib.suppress(OSError, ValueError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
+        ):
+            sock.setblocking(False)
+            sock.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,3 +94,13 @@ def test_the_watchdog_is_fed_twice_as_often_as_asked(
     environ: dict[str, str], seconds: float | None
 ) -> None:
     assert Notifier({"NOTIFY_SOCKET": "/x", **environ}).watchdog_seconds == seconds
+
+
+def test_a_process_without_a_free_descriptor_goes_on(systemd: tuple[str, socket.socket]) -> None:
+    address, _ = systemd
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        Notifier({"NOTIFY_SOCKET": address}).alive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
