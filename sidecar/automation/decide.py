@@ -33,7 +33,8 @@ from .matching import Candidate, Match
 from .thresholds import Thresholds
 
 LATENESS = 3600
-"""How many seconds behind the newest record another may come and still find its window whole."""
+"""How many seconds behind the newest record another may come and still find its window whole,
+and how many ahead of the present one may be without being held for a wrong clock's."""
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ class Automation:
         self.seq = 0
         """Number of the last match that had an outcome."""
         self.newest_ns = 0
-        """Time of the newest record that matched."""
+        """Time of the newest record that matched; never one to come, as a wrong clock's may be."""
         self._hashes: dict[tuple[str, int], str] = {}
 
     def apply(
@@ -104,7 +105,7 @@ class Automation:
             if not matches:
                 continue
             outcome.counts["matched"] += 1
-            self.newest_ns = max(self.newest_ns, candidate.record.time_ns)
+            self.newest_ns = min(max(self.newest_ns, candidate.record.time_ns), now_ns)
             self._recipients(candidate.record, matches, now_ns, outcome)
         return outcome
 
@@ -133,14 +134,16 @@ class Automation:
             if domain is None:
                 continue
             for match in matches:
-                if self._triggered(match.rule, record):
+                if self._triggered(match.rule, record, now_ns):
                     self._act(match, record, domain, now_ns, outcome)
 
-    def _triggered(self, rule: Rule, record: Record) -> bool:
+    def _triggered(self, rule: Rule, record: Record, now_ns: int) -> bool:
         if rule.trigger is None:
             return True
         scope = threshold_scope(rule, record.site)
-        count = self.thresholds.record(scope, rule.trigger.period, record.time_ns // NS)
+        count = self.thresholds.record(
+            scope, rule.trigger.period, record.time_ns // NS, latest=now_ns // NS + LATENESS
+        )
         return count >= rule.trigger.limit
 
     def _act(

@@ -3,14 +3,17 @@
 In: a scope (rule and site), a period and the second of a match.  Out: the
 number of matches in the period.  The window ends with the newest match known
 (so that records of several segments may come in any order), begins `period`
-seconds earlier, both ends included, and counts whole seconds of record time:
-no clock is asked.  Source of the rule: KumoMTA's documentation of ``trigger``,
-"N matches in the period" (upstream's daemon counts over ``duration`` instead).
+seconds earlier, both ends included, and counts whole seconds of record time.
+The present matters only where a clock went ahead and was set back: what it
+counted in the future would keep all that follows from counting.  Source of
+the rule: KumoMTA's documentation of ``trigger``, "N matches in the period"
+(upstream's daemon counts over ``duration`` instead).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 
 
@@ -52,6 +55,14 @@ class Window:
         self._leave(seconds[-1] - self.period)
         return result
 
+    def cut(self, latest: int) -> list[int]:
+        """Take out the seconds after `latest`; returns them."""
+        at = bisect_right(self.seconds, latest, self.head)
+        gone = self.seconds[at:]
+        self.total -= sum(self.counts[at:])
+        del self.seconds[at:], self.counts[at:]
+        return gone
+
     def items(self) -> Iterator[tuple[int, int]]:
         """The seconds that count, each with its number of matches."""
         return zip(self.seconds[self.head :], self.counts[self.head :], strict=True)
@@ -85,9 +96,17 @@ class Thresholds:
     def __len__(self) -> int:
         return len(self._windows)
 
-    def record(self, scope: str, period: int, second: int) -> int:
-        """Count one match of `scope`; returns how many the period has, this one included."""
+    def record(self, scope: str, period: int, second: int, *, latest: int = sys.maxsize) -> int:
+        """Count one match of `scope`; returns how many the period has, this one included.
+
+        After the second `latest` nothing can have happened yet: what was counted
+        there goes, unless this match is there, too.
+        """
         window = self._window(scope, period)
+        if window.head < len(window.seconds) and second <= latest < window.newest:
+            # What left the window for them is gone, from the store as well.
+            self._changed |= dict.fromkeys(((scope, s) for s in window.cut(latest)), 0)
+            self._shrunk.pop(scope, None)
         before = window.head
         first = window.seconds[before] if before < len(window.seconds) else second
         count = window.add(second)

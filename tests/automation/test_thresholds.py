@@ -89,3 +89,14 @@ def test_an_idle_window_is_forgotten_with_its_changes() -> None:
     changed, _ = thresholds.take_changes()
     assert changed == {("new", 200): 1}
     assert thresholds.count("old") == 0
+
+
+def test_what_a_clock_ahead_of_time_counted_is_taken_out_of_the_store_as_well() -> None:
+    thresholds = Thresholds()
+    for _ in range(2):
+        thresholds.record("s", 60, 9_000, latest=9_100)
+    assert thresholds.take_changes() == ({("s", 9_000): 2}, {})
+    assert thresholds.record("s", 60, 9_001, latest=200) == 3  # itself ahead: nothing to go by
+    assert thresholds.record("s", 60, 130, latest=200) == 1
+    assert thresholds.take_changes() == ({("s", 9_000): 0, ("s", 9_001): 0, ("s", 130): 1}, {})
+    assert thresholds.record("s", 60, 131, latest=200) == 2
