@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sidecar.log import tail as tail_module
+from sidecar.log import watch as watch_module
 from sidecar.log.file import SegmentFile
 from sidecar.log.reading import Reading
 from sidecar.log.segment import Block
@@ -76,6 +77,10 @@ def chmod(path: Path) -> None:
     path.chmod(0o640)
 
 
+def no_observer() -> None:
+    raise OSError(24, "inotify instance limit reached")
+
+
 REPACKED = [to_gzip, to_plain, to_better_zstd]
 CHANGES = [rename, rename_freely, *REPACKED, add_gzip, restore, touch, chmod]
 
@@ -91,8 +96,13 @@ def test_a_segment_that_was_read_is_not_read_again(change: Change, tmp_path: Pat
     assert (follower.lost, follower.lost_bytes, follower.codes) == ([], 0, [])
 
 
+@pytest.mark.parametrize("events", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
-def test_nor_while_we_watch(change: Change, tmp_path: Path) -> None:
+def test_nor_while_we_watch(
+    change: Change, events: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not events:
+        monkeypatch.setattr(watch_module, "Observer", no_observer)
     clock = Clock()
     paths = write_segments(tmp_path, 3, each=200, clock=clock)
 
@@ -185,6 +195,42 @@ def test_a_copy_of_a_segment_that_is_still_written_is_left_out(tmp_path: Path) -
     assert numbers(follower.lines()) == list(range(1_000))
     path.unlink()
     assert follower.once() == []
+    assert follower.lost == []
+
+
+def test_a_copy_stands_in_for_an_original_that_goes_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = KumodWriter(tmp_path)
+    for number in range(500):
+        path = writer.log(record(number))
+    follower = Follower(tmp_path)
+    first = len(follower.once())
+    writer.close()
+    add_gzip(path)
+    real = SegmentFile.open
+
+    async def open_(place: Path, *, final: bool = False) -> SegmentFile:
+        if place == path:
+            raise PermissionError(13, "Permission denied")
+        return await real(place, final=final)
+
+    monkeypatch.setattr(SegmentFile, "open", open_)
+
+    async def follow() -> None:
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            task = asyncio.ensure_future(anext(blocks))
+            await follower.told("segment-unreadable")
+            await asyncio.sleep(0.1)
+            assert not task.done()  # the original may become readable
+            path.unlink()
+            follower.commit(await task)
+            while len(follower.finished) < 1:
+                follower.commit(await anext(blocks))
+
+    run(follow())
+    assert numbers(follower.lines())[first:] == list(range(first, 500))
     assert follower.lost == []
 
 

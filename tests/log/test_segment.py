@@ -300,6 +300,15 @@ def test_a_bad_gzip_member_costs_the_rest_of_it_only() -> None:
     assert read.lost > 0
 
 
+def test_of_a_bad_gzip_member_what_came_before_is_kept() -> None:
+    lines = some_lines(60)
+    raw = bytearray(gzipped(joined(lines)))
+    raw[len(raw) // 2] ^= 0xFF
+    read = read_pieces([bytes(raw)])
+    same = (got == line for got, line in zip(read.lines, lines, strict=False))
+    assert 5 < sum(itertools.takewhile(bool, same)) < 60
+
+
 def test_a_window_larger_than_128_mib_is_refused() -> None:
     huge = b"\x28\xb5\x2f\xfd\x00" + bytes([18 << 3]) + b"\x03\x00\x00x"  # 256 MiB
     large = b"\x28\xb5\x2f\xfd\x00" + bytes([17 << 3]) + b"\x11\x00\x00{}"  # 128 MiB
