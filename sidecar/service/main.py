@@ -35,7 +35,7 @@ from .clock import GuardedClock
 from .logging import Log
 from .progress import progress_on_terminal
 from .publisher import Publisher
-from .reload import changes
+from .reload import changes, signature
 from .retention import Keeper, keep_within
 from .rules import RuleBook, Settle, Settled, load_rules
 from .service import Service, watchdog
@@ -113,11 +113,14 @@ async def serve(
             )
             parts = _Parts(log, store, service, publisher, status, Notifier(env), kumod)
             await publisher.write(publisher.snapshot())
+            seen = signature(settled.files)
             rules = await load_rules(settings, resolver, service.copies)
             service.keep_copies()
             for problem in rules.found:
                 log.problem(problem)
-            service.book = RuleBook(settle, resolver, settled, rules, copies=service.copies)
+            service.book = RuleBook(
+                settle, resolver, settled, rules, seen=seen, copies=service.copies
+            )
             await _read_log(parts, saved, once=once)
 
 
@@ -329,6 +332,7 @@ async def _reload(parts: _Parts, book: RuleBook, hangup: asyncio.Event) -> None:
     """Read the rules again when asked to, when their files change, when the ttl has passed."""
     reasons = changes(
         files=lambda: book.settled.files,
+        known=book.seen,
         ttl_seconds=lambda: book.rules.settings.ttl_ns / NS,
         hangup=hangup,
     )

@@ -26,7 +26,7 @@ from .logging import Log
 from .published import Published, frame_text
 from .reload import Signature, signature
 
-_RETRY_SECONDS = (0.2, 1.0, 5.0, 15.0, 30.0)
+_RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 SUSPENDED_NAME = "suspended.json"
 BOUNCED_NAME = "bounced.json"
 

@@ -66,14 +66,22 @@ class FileWatch:
 
 
 async def changes(
-    *, files: Callable[[], list[str]], ttl_seconds: Callable[[], float], hangup: asyncio.Event
+    *,
+    files: Callable[[], list[str]],
+    known: Signature,
+    ttl_seconds: Callable[[], float],
+    hangup: asyncio.Event,
 ) -> AsyncIterator[str]:
-    """Yield the reason each time that the rules are to be read again."""
+    """Yield the reason each time that the rules are to be read again.
+
+    `known`: what the files were like before they were read the last time.
+    """
     watch = FileWatch()
     try:
-        known = signature(files())
         while True:
             watch.watch(files())
+            if signature(files()) != known:
+                watch.changed.set()  # before there was a watch
             reason = await _first(watch.changed, hangup, ttl_seconds())
             if reason == "changed file":
                 await asyncio.sleep(_SETTLE_SECONDS)

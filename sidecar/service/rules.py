@@ -18,6 +18,8 @@ from sidecar.settings import Settings
 from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
 
+from .reload import Signature
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -92,11 +94,14 @@ class RuleBook:
         settled: Settled,
         rules: Rules,
         *,
+        seen: Signature,
         copies: MutableMapping[str, str],
     ) -> None:
         self._settle = settle
         self._resolver = resolver
         self._copies = copies
+        self.seen = seen
+        """What the files were like before they were first read."""
         self.settled = settled
         self.rules = rules
         self.failure: tuple[Problem, ...] = ()

@@ -32,6 +32,7 @@ from .names import Address, Domain, Labels, classify, host_text, site_name
 
 if TYPE_CHECKING:  # each resolver imports its own when it is made: together they take a while
     import dns.asyncresolver
+    import dns.nameserver
     import dns.zone
 
 __all__ = ["DnsResolver", "MxAnswer", "MxError", "OfflineResolver", "Resolver", "ZoneResolver"]
@@ -365,6 +366,16 @@ def _saved_text(entry: _Entry) -> str:
     return msgspec.json.encode(_Saved(entry.records, entry.expires_ns)).decode()
 
 
+def _nameserver(text: str) -> str | dns.nameserver.Nameserver:
+    """``IP`` stays as it is; ``IP:PORT`` and ``[IPv6]:PORT`` as dnspython wants them."""
+    import dns.nameserver  # noqa: PLC0415
+
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or (":" in host and not host.startswith("[")):
+        return text
+    return dns.nameserver.Do53Nameserver(host.strip("[]"), int(port))
+
+
 def _stub_resolver(nameservers: Sequence[str] | None, port: int) -> dns.asyncresolver.Resolver:
     import dns.asyncresolver  # noqa: PLC0415
 
@@ -374,7 +385,7 @@ def _stub_resolver(nameservers: Sequence[str] | None, port: int) -> dns.asyncres
         if nameservers is None:
             resolver.read_resolv_conf("/etc/resolv.conf")
         else:
-            resolver.nameservers = list(nameservers)
+            resolver.nameservers = [_nameserver(text) for text in nameservers]
     except (dns.exception.DNSException, ValueError, OSError) as err:
         raise ProblemError.one(
             "dns-servers",

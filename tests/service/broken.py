@@ -1,11 +1,20 @@
-"""A sidecar with a mistake in it, to show that the crash test would find it."""
+"""Sidecars with a mistake in them, to show that the tests find it, or on a disk with a fault.
+
+Called in the child before the program begins; see ``nursery``.
+"""
 
 from __future__ import annotations
 
+import os
+import resource
+import sqlite3
+from pathlib import Path
+
 from sidecar.log.reading import Batch
+from sidecar.publish import overlay_file
 from sidecar.service.checkpoints import to_rows
 from sidecar.service.service import Service
-from sidecar.store import Transaction
+from sidecar.store import Transaction, statements
 
 
 def positions_first() -> None:
@@ -34,3 +43,60 @@ def effects_first() -> None:
         self._late = late  # type: ignore[attr-defined]
 
     Service._note_positions = broken  # type: ignore[method-assign]
+
+
+def mistaken() -> None:
+    """A bug, in the middle of the work."""
+
+    async def broken(_self: Service, _batch: Batch) -> None:
+        raise ZeroDivisionError("as if by mistake")
+
+    Service.process = broken  # type: ignore[method-assign, assignment]
+
+
+def full_disk() -> None:
+    """No file may grow by a byte."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    os.truncate(1, 0)
+    # What goes to the terminal is no file: here it is one, so it may be as long as need be.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+
+
+def unprivileged() -> None:
+    """Root may write anywhere: be someone else."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+def overlay_faults() -> None:
+    """While the file named by ``TEST_FAULT`` exists, the overlay's disk fails as it says."""
+    control = Path(os.environ["TEST_FAULT"])
+    write_all = overlay_file._write_all
+
+    def faulty(fd: int, data: bytes) -> None:
+        if control.exists():
+            code = int(control.read_text())
+            os.write(fd, data[: len(data) // 2])
+            raise OSError(code, os.strerror(code))
+        write_all(fd, data)
+
+    overlay_file._write_all = faulty
+
+
+def state_faults() -> None:
+    """While the file named by ``TEST_FAULT`` exists, SQLite fails as it says, half through."""
+    control = Path(os.environ["TEST_FAULT"])
+    write = statements.write
+
+    def faulty(connection: sqlite3.Connection, transaction: Transaction) -> None:
+        write(connection, transaction)
+        if control.exists():
+            name = control.read_text()
+            error = sqlite3.OperationalError(f"as if: {name}")
+            error.sqlite_errorname = name
+            error.sqlite_errorcode = getattr(sqlite3, name)
+            raise error
+
+    statements.write = faulty

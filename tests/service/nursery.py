@@ -16,10 +16,14 @@ import json
 import os
 import sys
 import traceback
+from concurrent.futures import thread
 from typing import Any
 
 from sidecar.cli import main
 from sidecar.faults import reached
+
+LOADED = (thread,)
+"""What Python loads when it is first needed, which may be when its files can't be read any more."""
 
 
 def start(request: dict[str, Any]) -> int:
@@ -41,7 +45,7 @@ def start(request: dict[str, Any]) -> int:
         main(request["args"], prog_name="tsa-sidecar")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a child of a fork must end here
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.store import Saved, read_saved
-from tests.kumod_writer import KumodWriter, record
 from tests.kumod_standin import WebSocketClient
+from tests.kumod_writer import KumodWriter, record
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 30.0
@@ -231,7 +231,7 @@ class Setup:
         running.wait()
         return running
 
-    def once(self, *more: str, **replaced: str) -> None:
+    def once(self, *more: str, **replaced: Any) -> None:
         """All that is there now, processed."""
         running = self.start("--once", *more, listen=False, **replaced)
         assert running.wait() == 0, running.output
@@ -239,7 +239,7 @@ class Setup:
     def run(self, *more: str, **options: Any) -> Running:
         """Start, and wait until it reads the log."""
         running = self.start(*more, **options)
-        running.says("started")
+        running.says("started pid=")
         return running
 
     def overlay(self) -> dict[str, Any]:
@@ -258,6 +258,12 @@ class Setup:
         file = self.state_file.with_name(self.state_file.name + ".status.json")
         document: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
         return document
+
+    def errors(self) -> list[str]:
+        """What is wrong, as the listener says."""
+        document = json.loads(self.get("/tsa/sidecar/status"))
+        errors: list[str] = document.get("errors", [])
+        return errors
 
     def saved(self) -> Saved:
         return read_saved(self.state_file)

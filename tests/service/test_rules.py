@@ -1,0 +1,144 @@
+"""Rule files that change, break, are mended, or come by HTTP; DNS that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.shaping.nameserver import nameserver
+
+from .support import RULES, Setup, failure, until
+
+OTHER = RULES.replace("Throttled", "Somewhat busy")
+BROKEN = RULES.replace('duration = "1 day"', 'duration = "1 dya"', 1)
+
+
+def replace(path: Path, text: str) -> None:
+    """As an editor does: a new file over the old one."""
+    new = path.with_name(path.name + "~")
+    new.write_text(text, encoding="utf-8")
+    new.rename(path)
+
+
+def test_a_changed_rule_file_is_picked_up(setup: Setup) -> None:
+    running = setup.run()
+    replace(setup.rules, OTHER)
+    running.says("the rules were replaced")
+    setup.log(failure(1, "Somewhat busy", domain="new.example"), failure(2, domain="old.example"))
+    until(lambda: "new.example" in setup.overlay())
+    assert "old.example" not in setup.overlay()
+    assert running.stop() == 0
+
+
+def test_sighup_reads_the_rules_again(setup: Setup) -> None:
+    running = setup.run(ttl="1 day")
+    text = setup.rules.stat()
+    running.signal(signal.SIGHUP)
+    with setup.rules.open("r+") as file:
+        file.write(OTHER)
+    running.signal(signal.SIGHUP)
+    running.says("the rules were replaced")
+    assert setup.rules.stat().st_ino == text.st_ino
+    assert running.stop() == 0
+
+
+def test_broken_rules_leave_the_last_good_ones_in_force_until_mended(setup: Setup) -> None:
+    running = setup.run()
+    replace(setup.rules, BROKEN)
+    output = running.says("the rules were not replaced; the last good ones stay")
+    assert f"file={setup.rules} line=5" in output
+    until(lambda: any("1 dya" in error for error in setup.status()["errors"]))
+    setup.log(failure(1, domain="still.example"))
+    until(lambda: "still.example" in setup.overlay())
+    replace(setup.rules, OTHER)
+    running.says("the rules were replaced")
+    until(lambda: setup.status()["errors"] == [])
+    setup.log(failure(2, "Somewhat busy", domain="again.example"))
+    until(lambda: "again.example" in setup.overlay())
+    assert running.stop() == 0
+
+
+def test_broken_rules_at_the_start_end_it_with_the_line_and_what_was_in_force_published(
+    setup: Setup,
+) -> None:
+    setup.log(failure(1, domain="kept.example"))
+    setup.once()
+    setup.overlay_file.unlink()
+    setup.rules.write_text(BROKEN)
+    running = setup.start()
+    assert running.wait() == 1
+    assert f"error: {setup.rules}:5: " in running.output
+    assert "Traceback" not in running.output
+    assert "kept.example" in setup.overlay()
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(directory)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/{{}}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_rule_file_by_http_that_is_down_after_a_restart_is_taken_from_the_state(
+    setup: Setup,
+) -> None:
+    with serving(setup.base) as url:
+        address = url.format(setup.rules.name)
+        setup.once(shaping=address)
+    setup.log(failure(1, domain="remote.example"))
+    setup.once("--merge-option", "remote_load=Warn", shaping=address)
+    assert "remote.example" in setup.overlay()
+
+
+@contextmanager
+def name_server(answers: list[str]) -> Iterator[str]:
+    """A name server on a thread of its own, which knows these records; its address."""
+    address: Future[str] = Future()
+    stop: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        ended = asyncio.Event()
+        async with nameserver(lambda _name: answers) as server:
+            stop.set_result((asyncio.get_running_loop(), ended))
+            address.set_result(f"127.0.0.1:{server.port}")
+            await ended.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        yield address.result()
+    finally:
+        loop, ended = stop.result()
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+
+
+def test_dns_answers_outlive_a_restart_without_dns(setup: Setup) -> None:
+    domain = "comcast.example"
+    setup.rules.write_text(
+        f'["{domain}"]\nmx_rollup = true\n' + RULES.replace('"default"', f'"{domain}"')
+    )
+    with name_server([f"{domain}. 1 IN MX 5 mx.{domain}."]) as address:
+        setup.once("--nameserver", address)
+    assert domain in setup.saved().mx
+    setup.log(failure(1, domain=domain))
+    setup.once("--nameserver", address)
+    assert domain in setup.overlay()
