@@ -84,7 +84,7 @@ class Automation:
         self.seq = 0
         """Number of the last match that had an outcome."""
         self.newest_ns = 0
-        """Time of the newest record that matched; never one to come, as a wrong clock's may be."""
+        """Time of the newest record that matched, those of a clock ahead of time left out."""
         self._hashes: dict[tuple[str, int], str] = {}
 
     def apply(
@@ -105,7 +105,7 @@ class Automation:
             if not matches:
                 continue
             outcome.counts["matched"] += 1
-            self.newest_ns = min(max(self.newest_ns, candidate.record.time_ns), now_ns)
+            self._note_time(candidate.record.time_ns, now_ns + LATENESS * NS)
             self._recipients(candidate.record, matches, now_ns, outcome)
         return outcome
 
@@ -119,6 +119,12 @@ class Automation:
     def forget_idle_thresholds(self) -> list[str]:
         """Drop windows that can't count any more; returns their scopes."""
         return self.thresholds.forget_idle(self.newest_ns // NS - LATENESS)
+
+    def _note_time(self, time_ns: int, latest_ns: int) -> None:
+        if self.newest_ns > latest_ns:  # noted when our own clock was ahead
+            self.newest_ns = 0
+        if time_ns <= latest_ns:
+            self.newest_ns = max(self.newest_ns, time_ns)
 
     def _recipients(
         self, record: Record, matches: list[Match], now_ns: int, outcome: Outcome

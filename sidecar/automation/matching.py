@@ -85,11 +85,26 @@ class Candidate:
     """Of the site, then of the domain."""
     needs_mx: bool
 
-    def matches(self, shaping: Shaping, mx: MxAnswer | None) -> Iterator[Match]:
-        """All matches in order, given the MX of :attr:`domain` (None: it does not resolve)."""
+    def matches(
+        self,
+        shaping: Shaping,
+        mx: MxAnswer | None,
+        *,
+        known: dict[tuple[str, str], bool] | None = None,
+    ) -> Iterator[Match]:
+        """All matches in order, given the MX of :attr:`domain` (None: it does not resolve).
+
+        `known`: which (provider, domain) fit, kept by the caller for as long as no MX changes.
+        """
         yield from self.default
         for provider, found in self.providers:
-            if shaping.provider_matches(provider, self.domain, mx):
+            key = provider.name, self.domain
+            fits = None if known is None else known.get(key)
+            if fits is None:
+                fits = shaping.provider_matches(provider, self.domain, mx)
+                if known is not None:
+                    known[key] = fits
+            if fits:
                 yield from found
         yield from self.specific
 
@@ -97,7 +112,9 @@ class Candidate:
 class Matcher:
     """The rules of one load, ready to match records.  Immutable: a reload makes another."""
 
-    __slots__ = ("_common", "_domains", "_homes", "_sites", "shaping")
+    __slots__ = ("_common", "_domains", "_homes", "_mx_needed", "_sites", "shaping")
+
+    _MX_NEEDED_MAX = 4096
 
     def __init__(self, shaping: Shaping) -> None:
         self.shaping = shaping
@@ -107,6 +124,7 @@ class Matcher:
         # One list for default and all providers: most records have neither's rules match.
         self._common = RuleList(rule for _, rule in homes)
         self._homes = tuple(block for block, _ in homes)
+        self._mx_needed: dict[tuple[str, ...], bool] = {}
         self._sites = _by_name({n: b.rules for n, b in shaping.sites.items()})
         self._domains = _by_name({n: b.rules for n, b in shaping.domains.items()})
 
@@ -139,10 +157,22 @@ class Matcher:
                 default += matches
             else:
                 providers.append((block, tuple(matches)))
-        needs_mx = any(self.shaping.needs_mx(block, domain) for block, _ in providers)
+        needs_mx = bool(providers) and self._needs_mx(domain, providers)
         return Candidate(
             record, domain, tuple(default), tuple(providers), tuple(specific), needs_mx
         )
+
+    def _needs_mx(
+        self, domain: str, providers: Iterable[tuple[ProviderBlock, tuple[Match, ...]]]
+    ) -> bool:
+        key = (domain, *(block.name for block, _ in providers))
+        found = self._mx_needed.get(key)
+        if found is None:
+            if len(self._mx_needed) >= self._MX_NEEDED_MAX:
+                self._mx_needed.clear()
+            found = any(self.shaping.needs_mx(block, domain) for block, _ in providers)
+            self._mx_needed[key] = found
+        return found
 
     def _home(self, found: tuple[int, Match]) -> ProviderBlock | None:
         """The provider that a match of the common list belongs to; None for ``default``."""

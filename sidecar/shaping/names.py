@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 Labels = tuple[str, ...]
 """A name's labels from the left, ASCII and lower-case; the root has none."""
@@ -187,6 +188,7 @@ class Domain:
         return name if self.port is None else f"{name}:{self.port}"
 
 
+@lru_cache(maxsize=4096)
 def classify(text: str) -> Address | Domain:
     """What a routing domain is: a literal or a name.  ValueError when it is neither."""
     name, port = split_port(text)
