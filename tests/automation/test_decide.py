@@ -101,3 +101,11 @@ def test_a_clock_that_is_set_back_a_little_goes_on_counting(shaping: Shaping) ->
     automation = Automation()
     seconds = (LATENESS // 2, 0, 1)
     assert [len(busy(automation, shaping, NOW + s).entries) for s in seconds] == [0, 0, 1]
+    assert automation.newest_ns == (NOW + LATENESS // 2) * NS
+
+
+def test_the_newest_time_does_not_depend_on_when_a_record_is_read(shaping: Shaping) -> None:
+    early, late = Automation(), Automation()
+    busy(early, shaping, NOW, now=NOW - 1)  # two clocks, or a record read as it is written
+    busy(late, shaping, NOW, now=NOW + 60)
+    assert early.newest_ns == late.newest_ns == NOW * NS
