@@ -444,14 +444,16 @@ class _Pusher:
         failures = _Failures()
         for number, (key, hold) in enumerate(due):
             if self._planned is not self._desired:
-                return None  # look again at what is wanted before telling more
+                break  # look again at what is wanted before telling more
             self._link.metrics.kumod_pending.set(len(due) - number)
             failures.count(await self._tell(api, key, hold))
-        # Including what was replaced just now.
+        # Including what was replaced just now.  Also in a storm, which may never let all be told.
         for key in [key for key in self._ids if key not in self._wanted]:
             failures.count(await self._take_back(api, key))
-        self._link.metrics.kumod_pending.set(0)
         failures.check()
+        if self._planned is not self._desired:
+            return None
+        self._link.metrics.kumod_pending.set(0)
         return min(later, default=None)
 
     async def _tell(self, api: AdminApi, key: str, hold: Hold) -> str | None:
