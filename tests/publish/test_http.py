@@ -201,6 +201,25 @@ def test_expect_100_gets_the_final_answer(endpoint: Endpoint) -> None:
         assert everything(sock).startswith(b"HTTP/1.1 405 ")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: 0\r\nContent-Length: 99\r\n",
+        b"no colon\r\nContent-Length: 99\r\n",
+        b"Content-Length : 99\r\n",
+        b"a: b\r\n Content-Length: 99\r\nContent-Length:\t99\r\n",
+        b"Transfer-Encoding:\r\n chunked\r\n",
+    ],
+)
+def test_a_body_can_not_pass_for_the_next_request(endpoint: Endpoint, fields: bytes) -> None:
+    with connected(endpoint) as sock:
+        request = b"GET /tsa/status HTTP/1.1\r\n" + fields + b"\r\n"
+        sock.sendall(request + b"GET /smuggled HTTP/1.1\r\n\r\n")
+        answer = everything(sock)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"404" not in answer
+
+
 def test_the_server_header_does_not_tell_versions(endpoint: Endpoint) -> None:
     assert ask(endpoint, OVERLAY)[1]["server"] == "tsa-sidecar"
 
