@@ -32,19 +32,26 @@ class Match:
 class RuleList:
     """Rules matched together, so that their number costs little."""
 
-    __slots__ = ("_owners", "_patterns", "_seen", "_set", "rules")
+    __slots__ = ("_owners", "_patterns", "_remember", "_seen", "_set", "rules")
 
-    _SEEN_MAX = 1024
     _SEEN_LENGTH = 512
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    def __init__(self, rules: Iterable[Rule], *, remember: int = 1024) -> None:
+        """`remember`: how many texts to know the matches of, each of 512 characters at most."""
         self.rules = tuple(rules)
         flat = [(n, p) for n, rule in enumerate(self.rules) for p in rule.regexes]
         self._owners = [n for n, _ in flat]
         self._patterns = [p for _, p in flat]
         self._set = PatternSet(self._patterns)
+        self._remember = remember
         # The last texts and what matches them: servers say the same things over and over.
+        # What was given up at the time limit is among them, not to cost as much again.
         self._seen: dict[str, tuple[tuple[int, Match], ...]] = {}
+
+    @property
+    def remembered(self) -> int:
+        """How many texts it knows the matches of."""
+        return len(self._seen)
 
     def match(self, text: str, *, internal: bool) -> list[tuple[int, Match]]:
         """The rules that match `text`, in order, with their numbers in :attr:`rules`.
@@ -55,7 +62,7 @@ class RuleList:
         if found is None:
             found = tuple(self._match(text))
             if len(text) <= self._SEEN_LENGTH:
-                if len(self._seen) >= self._SEEN_MAX:
+                if len(self._seen) >= self._remember:
                     self._seen.clear()
                 self._seen[text] = found
         return [(n, match) for n, match in found if not internal or match.rule.match_internal]
@@ -110,7 +117,7 @@ class Candidate:
 
 
 class Matcher:
-    """The rules of one load, ready to match records.  Immutable: a reload makes another."""
+    """The rules of one load, ready to match records.  A reload makes another."""
 
     __slots__ = ("_common", "_domains", "_homes", "_mx_needed", "_sites", "shaping")
 
@@ -180,4 +187,6 @@ class Matcher:
 
 
 def _by_name(rules: Mapping[str, tuple[Rule, ...]]) -> dict[str, RuleList]:
-    return {name: RuleList(found) for name, found in rules.items() if found}
+    # There may be thousands of these lists, each with few rules: little is to be saved, much to
+    # be kept.
+    return {name: RuleList(found, remember=16) for name, found in rules.items() if found}

@@ -1,0 +1,56 @@
+"""What a list of rules remembers of the texts that it has seen."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.automation.matching import RuleList
+from sidecar.shaping import patterns
+from sidecar.shaping.patterns import compile_pattern
+from sidecar.shaping.rules import Action, Rule, Scope
+from sidecar.times import NS
+
+
+def rule(regex: str) -> Rule:
+    return Rule(
+        regexes=(compile_pattern(regex),),
+        actions=(Action("Suspend"),),
+        trigger=None,
+        duration_ns=NS,
+        match_internal=False,
+        rollup=True,
+        scope=Scope("default"),
+        file="shaping.toml",
+        line=1,
+        number=1,
+        table="default",
+    )
+
+
+def test_a_text_is_matched_once_while_it_is_remembered() -> None:
+    rules = RuleList([rule("busy"), rule("idle")])
+    assert [n for n, _ in rules.match("421 busy", internal=False)] == [0]
+    assert [n for n, _ in rules.match("421 busy", internal=False)] == [0]
+    assert rules.match("421 busy", internal=True) == []
+    assert rules.remembered == 1
+
+
+def test_a_match_given_up_at_the_time_limit_costs_that_time_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hard = rule(r"^(?!no)(?:a|a)+b")
+    rules = RuleList([hard])
+    monkeypatch.setattr(patterns, "TIME_LIMIT", 0.001)
+    for _ in range(2):
+        assert rules.match("a" * 40 + "c", internal=False) == []
+    assert hard.regexes[0].timeouts == 1
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    rules = RuleList([rule("busy")], remember=8)
+    for number in range(100):
+        assert rules.match(f"421 busy #{number}", internal=False)
+        assert rules.remembered <= 8
+    rules.match("421 busy" + "x" * 10_000, internal=False)
+    assert rules.remembered <= 8
+    assert not any(len(text) > 1000 for text in rules._seen)
