@@ -15,7 +15,17 @@ from sidecar import __version__
 
 from .common import Commands
 
-_COMMANDS: Final = ("run", "replay", "check", "test", "explain", "resolve", "init")
+_COMMANDS: Final = (
+    "run",
+    "status",
+    "state",
+    "replay",
+    "check",
+    "test",
+    "explain",
+    "resolve",
+    "init",
+)
 
 
 class _Main(Commands):

@@ -1,0 +1,246 @@
+"""``tsa-sidecar state`` and ``status``: backup, moving, taking over, and what is shown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sidecar.store import Saved, Store
+
+from .support import Setup, failure, until
+
+DAEMON = Path(__file__).parents[1] / "data" / "tsa-state"
+
+
+def lasting(saved: Saved) -> dict[str, Any]:
+    return {
+        "entries": saved.entries,
+        "thresholds": saved.threshold_counts,
+        "checkpoints": saved.checkpoints,
+        "counters": saved.counters,
+        "meta": saved.meta,
+    }
+
+
+def filled(setup: Setup) -> Setup:
+    texts = ("Throttled", "Slow down", "Suspend queue", "Suspend tenant", "Bounce it")
+    setup.log(*(failure(n, text) for n, text in enumerate(texts)))
+    setup.once()
+    return setup
+
+
+def exported(setup: Setup) -> Path:
+    running = setup.command("state", "export", "--state", str(setup.state_file))
+    assert running.code == 0
+    file = setup.base / "export.json"
+    file.write_text(running.output)
+    return file
+
+
+def test_an_export_imported_elsewhere_is_the_same_state(make_setup: Callable[..., Setup]) -> None:
+    one, other = filled(make_setup("one")), make_setup("other")
+    file = exported(one)
+    running = other.command("state", "import", "--state", str(other.state_file), str(file))
+    assert running.code == 0, running.output
+    assert "4 entries and 1 segment taken over; 0 left out" in running.output
+    assert lasting(other.saved()) == lasting(one.saved())
+    other.logs = one.logs
+    other.once()
+    assert other.overlay_file.read_text() == one.overlay_file.read_text()
+    assert other.saved().counters["read"] == 5  # the log is the same: nothing is read again
+
+
+def test_an_export_is_possible_while_the_service_runs_and_an_import_is_not(setup: Setup) -> None:
+    filled(setup)
+    running = setup.run()
+    file = exported(setup)
+    assert len(json.loads(file.read_text())["entries"]) == 4
+    refused = setup.command(
+        "state", "import", "--replace", "--state", str(setup.state_file), str(file)
+    )
+    assert refused.code == 1
+    assert f"process {running.pid} is using this state" in refused.output
+    assert running.stop() == 0
+
+
+def test_an_import_replaces_a_state_only_when_told_to(setup: Setup) -> None:
+    file = exported(filled(setup))
+    before = setup.saved()
+    setup.log(failure(9, domain="later.example"))
+    setup.once()
+    arguments = ["state", "import", "--state", str(setup.state_file), str(file)]
+    refused = setup.command(*arguments)
+    assert refused.code == 1
+    assert "holds 5 entries and 2 segments: --replace" in refused.output
+    assert len(setup.saved().entries) == 5
+    assert setup.command(*arguments, "--replace").code == 0
+    assert lasting(setup.saved()) == lasting(before)
+
+
+def test_what_is_damaged_in_an_import_is_listed_and_left_out(
+    make_setup: Callable[..., Setup],
+) -> None:
+    one, other = filled(make_setup("one")), make_setup("other")
+    file = exported(one)
+    document = json.loads(file.read_text())
+    document["entries"][0]["expires_ns"] = "soon"
+    file.write_text(json.dumps(document))
+    running = other.command("state", "import", "--state", str(other.state_file), str(file))
+    assert running.code == 0
+    assert "entries: item 1: left out: " in running.output
+    assert "3 entries" in running.output
+    assert len(other.saved().entries) == 3
+
+
+def test_what_is_no_export_is_refused(setup: Setup) -> None:
+    file = setup.base / "x"
+    for text in ("{", "[]", '{"format": "another"}', "[" * 100_000):
+        file.write_text(text)
+        refused = setup.command("state", "import", "--state", str(setup.state_file), str(file))
+        assert refused.code == 1
+        assert str(file) in refused.output
+        assert "Traceback" not in refused.output
+    refused = setup.command("state", "import", "--state", str(setup.state_file))
+    assert refused.code == 1
+    assert "--from-tsa-daemon" in refused.output
+
+
+def take_over(setup: Setup, *more: str) -> str:
+    running = setup.command(
+        "state",
+        "import",
+        "--state",
+        str(setup.state_file),
+        "--shaping",
+        str(DAEMON / "shaping.toml"),
+        "--from-tsa-daemon",
+        str(DAEMON / "tsa.db.state"),
+        *more,
+    )
+    assert running.code == 0, running.output
+    return running.output
+
+
+def test_a_tsa_daemons_state_is_taken_over_and_published(setup: Setup) -> None:
+    output = take_over(setup)
+    entries = setup.saved().entries
+    assert f"{len(entries)} entries" in output
+    assert {e.kind for e in entries.values()} >= {"override", "sched_q", "bounce"}
+    setup.once(shaping=str(DAEMON / "shaping.toml"))
+    assert "gmail.com" in str(setup.overlay())
+    assert len(setup.beside("bounced.json")) > 5
+
+
+def test_taking_over_twice_is_taking_over_once(setup: Setup) -> None:
+    take_over(setup)
+    before = setup.saved().entries
+    assert "0 entries and 0 seconds" in take_over(setup)
+    assert setup.saved().entries == before
+
+
+def test_histories_are_taken_over_only_where_they_cannot_count_twice(
+    make_setup: Callable[..., Setup],
+) -> None:
+    recent, end, read = make_setup("recent"), make_setup("end"), filled(make_setup("read"))
+    assert "the histories of 2 thresholds are left out" in take_over(recent)
+    assert recent.saved().threshold_counts == {}
+    assert "are left out" in take_over(read, "--from", "end")
+    assert "are left out" not in take_over(end, "--from", "end")
+    assert sum(end.saved().threshold_counts.values()) > 0
+
+
+def test_a_damaged_daemons_state_gives_what_can_be_read(setup: Setup) -> None:
+    whole = (DAEMON / "tsa.db.state").read_bytes()
+    file = setup.base / "cut.state"
+    file.write_bytes(whole[: len(whole) // 2])
+    arguments = ["--state", str(setup.state_file), "--from-tsa-daemon", str(file)]
+    running = setup.command("state", "import", *arguments)
+    assert running.code == 0
+    assert "nothing after it can be read" in running.output
+
+
+def status(setup: Setup, *more: str, listen: bool = True) -> tuple[int | None, str]:
+    where = ["--listen", f"127.0.0.1:{setup.port}"] if listen else ["--no-listen"]
+    running = setup.command("status", "--state", str(setup.state_file), *where, *more)
+    return running.code, running.output
+
+
+def test_status_says_what_is_in_force_and_why(setup: Setup) -> None:
+    running = setup.run()
+    setup.log(failure(1, domain="shown.example"), failure(2, "Suspend queue"))
+    until(lambda: len(setup.saved().entries) == 2)
+    until(lambda: json.loads(setup.get("/tsa/sidecar/status"))["counters"].get("matched") == 2)
+    for listen in (True, False):
+        until(lambda: setup.status().get("counters", {}).get("matched") == 2)
+        code, output = status(setup, listen=listen)
+        assert code == 0
+        assert f"process {running.pid}" in output
+        assert 'set connection_limit = 1 for "shown.example"' in output
+        assert "automation rule: Suspend queue" in output
+        assert "matched 2" in output
+        assert str(setup.rules) in output
+    code, output = status(setup, "--json")
+    document = json.loads(output)
+    assert document["running"] is True
+    assert {e["kind"] for e in document["entries"]} == {"override", "ready_q"}
+    assert running.stop() == 0
+    code, output = status(setup)
+    assert code == 3
+    assert "not running" in output
+    assert "shown.example" in output
+
+
+def test_status_says_what_is_wrong(setup: Setup) -> None:
+    running = setup.run()
+    setup.rules.write_text("broken")
+    until(setup.errors)
+    code, output = status(setup)
+    assert code == 3
+    assert f"error: {setup.rules}:1" in output
+    assert running.stop() == 0
+
+
+def test_status_names_the_segments_that_were_lost_also_after_a_restart(setup: Setup) -> None:
+    writer = setup.writer()
+    for number in range(3000):
+        path = writer.log(failure(number, "nothing of note"))
+    running = setup.run()
+    until(lambda: setup.status().get("counters", {}).get("read", 0) > 0)
+    assert running.stop() == 0
+    writer.close()
+    path.unlink()
+    running = setup.run()
+    until(lambda: setup.status().get("segments_lost") == [path.name])
+    running.says("deleted before it was wholly read")
+    assert running.stop() == 0
+    running = setup.run()
+    until(lambda: setup.status().get("pid") == running.pid)
+    _, output = status(setup)
+    assert f"lost unread: {path.name}" in output
+    assert setup.saved().counters["segments_lost"] == 1
+    assert running.stop() == 0
+
+
+def test_status_without_a_state_says_so(setup: Setup) -> None:
+    code, output = status(setup)
+    assert code == 1
+    assert f"error: {setup.state_file}: there is no such state file" in output
+
+
+def test_a_hostile_name_does_not_steer_the_terminal(setup: Setup) -> None:
+    setup.log(failure(1, domain="a\x1b]0;x\x07.example"))
+    setup.once()
+    shutil.rmtree(setup.logs)
+    _, output = status(setup)
+    assert "\x1b" not in output
+    assert "\x07" not in output
+
+
+def test_a_store_that_is_locked_by_this_very_test_is_refused(setup: Setup) -> None:
+    with Store.open(setup.state_file):
+        refused = setup.start()
+        assert refused.wait() == 1
+    assert "is using this state" in refused.output
