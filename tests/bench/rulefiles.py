@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,23 +11,29 @@ from typing import Final
 
 BUNDLED: Final = Path(__file__).parent / "rules.toml"
 _ZONES: Final = Path(__file__).parent.parent / "data" / "zones"
+_DOMAIN: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+")
 _SYLLABLES: Final = ("ba", "de", "fo", "gu", "ki", "lo", "mi", "nu", "pa", "ri", "so", "tu", "ve")
 
 
-def write_zones(rule_files: Iterable[Path], directory: Path) -> list[Path]:
-    """Master files: the recorded zones, and one for each other domain in the rule files."""
-    directory.mkdir(parents=True, exist_ok=True)
-    zones = {path.name.removesuffix(".zone"): path.read_text() for path in _ZONES.iterdir()}
+def write_zone(rule_files: Iterable[Path], path: Path) -> Path:
+    """A master file of the root: the recorded zones, and every other domain in the rule files."""
+    lines = ["$ORIGIN ."]
+    known: set[str] = set()
+    for recorded in sorted(_ZONES.iterdir()):
+        first, *records = recorded.read_text().splitlines()
+        origin = first.split()[1]
+        known.add(origin.rstrip("."))
+        for record in records:
+            name, rest = record.split(maxsplit=1)
+            lines.append(f"{origin if name == '@' else f'{name}.{origin}'} {rest}")
     for file in rule_files:
         for name in tomllib.loads(file.read_text()):
-            if name not in {"default", "provider"} and name not in zones:
-                zones[name] = f"$ORIGIN {name}.\n@ 600 IN MX 10 mx.{name}.\nmx 600 IN A 127.0.0.1\n"
-    paths = []
-    for name, text in sorted(zones.items()):
-        path = directory / f"{name}.zone"
-        path.write_text(text)
-        paths.append(path)
-    return paths
+            if name not in known and name != "default" and _DOMAIN.fullmatch(name):
+                known.add(name)
+                lines.append(f"{name}. 600 IN MX 10 mx.{name}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def write_many(count: int, path: Path) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.measure import Usage, run
-from tests.bench.rulefiles import write_zones
+from tests.bench.rulefiles import write_zone
 
 _ROOT = Path(__file__).parent.parent.parent
 
@@ -19,14 +19,14 @@ class Sidecar:
     """How to call it: with which rules, in which scratch directory."""
 
     rules: tuple[Path, ...]
-    zones: tuple[Path, ...]
+    zone: Path
     scratch: Path
 
     @classmethod
     def create(cls, rules: Sequence[Path], scratch: Path) -> Sidecar:
-        """With zones for every domain in `rules`."""
+        """With a zone for every domain in `rules`."""
         scratch.mkdir(parents=True, exist_ok=True)
-        return cls(tuple(rules), tuple(write_zones(rules, scratch / "zones")), scratch)
+        return cls(tuple(rules), write_zone(rules, scratch / "zone"), scratch)
 
     @property
     def overlay(self) -> Path:
@@ -50,8 +50,8 @@ class Sidecar:
     def command(self, log_dir: Path, *more: str) -> list[str]:
         """``tsa-sidecar run`` on `log_dir`."""
         options = [("--shaping", rules) for rules in self.rules]
-        options += [("--dns-zone", zone) for zone in self.zones]
         options += [
+            ("--dns-zone", self.zone),
             ("--log-dir", log_dir),
             ("--overlay", self.overlay),
             ("--state", self.state),
