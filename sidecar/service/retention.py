@@ -27,7 +27,7 @@ from sidecar.store import CheckpointRow, Store, StoreError
 from .logging import Log
 from .service import Service
 
-_EVERY_SECONDS = 10.0
+_EVERY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +86,33 @@ class Keeper:
             return None
         return FileState.of(status) if stat.S_ISREG(status.st_mode) else None
 
-    def delete(self, done: Mapping[str, CheckpointRow]) -> list[str]:
-        """Delete what may go of the segments in `done`; returns the names of those deleted."""
+    def due(self, done: Mapping[str, CheckpointRow]) -> list[str]:
+        """Which of the segments in `done` may go now, the oldest first."""
         files = self._files()
         total = sum(file.state.size for file in files)
-        deleted = []
+        found = []
         for file in files:
             row = done.get(file.name)
             if row is None or self._may_stay(file, total) or not self._is_what_was_read(file, row):
                 continue
+            total -= file.state.size
+            found.append(file.name)
+        return found
+
+    def delete(self, names: Iterable[str]) -> int:
+        """Delete these segments unless they have changed meanwhile; returns how many."""
+        deleted = 0
+        for name in names:
+            if self._state(name) != self._seen.get(name):
+                continue
             try:
-                (self._directory / file.name).unlink()
+                (self._directory / name).unlink()
             except OSError as error:
                 self._log.warning(
                     f"a segment can't be deleted: {error.strerror}", file=str(self._directory)
                 )
                 break
-            total -= file.state.size
-            deleted.append(file.name)
+            deleted += 1
         return deleted
 
     def forget_all_but(self, names: Container[str]) -> None:
@@ -156,12 +165,14 @@ async def delete_processed(keeper: Keeper, service: Service, store: Store, log: 
     if not service.commits.try_commit():
         return
     done = {name: row for name, row in service.checkpoints.items() if row.done}
+    keeper.forget_all_but(service.checkpoints)
+    due = await asyncio.to_thread(keeper.due, done)
+    if not due:
+        return
     try:
         if not await asyncio.to_thread(store.make_durable):
-            return
+            return  # somebody reads the state file just now
     except StoreError:
         return  # the next commit says what is wrong
-    deleted = await asyncio.to_thread(keeper.delete, done)
-    keeper.forget_all_but(service.checkpoints)
-    if deleted:
-        log.info("deleted processed segments", count=len(deleted), newest=deleted[-1])
+    count = await asyncio.to_thread(keeper.delete, due)
+    log.info("deleted processed segments", count=count)

@@ -5,16 +5,22 @@ Called in the child before the program begins; see ``nursery``.
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import sqlite3
+import time
 from pathlib import Path
 
 from sidecar.log.reading import Batch
 from sidecar.publish import overlay_file
+from sidecar.service import main, retention
 from sidecar.service.checkpoints import to_rows
+from sidecar.service.clock import GuardedClock
+from sidecar.service.logging import Log
+from sidecar.service.retention import Keeper
 from sidecar.service.service import Service
-from sidecar.store import Transaction, statements
+from sidecar.store import Store, Transaction, statements
 
 
 def positions_first() -> None:
@@ -100,3 +106,32 @@ def state_faults() -> None:
             raise error
 
     statements.write = faulty
+
+
+def settable_clock() -> None:
+    """The wall clock is off by the seconds in the file named by ``TEST_CLOCK``, if it is there."""
+    control = Path(os.environ["TEST_CLOCK"])
+
+    def wall() -> int:
+        offset = int(control.read_text() or "0") if control.exists() else 0
+        return time.time_ns() + offset * 1_000_000_000
+
+    vars(main)["GuardedClock"] = functools.partial(GuardedClock, wall=wall)
+
+
+def haste() -> None:
+    """Segments are looked through for what may be deleted all the time, and it is said."""
+    look = retention.delete_processed
+
+    async def said(keeper: Keeper, service: Service, store: Store, log: Log) -> None:
+        await look(keeper, service, store, log)
+        log.info("looked for segments to delete")
+
+    retention.delete_processed = said
+    retention._EVERY_SECONDS = 0.05
+
+
+def state_faults_and_haste() -> None:
+    """Both."""
+    state_faults()
+    haste()

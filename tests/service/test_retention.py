@@ -1,0 +1,183 @@
+"""``--retention``: what was wholly processed is deleted, the oldest first, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from sidecar.service.checkpoints import from_rows
+from sidecar.service.logging import Log
+from sidecar.service.retention import Keeper
+from sidecar.settings import Retention
+from sidecar.store import CheckpointRow
+from sidecar.times import NS
+from tests.kumod_writer import take_write_bits
+
+from .support import Setup, failure, until
+
+
+def names(setup: Setup) -> list[str]:
+    return sorted(p.name for p in setup.logs.iterdir())
+
+
+def age(path: Path, seconds: int = 7200) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+class Kept:
+    """A keeper of a directory that has been processed."""
+
+    def __init__(self, setup: Setup, retention: Retention, *, segments: int = 4) -> None:
+        self.setup = setup
+        self.paths = [setup.log(*(failure(n) for n in range(20))) for _ in range(segments)]
+        for path in self.paths:
+            age(path)
+        setup.once()
+        self.rows: Mapping[str, CheckpointRow] = setup.saved().checkpoints
+        self.keeper = Keeper(
+            setup.logs, pattern="2*", retention=retention, clock=time.time_ns, log=Log()
+        )
+        self.keeper.note(self.rows)
+
+    def delete(self) -> list[str]:
+        """Names of what was deleted."""
+        before = names(self.setup)
+        self.keeper.delete(self.keeper.due({n: r for n, r in self.rows.items() if r.done}))
+        after = names(self.setup)
+        return [name for name in before if name not in after]
+
+
+HOUR = Retention(age_ns=3600 * NS)
+
+
+def test_what_is_old_and_processed_goes(setup: Setup) -> None:
+    kept = Kept(setup, HOUR)
+    young = setup.log(failure(99))
+    assert kept.delete() == [p.name for p in kept.paths]
+    assert names(setup) == [young.name]
+    assert from_rows(kept.rows)[kept.paths[0].name].done
+
+
+def test_by_size_the_oldest_goes_until_the_rest_is_small_enough(setup: Setup) -> None:
+    kept = Kept(setup, Retention(size_bytes=1))
+    sizes = [p.stat().st_size for p in kept.paths]
+    kept = Kept(setup, Retention(size_bytes=sum(sizes[2:]) + sum(sizes) + 1), segments=4)
+    deleted = kept.delete()
+    assert deleted == sorted(deleted)
+    assert deleted == sorted(kept.rows)[: len(deleted)]
+    assert 0 < len(deleted) < 8
+
+
+def test_what_is_not_a_processed_segment_stays(setup: Setup) -> None:
+    kept = Kept(setup, HOUR, segments=7)
+    unread, grown, replaced, writable, partly, linked, gone = kept.paths
+    hidden, other = setup.logs / ".hidden", setup.logs / "README"
+    rows = dict(kept.rows)
+    del rows[unread.name]
+    rows[partly.name] = CheckpointRow(0, "", 1, 1, 0, 0, done=False)
+    for path, data in ((hidden, b"x"), (other, b"x")):
+        path.write_bytes(data)
+        take_write_bits(path)
+        age(path)
+        rows[path.name] = rows[gone.name]
+    grown.chmod(0o644)
+    with grown.open("ab") as file:
+        file.write(b"more")
+    take_write_bits(grown)
+    age(grown)
+    status = replaced.stat()
+    replaced.unlink()
+    replaced.write_bytes(b"y" * status.st_size)
+    os.utime(replaced, ns=(status.st_atime_ns, status.st_mtime_ns))
+    take_write_bits(replaced)
+    writable.chmod(0o644)
+    target = setup.base / "elsewhere"
+    linked.rename(target)
+    linked.symlink_to(target)
+    kept.rows = rows
+    assert kept.delete() == [gone.name]
+    assert target.exists()
+
+
+def test_what_changes_between_the_decision_and_the_deletion_stays(setup: Setup) -> None:
+    kept = Kept(setup, HOUR, segments=2)
+    due = kept.keeper.due({n: r for n, r in kept.rows.items() if r.done})
+    assert due == [p.name for p in kept.paths]
+    kept.paths[0].chmod(0o644)
+    kept.paths[0].write_bytes(b"another")
+    assert kept.keeper.delete(due) == 1
+    assert names(setup) == [kept.paths[0].name]
+
+
+def test_after_a_restart_what_was_written_to_since_stays(setup: Setup) -> None:
+    kept = Kept(setup, HOUR, segments=3)
+    age(kept.paths[1], -60)
+    later = Keeper(setup.logs, pattern="*", retention=HOUR, clock=time.time_ns, log=Log())
+    later.note_earlier(kept.rows, until_ns=time.time_ns(), lost=[kept.paths[2].name])
+    age(kept.paths[1])
+    assert later.due(kept.rows) == [kept.paths[0].name]
+
+
+def test_a_directory_that_may_not_be_written_is_no_catastrophe(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(setup, HOUR)
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert kept.delete() == []
+
+
+def test_the_running_service_deletes_what_it_has_processed_and_counts_no_loss(
+    setup: Setup,
+) -> None:
+    old = [setup.log(*(failure(n) for n in range(5))) for _ in range(3)]
+    for path in old:
+        age(path)
+    writer = setup.writer()
+    open_ = writer.log(failure(6, domain="open.example"))
+    age(open_)
+    running = setup.run("--retention", "1 hour")
+    running.says("deleted processed segments")
+    until(lambda: names(setup) == [open_.name])
+    writer.close()
+    assert running.stop() == 0
+    setup.once("--retention", "1 hour")
+    assert setup.saved().counters["read"] == 16
+    assert "segments_lost" not in setup.saved().counters
+
+
+def test_what_is_not_committed_is_not_deleted(setup: Setup) -> None:
+    path = setup.log(failure(1))
+    age(path)
+    fault = setup.base / "fault"
+    fault.write_text("SQLITE_FULL")
+    running = setup.run(
+        "--retention",
+        "1 hour",
+        prepare="tests.service.broken:state_faults_and_haste",
+        env={"TEST_FAULT": str(fault)},
+    )
+    until(setup.errors)
+    running.says("looked for segments to delete")
+    assert path.exists()
+    fault.unlink()
+    until(lambda: not path.exists())
+    assert running.stop() == 0
+    assert setup.saved().counters["matched"] == 1
+
+
+def test_without_retention_nothing_is_deleted(setup: Setup) -> None:
+    path = setup.log(failure(1))
+    age(path, 86_400 * 365)
+    running = setup.run("--from", "beginning", prepare="tests.service.broken:haste")
+    until(lambda: setup.saved().counters.get("read") == 1)
+    assert running.stop() == 0
+    assert path.exists()
