@@ -57,8 +57,6 @@ def consider(line: bytes, *, skip_types: frozenset[str], tally: Tally) -> Record
         return None
     if record.type in skip_types or record.reception_protocol == LOG_PROTOCOL:
         return None
-    if not record.recipients:
-        return None
     tally.considered += 1
     tally.newest_ns = max(tally.newest_ns, record.time_ns)
     return record
