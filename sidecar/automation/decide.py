@@ -8,6 +8,7 @@ tests drive this same class.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -70,7 +71,10 @@ def threshold_scope(rule: Rule, site: str) -> str:
 
 def scope_period(scope: str) -> int:
     """The period within a key of :func:`threshold_scope`; ValueError for other text."""
-    return int(scope.split(" ", 1)[0])
+    digits = scope.split(" ", 1)[0]
+    if re.fullmatch(r"[1-9][0-9]{0,9}", digits) is None:
+        raise ValueError(f"{digits[:20]!r} is no period in seconds")
+    return int(digits)
 
 
 class Automation:

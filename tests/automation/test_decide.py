@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.automation.decide import LATENESS, Automation, Outcome
+from sidecar.automation.decide import LATENESS, Automation, Outcome, scope_period
 from sidecar.automation.matching import Matcher
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
@@ -109,3 +109,13 @@ def test_the_newest_time_does_not_depend_on_when_a_record_is_read(shaping: Shapi
     busy(early, shaping, NOW, now=NOW - 1)  # two clocks, or a record read as it is written
     busy(late, shaping, NOW, now=NOW + 60)
     assert early.newest_ns == late.newest_ns == NOW * NS
+
+
+@pytest.mark.parametrize("scope", ["", "x", "0 hash site", "-5 hash site", "99999999999999 h s"])
+def test_a_scope_that_is_none_of_ours_is_refused(scope: str) -> None:
+    with pytest.raises(ValueError, match="period"):
+        scope_period(scope)
+
+
+def test_a_scope_has_its_period() -> None:
+    assert scope_period("3600 hash a site with blanks") == 3600
