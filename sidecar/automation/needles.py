@@ -116,10 +116,10 @@ def _windows(literals: tuple[Literal, ...]) -> dict[bytes, list[_Place]]:
 
 
 def _words(literal: Literal) -> Iterator[bytes]:
-    text = literal.text.lower() if literal.ignore_case else literal.text
-    for word in _SEPARATOR.split(text):
+    for word in _SEPARATOR.split(literal.text):
         # The scan must see whole characters: those beyond ASCII end a word, too.
-        for part in re.split(r"[^\x20-\x7e]+", word):
+        for text in re.split(r"[^\x20-\x7e]+", word):
+            part = text.lower() if literal.ignore_case else text
             yield part.replace("\\", "\\\\").replace('"', '\\"').encode()
 
 
@@ -133,9 +133,14 @@ def _fit(window: bytes, *, any_case: bool) -> bool:
 
 
 def _worth(window: bytes, covered: int) -> float:
-    """How good a choice `window` is: it covers many literals and is rare in lines."""
+    """How good a choice `window` is: it covers many literals and is rare in lines.
+
+    A short one is the last resort, for it makes the scan for all of them slower.
+    """
     if window.lower() in _COMMON:
         return covered / 100
+    if len(window) < _WINDOW:
+        return covered / 1000
     return covered + sum(0.1 for byte in window if not 0x61 <= byte <= 0x7A)
 
 

@@ -64,6 +64,14 @@ def test_no_other_line_is_found_than_by_looking_for_all_literals(
         assert found(scanner, [line]) == found(other, [line])
 
 
+def test_a_letter_that_is_two_in_lower_case_is_part_of_no_needle() -> None:
+    literals = [Literal("a12\u0130 then", "a12\u0130", True)]  # i and a dot above it
+    needles = choose(literals)
+    assert needles is not None
+    scanner = NeedleScanner(literals, needles)
+    assert found(scanner, lines(["A12\u0130 then"], ascii_only=False)) == {0}
+
+
 def test_literals_that_are_alike_have_one_needle() -> None:
     literals = [Literal(f"[TSS0{n}] Messages from", "[TSS0", False) for n in range(10)]
     needles = choose(literals)
