@@ -15,6 +15,7 @@ KumoMTA, which gives up after a million steps back, a search without an end is n
 from __future__ import annotations
 
 import functools
+import string
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -32,6 +33,10 @@ TIME_LIMIT: Final = 0.1
 """Seconds that one search may take on the ``regex`` module."""
 
 _RE2_MEMORY: Final = 8 << 20
+
+_FOLDS: Final = str.maketrans(
+    string.ascii_uppercase + "\u017f\u212a", string.ascii_lowercase + "sk"
+)
 
 Span = tuple[int, int]
 _Search = Callable[[str], Span | None]
@@ -157,8 +162,11 @@ class PatternSet:
 
 
 def _folded(text: str) -> str:
-    """`text` with everything alike that `(?i)` takes for an ASCII letter."""
-    return text.lower().replace("\u017f", "s")
+    """`text` with everything alike that `(?i)` takes for an ASCII letter, and nothing else.
+
+    What ``lower`` makes of a character beyond ASCII may depend on its neighbours.
+    """
+    return text.lower() if text.isascii() else text.translate(_FOLDS)
 
 
 def _literal_options() -> re2.Options:

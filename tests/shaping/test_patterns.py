@@ -137,6 +137,13 @@ def test_a_set_says_what_its_patterns_say(sources: list[str], text: str) -> None
     assert PatternSet(compiled).matching(text) == expected
 
 
+def test_a_set_does_not_take_the_end_of_a_word_for_its_middle() -> None:
+    # Σ is σ or ς in lower case, depending on what is around it.
+    source, text = "\u03a3: spam found", "550 \u039b\u039f\u03a3: spam found"
+    assert compile_pattern(source).search(text) is not None
+    assert PatternSet([compile_pattern(source)]).matching(text) == [0]
+
+
 def test_a_set_takes_thousands_of_patterns() -> None:
     words = [f"reason {number} given" for number in range(5000)]
     matching = PatternSet(compile_pattern(word) for word in words).matching
