@@ -19,7 +19,7 @@ from sidecar.shaping.rules import Rule, Scope
 
 from .scanners import Scanner, best_scanner
 
-_RECORD_START: Final = b'{"type":"'
+_TYPE: Final = b'"type"'
 _SHORTEST_SITE: Final = 4
 
 
@@ -87,8 +87,8 @@ class Prefilter:
                 yield line
 
     def _unwanted(self, line: bytes) -> bool:
-        """Whether `line` begins with a record that nobody wants, and holds no other."""
-        return line.startswith(self._skipped) and line.find(_RECORD_START, 1) < 0
+        """Whether `line` begins with a record that nobody wants, and says no other type."""
+        return line.startswith(self._skipped) and line.find(_TYPE, len(_TYPE) + 1) < 0
 
     def _hit(self, data: bytes, scanner: Scanner) -> Iterator[bytes]:
         end = 0  # of the current line

@@ -150,6 +150,20 @@ def test_skipped_types_are_dropped(scanner: Callable[[Iterable[Literal]], Scanne
     assert list(Prefilter(compiled, scanner=scanner).lines(data)) == [reception, delivery, glued]
 
 
+@pytest.mark.parametrize("glued", [ascii_only(record("blocked")), b'{ "type": 1, "x": blocked'])
+def test_a_skipped_type_hides_no_record_behind_it_however_it_is_written(glued: bytes) -> None:
+    behind = line("ok", kind="Reception") + glued
+    prefilter = Prefilter([compile_pattern("blocked")], skip_types=["Reception"])
+    assert list(prefilter.lines(behind)) == [behind]
+
+
+def test_of_a_type_said_twice_the_last_one_counts() -> None:
+    twice = line("blocked").replace(b"{", b'{"type":"Reception",', 1)
+    assert decode(twice).type == "TransientFailure"
+    prefilter = Prefilter([compile_pattern("blocked")], skip_types=["Reception"])
+    assert list(prefilter.lines(twice)) == [twice]
+
+
 def test_a_pattern_without_a_literal_lets_everything_through() -> None:
     compiled = [compile_pattern("blocked"), compile_pattern(r"^5\d\d ")]
     prefilter = Prefilter(compiled, skip_types=["Reception"])
