@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -92,30 +93,32 @@ class NeedleScanner:
         chosen = choose(self._literals) if needles is None else needles
         if chosen is None:
             raise ValueError("too many different literals")
-        self._search: Final = ahocorasick_rs.BytesAhoCorasick(
-            list(chosen),  # only leftmost searches are packed ones
-            matchkind=ahocorasick_rs.MatchKind.LeftmostFirst,
-        )
-        # What to look for around a needle, and how far around: nothing where it is enough.
-        self._around: Final = tuple(_around(needle, chosen) for needle in chosen)
+        # The search compares as many bytes at once as the shortest needle has, up to four,
+        # so a short one has a search of its own.
+        groups = [[n for n in chosen if len(n) > 3], [n for n in chosen if len(n) <= 3]]
+        self._searches: Final = tuple(_Search.create(group, chosen) for group in groups if group)
 
     @cached_property
     def _exact(self) -> Scanner:
         return _exact_scanner(self._literals)
 
     def hits(self, data: bytes) -> list[Hit]:
-        places = self._search.find_matches_as_indexes(data)
-        if len(places) > max(len(data), _SMALL) // self._RARE:
-            return self._exact.hits(data)
+        most = max(len(data), _SMALL) // self._RARE
         found: list[Hit] = []
-        for number, at, end in places:
-            around = self._around[number]
-            if around is None:
-                found.append((at, True))
-            else:
-                search, reach = around
-                if search(data, max(at - reach, 0), end + reach) is not None:
+        for search in self._searches:
+            places = search.find(data)
+            if len(places) > most:
+                return self._exact.hits(data)
+            for number, at, end in places:
+                around = search.around[number]
+                if around is None:
                     found.append((at, True))
+                else:
+                    look, reach = around
+                    if look(data, max(at - reach, 0), end + reach) is not None:
+                        found.append((at, True))
+        if len(self._searches) > 1:
+            found.sort()
         return found
 
     def confirms(self, line: bytes) -> bool:
@@ -151,11 +154,14 @@ class HyperscanScanner:
     """For up to some fifty literals Hyperscan takes a matcher that is half as fast as the one for
     more, so it always gets this many."""
 
+    _LONGEST: Final = 256
+    """Bytes of a literal that are looked for: Hyperscan refuses a few thousand."""
+
     def __init__(self, literals: Iterable[Literal]) -> None:
         """ImportError where there is no Hyperscan for this machine."""
         hyperscan = _hyperscan()
         wanted = tuple(literals)
-        sure = {(_hex(one.escaped_text), one.ignore_case): None for one in wanted}
+        sure = {(_hex(one.escaped_text[: self._LONGEST]), one.ignore_case): None for one in wanted}
         sure |= dict.fromkeys((alarm, False) for alarm in _sure_alarms(wanted))
         for number in range(self._ENOUGH - len(sure)):
             # Control characters never stand in JSON as they are: this will not be found.
@@ -184,6 +190,23 @@ class HyperscanScanner:
 
     def confirms(self, line: bytes) -> bool:
         return self._closer.confirms(line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Some needles, and for each what to look for around it, and how far: None where it is
+    enough by itself."""
+
+    find: Callable[[bytes], list[tuple[int, int, int]]]
+    around: tuple[_Around | None, ...]
+
+    @classmethod
+    def create(cls, group: list[bytes], needles: Mapping[bytes, tuple[Literal, ...]]) -> _Search:
+        search = ahocorasick_rs.BytesAhoCorasick(
+            group,  # only leftmost searches are packed ones
+            matchkind=ahocorasick_rs.MatchKind.LeftmostFirst,
+        )
+        return cls(search.find_matches_as_indexes, tuple(_around(n, needles) for n in group))
 
 
 def _around(needle: bytes, needles: Mapping[bytes, tuple[Literal, ...]]) -> _Around | None:

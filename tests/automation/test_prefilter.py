@@ -164,6 +164,14 @@ def test_of_a_type_said_twice_the_last_one_counts() -> None:
     assert list(prefilter.lines(twice)) == [twice]
 
 
+@pytest.mark.parametrize("scanner", SCANNERS)
+def test_a_literal_may_be_as_long_as_a_response(
+    scanner: Callable[[Iterable[Literal]], Scanner],
+) -> None:
+    content = " ".join(f"part {number} is blocked" for number in range(500))
+    assert filtered([content], line(content), scanner) == [line(content)]
+
+
 def test_a_pattern_without_a_literal_lets_everything_through() -> None:
     compiled = [compile_pattern("blocked"), compile_pattern(r"^5\d\d ")]
     prefilter = Prefilter(compiled, skip_types=["Reception"])
