@@ -6,7 +6,7 @@ entries changes, so that a change among ten thousand costs one section and a
 join.  Since one bad byte would stop all of kumod's mail, what does not survive
 the reading back is left out and reported.
 
-Source of the form: KumoMTA's daemon (shared/kumomta.md section 6), with its defects mended:
+Source of the form: KumoMTA's daemon (tests/data/conformance), with its defects mended:
 both scopes of one domain hold (the site-wide one under the name with a final
 dot), comments are one line, reserved names are never written.
 """
@@ -103,7 +103,7 @@ class Overlay:
 
     def _name(self, domain: str, mx_rollup: bool) -> str:
         # One TOML table has one mx_rollup; kumod resolves the name with a final
-        # dot to the same site (shared/conformance, rollup-conflict).
+        # dot to the same site (tests/data/conformance/mx-rollup-conflict.json).
         both = (domain, True) in self._sections and (domain, False) in self._sections
         return f"{domain}." if mx_rollup and both else domain
 

@@ -2,7 +2,7 @@
 
 In: the desired state, what kumod was told, what it lists, and the time.  Out:
 the steps that turn the second into the first.  No sockets and no clock: every
-rule of the admin API (``shared/api``) that the client relies on is here.
+rule of the admin API (``tests/data/api``) that the client relies on is here.
 
 - A ready-queue suspension is keyed by the queue's name; of several, kumod keeps
   the one told last.  So of several for one queue only the longest is told.

@@ -1,7 +1,7 @@
 """The listener: overlay, suspensions, bounces, metrics and the WebSocket upgrade.
 
 In: snapshots and events from the service; requests from kumod, Prometheus and
-people.  Out: answers in upstream's form (``kumomta.md`` section 5).
+people.  Out: answers in upstream's form (``tests/data/api``).
 
 The server is ``http.server``'s threading one with bounds.  A connection from a
 host that is not trusted never gets a thread.  A request's head has a total time

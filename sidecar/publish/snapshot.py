@@ -2,7 +2,7 @@
 
 In: the JSON objects of the suspensions and bounces in force, and the overlay's
 text, all made by the core.  Out: the bodies of the HTTP answers and the
-WebSocket frames, in the form KumoMTA's clients expect (``kumomta.md`` section 5).
+WebSocket frames, in the form KumoMTA's clients expect (``tests/data/api``).
 """
 
 from __future__ import annotations

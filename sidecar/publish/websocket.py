@@ -1,7 +1,7 @@
 """WebSocket subscribers: the entries in force first, then each event as it happens.
 
 In: sockets whose upgrade request was good, the snapshot in force, events.
-Out: text frames (``kumomta.md`` section 5).  The handshake and framing are
+Out: text frames (``tests/data/api``).  The handshake and framing are
 wsproto's; each subscriber is a coroutine in the :class:`Background` loop and
 takes events from a bounded queue of its own, so one that doesn't read costs the
 others nothing and is cut off.
