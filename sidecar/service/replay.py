@@ -20,7 +20,7 @@ from sidecar.automation.pipeline import Tally, candidates, consider
 from sidecar.log.paths import read_paths
 from sidecar.problems import Problem
 from sidecar.shaping.mx import Resolver
-from sidecar.times import format_rfc3339
+from sidecar.times import NS, format_rfc3339
 
 from .mx import resolve_all
 from .published import Published
@@ -60,6 +60,7 @@ class Replay:
                 for name in (
                     "already_expired",
                     "bad_recipient",
+                    "later",
                     "no_domain",
                     "no_site",
                     "no_tenant",
@@ -126,7 +127,11 @@ async def replay(
     now_ns: int,
     progress: Progress,
 ) -> Replay:
-    """Run the logs in `paths` (files or directories) through the rules as of `now_ns`."""
+    """Run the logs in `paths` (files or directories) through the rules as of `now_ns`.
+
+    Records later than that, by more than the second that a time in whole
+    seconds may leave out, have not happened yet and are only counted.
+    """
     result = Replay(now_ns, Published())
     automation = Automation()
     skip_types = rules.settings.skip_record_types
@@ -146,8 +151,10 @@ async def replay(
         result.counts["considered"] += tally.considered
         result.counts["bad"] += tally.bad
         result.counts["bad_recipient"] += tally.bad_recipient
-        mx = await resolve_all(found, resolver)
-        outcome = automation.apply(found, shaping=rules.shaping, mx=mx, now_ns=now_ns)
+        past = [c for c in found if c.record.time_ns <= now_ns + NS]
+        result.counts["later"] += len(found) - len(past)
+        mx = await resolve_all(past, resolver)
+        outcome = automation.apply(past, shaping=rules.shaping, mx=mx, now_ns=now_ns)
         result.counts += outcome.counts
         result.events += outcome.events
         result.view.commit(outcome)

@@ -91,6 +91,15 @@ def test_without_a_time_it_is_that_of_the_newest_record() -> None:
     assert len(ours["overrides"]) == len(replay(LOGS / "plain" / "logs")["overrides"])
 
 
+def test_an_earlier_time_leaves_out_what_had_not_happened_yet() -> None:
+    early = replay(LOGS / "plain" / "logs", at="2026-11-22T15:17:28Z")
+    whole = replay(LOGS / "plain" / "logs")
+    assert early["records"]["read"] == whole["records"]["read"]
+    assert early["left_out"]["later"] > 0
+    assert early["records"]["matched"] + early["left_out"]["later"] == whole["records"]["matched"]
+    assert 0 < len(early["events"]) < len(whole["events"])
+
+
 def test_a_later_time_leaves_less_in_force() -> None:
     assert replay(LOGS / "plain" / "logs", at="2026-11-22T18:00:00Z")["overrides"] == []
     assert replay(LOGS / "plain" / "logs", at="2026-11-22T18:00:00Z")["suspended"] != {
