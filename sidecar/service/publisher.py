@@ -32,6 +32,7 @@ BOUNCED_NAME = "bounced.json"
 
 _LOOK_SECONDS = 5.0
 _REST = 4.0  # seconds of rest for a second of making texts
+_REST_MAX = 1.0  # the first time takes long, and is no measure of those that follow
 
 
 class Publisher:
@@ -83,7 +84,7 @@ class Publisher:
             spent = time.perf_counter() - spent
             await self.write(snapshot)
             failures = 0 if self.failure is None else failures + 1
-            await asyncio.sleep(spent * _REST if spent > 0.002 else 0)
+            await asyncio.sleep(min(spent * _REST, _REST_MAX) if spent > 0.002 else 0)
 
     async def _wait_for_work(self, failures: int) -> None:
         """Until the view changes, it is time to try again, or a file is not as we left it."""
