@@ -69,7 +69,7 @@ class Service:
         self._resolver = resolver
         self._metrics = metrics
         self.clock = clock
-        self.automation, problems = restore(saved)
+        self.automation, cleaning, problems = restore(saved)
         for problem in problems:
             log.problem(problem)
         gone = self.automation.expire(clock()).dropped
@@ -85,6 +85,7 @@ class Service:
         """How far each segment has been read, in memory: what is pending included."""
         self.kumod_ids: dict[str, str] = dict(saved.kumod_ids)
         self.commits = Commits(store, everything=self._everything, on_commit=self._publish, log=log)
+        self.commits.add(cleaning)
         self.commits.add(Transaction(drop_entries=gone))
         self.lost_names: deque[str] = deque(_names(saved.meta.get(_LOST)), maxlen=_NAMES_KEPT)
         """The latest segments that were deleted before they were wholly read."""

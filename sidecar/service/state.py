@@ -17,14 +17,24 @@ _SEQ = "seq"
 _NEWEST = "newest_ns"
 
 
-def restore(saved: Saved) -> tuple[Automation, list[Problem]]:
-    """The automation as the store has it; what can't be read is left out and reported."""
-    automation, problems = Automation(), []
+def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
+    """The automation as the store has it.
+
+    What can't be read is left out and reported, once: the transaction takes it
+    out of the store.
+    """
+    automation, cleaning, problems = Automation(), Transaction(), []
+    seq = number(saved.meta, _SEQ)
     for key, row in saved.entries.items():
         try:
-            automation.entries.put(from_payload(row.kind, row.payload))
+            entry = from_payload(row.kind, row.payload)
         except ValueError as e:
+            cleaning.drop_entries.add(key)
             problems.append(_left_out(f"entry {key}", e))
+            continue
+        automation.entries.put(entry)
+        # An imported entry may have a number of its own: the next match comes after it.
+        seq = max(seq, entry.seq)
     windows: dict[str, dict[int, int]] = {}
     for (scope, second), count in saved.threshold_counts.items():
         windows.setdefault(scope, {})[second] = count
@@ -32,11 +42,12 @@ def restore(saved: Saved) -> tuple[Automation, list[Problem]]:
         try:
             automation.thresholds.restore(scope, scope_period(scope), counts)
         except ValueError as e:
+            cleaning.drop_thresholds.add(scope)
             problems.append(_left_out(f"threshold {scope!r}", e))
-    automation.seq = number(saved.meta, _SEQ)
+    automation.seq = seq
     automation.newest_ns = number(saved.meta, _NEWEST)
     automation.thresholds.take_changes()
-    return automation, problems
+    return automation, cleaning, problems
 
 
 def _left_out(what: str, error: ValueError) -> Problem:
@@ -44,9 +55,11 @@ def _left_out(what: str, error: ValueError) -> Problem:
 
 
 def number(meta: Mapping[str, str], name: str) -> int:
-    """The count stored under `name`; 0 where there is none."""
+    """The count stored under `name`; 0 where there is none, or none that we can have stored."""
     text = meta.get(name, "0")
-    return int(text) if text.isdecimal() else 0
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        return 0
+    return found if (found := int(text)) < 2**62 else 0
 
 
 def transaction(automation: Automation, outcome: Outcome) -> Transaction:

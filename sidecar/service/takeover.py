@@ -77,7 +77,7 @@ def take_over(
     that is still to be read, and would count twice.
     """
     current = load(store)
-    automation, problems = restore(current)
+    automation, _, problems = restore(current)
     taken = [e for e in daemon.entries if _is_news(automation, e)]
     counts: dict[tuple[str, int], int] = {}
     if daemon.histories:
