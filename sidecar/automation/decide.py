@@ -236,27 +236,19 @@ def _make(
         return "no_domain"
     if queue.tenant is None and action.kind != "Bounce":
         return "no_tenant"
-    campaign = queue.campaign if action.kind.endswith("Campaign") else None
-    suffix = f" campaign={campaign}" if campaign is not None else ""
-    if action.kind.startswith("Suspend"):
-        assert queue.tenant is not None
-        return SchedQSuspension(
-            action_hash=action_hash,
-            site=record.site,
-            reason=f"{reason} tenant={queue.tenant} domain={queue.domain}{suffix}",
-            expires_ns=expires_ns,
-            seq=seq,
-            domain=queue.domain,
-            tenant=queue.tenant,
-            campaign=campaign,
-        )
     # A plain Bounce takes the record's tenant when it has one: recorded, though
     # the documentation says the whole domain; a bounce can't be undone.
     tenant = f" tenant={queue.tenant}" if queue.tenant is not None else ""
-    return SchedQBounce(
+    target = f" domain={queue.domain}"
+    campaign = queue.campaign if action.kind.endswith("Campaign") else None
+    suffix = f" campaign={campaign}" if campaign is not None else ""
+    suspends = action.kind.startswith("Suspend")
+    made = SchedQSuspension if suspends else SchedQBounce
+    return made(
         action_hash=action_hash,
         site=record.site,
-        reason=f"{reason} domain={queue.domain}{tenant}{suffix}",
+        # The order of the parts is upstream's.
+        reason=reason + (tenant + target if suspends else target + tenant) + suffix,
         expires_ns=expires_ns,
         seq=seq,
         domain=queue.domain,

@@ -83,37 +83,13 @@ class ReadyQSuspension(_Common):
 
 
 @dataclass(frozen=True, slots=True)
-class SchedQSuspension(_Common):
-    """The scheduled queues of a (campaign, tenant, domain) held; None: any campaign."""
+class _SchedQ(_Common):
+    """The scheduled queues of a (campaign, tenant, domain); None: any.
 
-    kind: ClassVar[Kind] = "sched_q"
+    A suspension always has a tenant, a bounce may be of the whole domain.
+    """
 
-    domain: str
-    tenant: str
-    campaign: str | None
-
-    @property
-    def key(self) -> str:
-        """A rematch of the same rule, action, site and queue has the same key."""
-        return _key(self.kind, self.action_hash, self.site, self.domain, self.tenant, self.campaign)
-
-    def answer(self) -> dict[str, Any]:
-        """As ``suspended.json`` has it."""
-        return {
-            "rule_hash": f"{self.site}-{self.action_hash}",
-            "tenant": self.tenant,
-            "domain": self.domain,
-            "campaign": self.campaign,
-            "reason": self.reason,
-            "expires": format_rfc3339(self.expires_ns),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class SchedQBounce(_Common):
-    """The scheduled queues of a (campaign, tenant, domain) bounced; None: any."""
-
-    kind: ClassVar[Kind] = "bounce"
+    kind: ClassVar[Kind]
 
     domain: str
     tenant: str | None
@@ -125,15 +101,29 @@ class SchedQBounce(_Common):
         return _key(self.kind, self.action_hash, self.site, self.domain, self.tenant, self.campaign)
 
     def answer(self) -> dict[str, Any]:
-        """As ``bounced.json`` has it."""
+        """As ``suspended.json`` and ``bounced.json`` have it."""
         return {
             "rule_hash": f"{self.site}-{self.action_hash}",
-            "domain": self.domain,
             "tenant": self.tenant,
+            "domain": self.domain,
             "campaign": self.campaign,
             "reason": self.reason,
             "expires": format_rfc3339(self.expires_ns),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class SchedQSuspension(_SchedQ):
+    """Scheduled queues held."""
+
+    kind: ClassVar[Kind] = "sched_q"
+
+
+@dataclass(frozen=True, slots=True)
+class SchedQBounce(_SchedQ):
+    """Scheduled queues whose mail is bounced."""
+
+    kind: ClassVar[Kind] = "bounce"
 
 
 Suspension: TypeAlias = ReadyQSuspension | SchedQSuspension | SchedQBounce
