@@ -24,7 +24,7 @@ from sidecar.publish.http import Endpoint
 from sidecar.publish.kumod import KumodClient
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.overlay_file import write_atomically
-from sidecar.settings import Settings
+from sidecar.settings import Address, Settings
 from sidecar.shaping.mx import Resolver
 from sidecar.store import Saved, Store, StoreError
 from sidecar.systemd import Notifier
@@ -93,7 +93,8 @@ async def serve(
             metrics=metrics,
             clock=clock or GuardedClock(on_jump=lambda ns: _say_jump(log, ns)),
         )
-        with _endpoint(settings, metrics=metrics, log=log) as endpoint:
+        listen = None if once else settings.listen
+        with _endpoint(listen, settings, metrics=metrics, log=log) as endpoint:
             kumod = None if once else _kumod(settings, service, metrics=metrics, log=log)
             publisher = Publisher(
                 service.view,
@@ -178,12 +179,14 @@ def _ensure_overlay(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _endpoint(settings: Settings, *, metrics: Metrics, log: Log) -> Iterator[Endpoint | None]:
-    if settings.listen is None:
+def _endpoint(
+    listen: Address | None, settings: Settings, *, metrics: Metrics, log: Log
+) -> Iterator[Endpoint | None]:
+    if listen is None:
         yield None
         return
     with Endpoint(
-        str(settings.listen),
+        str(listen),
         trusted_hosts=[str(n) for n in settings.trusted_hosts],
         metrics=metrics,
         on_problem=log.problem,

@@ -57,7 +57,7 @@ class Publisher:
         self._on_change = on_change
         self._look_seconds = look_seconds
         self._changed = asyncio.Event()
-        self._events: list[Suspension] = []
+        self._events: dict[str, Suspension] = {}  # by key, so as many as entries at most
         self._text: str | None = None
         self._reported: set[str] = set()
         self._written: Signature = {}
@@ -69,8 +69,15 @@ class Publisher:
         """Why the files on disk are not what they should be; None when they are."""
 
     def changed(self, events: Sequence[Suspension] = ()) -> None:
-        """Say that the view changed, and which events brought that about."""
-        self._events += self._view.events(events)
+        """Say that the view changed, and which events brought that about.
+
+        Of several events of one entry that come about between two snapshots,
+        the last is told: it says all that the others did.
+        """
+        if self._endpoint is not None:
+            for event in self._view.events(events):
+                self._events.pop(event.key, None)
+                self._events[event.key] = event
         self._changed.set()
 
     async def run(self) -> None:
@@ -107,9 +114,9 @@ class Publisher:
             self._metrics.overlay_version.set(self.version)
         self._report_left_out()
         snapshot = self._view.snapshot(version=self.version, status=self.status)
-        events, self._events = self._events, []
+        events, self._events = self._events, {}
         if self._endpoint is not None:
-            self._endpoint.publish(snapshot, [frame_text(e) for e in events])
+            self._endpoint.publish(snapshot, [frame_text(e) for e in events.values()])
         return snapshot
 
     async def write(self, snapshot: Snapshot) -> None:
