@@ -6,6 +6,7 @@ In: files and directories.  Out: the same batches as ``tail`` makes.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -51,21 +52,47 @@ def _files(paths: Iterable[Path]) -> list[tuple[Path, FileState]]:
     found: dict[tuple[int, int], tuple[Path, FileState]] = {}
     for path in paths:
         try:
-            for file in _expand(path):
-                status = os.stat(file)
-                if stat.S_ISREG(status.st_mode):
-                    if not os.access(file, os.R_OK):
-                        raise PermissionError(13, "Permission denied")
-                    state = FileState.of(status, final=True)
-                    found.setdefault((status.st_dev, status.st_ino), (file, state))
-                elif file == path:
-                    raise OSError(22, "is neither a file nor a directory")
+            files = _expand(path)
         except OSError as error:
-            message = f"can't be read: {error.strerror}"
-            problems.append(Problem("error", "log-unreadable", message, file=str(path)))
+            problems.append(_unreadable(path, error))
+            continue
+        for file in files:
+            try:
+                status = _status(file, named=file == path)
+            except OSError as error:
+                problems.append(_unreadable(file, error))
+                continue
+            if status is not None:
+                state = FileState.of(status, final=True)
+                found.setdefault((status.st_dev, status.st_ino), (file, state))
     if problems:
         raise ProblemError(problems)
     return list(found.values())
+
+
+def _unreadable(path: Path, error: OSError) -> Problem:
+    message = f"can't be read: {error.strerror}"
+    return Problem("error", "log-unreadable", message, file=str(path))
+
+
+def _status(file: Path, *, named: bool) -> os.stat_result | None:
+    """What ``stat`` says of a file that may be read, OSError of one that may not.
+
+    None for what is not to be read: in a directory that was given, not by its own name.
+    """
+    try:
+        status = os.stat(file)
+    except FileNotFoundError:
+        if named:
+            raise
+        return None  # deleted since the directory was listed, or a link to nothing
+    if not stat.S_ISREG(status.st_mode):
+        if named:
+            raise OSError(errno.EINVAL, "is neither a file nor a directory")
+        return None
+    if not os.access(file, os.R_OK):
+        raise PermissionError(errno.EACCES, "Permission denied")
+    return status
 
 
 def _expand(path: Path) -> list[Path]:

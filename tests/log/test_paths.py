@@ -118,6 +118,23 @@ def test_every_missing_path_is_named_before_anything_is_read(tmp_path: Path) -> 
     assert "neither a file nor a directory" in str(caught.value)
 
 
+def test_what_goes_from_a_directory_meanwhile_is_left_out(tmp_path: Path) -> None:
+    write_segments(tmp_path, 1)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert len(read(tmp_path)[0]) == 3
+
+
+def test_in_a_directory_every_file_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_segments(tmp_path, 3)
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path == paths[1] and real(path, mode))
+    with pytest.raises(ProblemError) as caught:
+        read(tmp_path)
+    assert [p.file for p in caught.value.problems] == [str(paths[0]), str(paths[2])]
+
+
 def test_nothing_to_read_is_nothing(tmp_path: Path) -> None:
     assert read(tmp_path) == ([], [])
     assert read() == ([], [])
