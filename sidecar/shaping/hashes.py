@@ -20,6 +20,7 @@ import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sidecar.shaping.specs import parse_throttle
 from sidecar.times import NS
 
 if TYPE_CHECKING:
@@ -83,14 +84,13 @@ def _action(action: Action) -> bytes:
 
 
 def _threshold(trigger: Threshold) -> bytes:
-    rest = trigger.spec.removeprefix("local:")
-    _, burst_given, burst = rest.partition(",max_burst=")
+    spec = parse_throttle(trigger.spec)
     return b"".join(
         (
             _u64(trigger.limit),
             _u64(trigger.period),
-            _u64(1) + _u64(int(burst.replace(",", ""))) if burst_given else _u64(0),
-            bytes((rest != trigger.spec,)),
+            _u64(0) if spec.max_burst is None else _u64(1) + _u64(spec.max_burst),
+            bytes((spec.force_local,)),
         )
     )
 

@@ -81,6 +81,15 @@ def sample() -> Rule:
     return rule
 
 
+def test_a_burst_may_be_written_in_any_way_that_a_throttle_takes() -> None:
+    def hash_of(spec: str) -> str:
+        return rule_hash(replace(sample(), trigger=Threshold(5, 3600, spec)))
+
+    plain = hash_of("5/hr,max_burst=10")
+    for burst in ("1__0", "_1,0_", "+10", "0" * 5000 + "10"):
+        assert hash_of(f"5/hr,max_burst={burst}") == plain
+
+
 @pytest.mark.parametrize(
     "changes",
     [
