@@ -8,20 +8,14 @@ in or not.  Everything that can't be is a ProblemError that says what can.
 from __future__ import annotations
 
 import ipaddress
-import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sidecar.problems import Problem, ProblemError
+from sidecar.settings import LOOPBACK, Network, parse_address, parse_network
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-LOOPBACK = ("127.0.0.0/8", "::1")
-"""Who is trusted unless something else is said."""
-
-_LISTEN = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +37,14 @@ class ListenAddress:
 
 def parse_listen(text: str) -> ListenAddress:
     """``127.0.0.1:8008``, ``[::1]:8008`` or ``localhost:8008``; ProblemError otherwise."""
-    m = _LISTEN.fullmatch(text.strip())
-    if m is None or int(m["port"]) > 65535:
-        raise _bad_listen(text, "is not HOST:PORT, such as 127.0.0.1:8008 or [::1]:8008")
-    host = m["six"] if m["six"] is not None else m["host"]
-    port = int(m["port"])
-    if not host:
-        raise _bad_listen(text, f"names no address; for every address write 0.0.0.0:{port}")
     try:
-        return ListenAddress(ipaddress.ip_address(host), port)
+        address = parse_address(text)
+    except ValueError as error:
+        raise _bad_listen(text, str(error)) from None
+    try:
+        return ListenAddress(ipaddress.ip_address(address.host), address.port)
     except ValueError:
-        return ListenAddress(_resolve(text, host, port), port)
+        return ListenAddress(_resolve(text, address.host, address.port), address.port)
 
 
 def _resolve(text: str, host: str, port: int) -> IPAddress:
@@ -66,15 +57,15 @@ def _resolve(text: str, host: str, port: int) -> IPAddress:
         raise _bad_listen(text, f"the name {host!r} has no address here") from error
 
 
-def _bad_listen(text: str, message: str) -> ProblemError:
-    return ProblemError.one("bad-listen", f"{text!r} {message}", where="listen")
+def _bad_listen(text: str, reason: str) -> ProblemError:
+    return ProblemError.one("bad-listen", f"{text!r}: {reason}", where="listen")
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedHosts:
     """Addresses that get answers."""
 
-    networks: tuple[IPNetwork, ...]
+    networks: tuple[Network, ...]
 
     def __contains__(self, address: object) -> bool:
         """Whether `address` (text as a socket gives it, or an IP address) is trusted."""
@@ -90,28 +81,20 @@ class TrustedHosts:
 
 def parse_trusted_hosts(values: Sequence[str]) -> TrustedHosts:
     """Addresses and CIDR blocks; ProblemError with all that are neither."""
-    networks: list[IPNetwork] = []
+    networks: list[Network] = []
     problems: list[Problem] = []
     for value in values:
         try:
-            networks.append(_network(value))
-        except ValueError:
-            problems.append(
-                Problem(
-                    "error",
-                    "bad-trusted-host",
-                    f"{value!r} is neither an address nor a CIDR block such as 192.0.2.0/24",
-                    where="trusted_hosts",
-                )
-            )
+            networks.append(_unmapped(parse_network(value)))
+        except ValueError as error:
+            problems.append(Problem("error", "bad-trusted-host", str(error), where="trusted_hosts"))
     if problems:
         raise ProblemError(problems)
     return TrustedHosts(tuple(networks))
 
 
-def _network(value: str) -> IPNetwork:
-    # Not strict: 192.0.2.1/24 is taken for the block around it, as kumod does.
-    network = ipaddress.ip_network(value.strip(), strict=False)
+def _unmapped(network: Network) -> Network:
+    """The IPv4 block that an IPv6 one of mapped addresses stands for."""
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:
@@ -135,4 +118,4 @@ def check_exposure(listen: ListenAddress, trusted_hosts: Sequence[str] | None) -
             f"or listen on 127.0.0.1:{listen.port}",
             where="listen",
         )
-    return parse_trusted_hosts(LOOPBACK)
+    return TrustedHosts(LOOPBACK)
