@@ -63,6 +63,14 @@ class Scratch:
         """The overlay."""
         return self.base / "overlay" / "shaping.toml"
 
+    def caught_up(self) -> bool:
+        """Whether all that there is has been read."""
+        file = self.base / "state" / "state.db.status.json"
+        if not file.exists():
+            return False
+        status = json.loads(file.read_bytes())
+        return bool(status["counters"]) and status["segments_waiting"] == 0
+
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """``tsa-sidecar run``."""
         rules = self.base / "rules.toml"
@@ -101,14 +109,18 @@ def catching_up(scratch: Scratch, segment: Path, size: int, length: int) -> tupl
         shutil.copyfile(segment, path)
         take_write_bits(path)
     began = time.perf_counter()
-    process = scratch.start("--once")
-    most = 0
-    while process.poll() is None:
-        most = max(most, memory(process.pid).get("VmHWM", 0))
-        time.sleep(0.01)
-    if process.returncode != 0:
-        raise RuntimeError(f"it ended with {process.returncode}")
-    return most / MB, time.perf_counter() - began
+    process = scratch.start()
+    try:
+        most = 0
+        while not scratch.caught_up():
+            most = max(most, memory(process.pid).get("VmHWM", 0))
+            time.sleep(0.05)
+        seconds = time.perf_counter() - began
+        most = max(most, memory(process.pid)["VmHWM"])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    return most / MB, seconds
 
 
 def in_force(scratch: Scratch, count: int) -> tuple[float, float, float, float]:
