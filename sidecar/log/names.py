@@ -24,12 +24,20 @@ class SegmentName:
     """A segment's name, taken apart.
 
     ``opened_ns`` is Unix nanoseconds, None where the name holds no moment.
-    ``series`` is what stands behind the moment up to the next dot; all names
-    without a moment are one series.
+    ``suffix`` is what stands behind the moment, "" where there is none.
     """
 
     opened_ns: int | None
-    series: str
+    suffix: str
+
+    @property
+    def series(self) -> str:
+        """The suffix up to the first dot, for a dot may begin an ending (``.gz``).
+
+        It may belong to kumod's suffix as well (``.csv``), so that several series
+        may look like one.  All names without a moment are one series.
+        """
+        return self.suffix.split(".", 1)[0]
 
     @property
     def identity(self) -> tuple[int, str] | None:
@@ -48,5 +56,4 @@ def parse_name(name: str) -> SegmentName:
     except ValueError:  # 20261399-...
         return SegmentName(None, "")
     fraction = int((stamp[7] or "").ljust(9, "0"))
-    series = name[stamp.end() :].split(".", 1)[0]
-    return SegmentName(seconds_since_epoch(moment) * NS + fraction, series)
+    return SegmentName(seconds_since_epoch(moment) * NS + fraction, name[stamp.end() :])

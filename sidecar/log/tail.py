@@ -303,7 +303,10 @@ class Tail:
         self._listed = _Listing(place.st_mtime_ns, settled, began, time.monotonic())
 
     def _closed_before(self, names: Iterable[str]) -> set[str]:
-        """Names of segments whose successors in their series were opened before `since_ns`."""
+        """Names of segments whose successors in their series were opened before `since_ns`.
+
+        Of one series for sure: the whole suffix counts.
+        """
         since_ns = self._since_ns
         if since_ns is None:
             return set()
@@ -317,9 +320,9 @@ class Tail:
             if parsed.opened_ns is None or parsed.opened_ns > since_ns:
                 continue
             moment = (parsed.opened_ns, name)
-            opened.append((parsed.opened_ns, name, parsed.series))
-            newest[parsed.series] = max(newest.get(parsed.series, moment), moment)
-        return {name for at, name, series in opened if newest[series] != (at, name)}
+            opened.append((parsed.opened_ns, name, parsed.suffix))
+            newest[parsed.suffix] = max(newest.get(parsed.suffix, moment), moment)
+        return {name for at, name, suffix in opened if newest[suffix] != (at, name)}
 
     async def _skip(self, name: str, segment: Segment | None) -> bool:
         """Whether this old segment is to be left alone: not if reading it has begun."""

@@ -430,6 +430,15 @@ def test_recent_leaves_out_what_was_closed_before(tmp_path: Path) -> None:
     assert follower.once() == []
 
 
+def test_recent_takes_suffixes_with_dots_for_series_of_their_own(tmp_path: Path) -> None:
+    names = ("20261122-100000.0.rare", "20261122-110000.0.busy", "20261122-130000.0.busy")
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(b'{"n":%d}\n' % number)
+    noon_ns = parse_name("20261122-120000").opened_ns
+    # The first of them is still open, whatever came after it in the other series.
+    assert len(Follower(tmp_path, start=Start("recent", noon_ns)).once()) == 3
+
+
 def test_beginning_reads_all_and_without_a_moment_recent_does_too(tmp_path: Path) -> None:
     write_segments(tmp_path, 5, each=1)
     assert len(Follower(tmp_path, start=Start("beginning")).once()) == 5
