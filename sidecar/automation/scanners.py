@@ -219,8 +219,14 @@ def _around(needle: bytes, needles: Mapping[bytes, tuple[Literal, ...]]) -> _Aro
     for other, hidden in needles.items():
         if _may_overlap(needle, other):
             every |= dict.fromkeys(hidden)
-    pattern = b"|".join(map(_however_spelt_at_all, every))
-    return re.compile(pattern).search, max(map(_longest, every))
+    compiled: list[re.Pattern[bytes]] = []  # when first needed: most needles are never found
+
+    def search(data: bytes, start: int, end: int) -> object:
+        if not compiled:
+            compiled.append(re.compile(b"|".join(map(_however_spelt_at_all, every))))
+        return compiled[0].search(data, start, end)
+
+    return search, max(map(_longest, every))
 
 
 def _may_overlap(found: bytes, hidden: bytes) -> bool:

@@ -15,13 +15,11 @@ import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidecar.automation.overlay import Overlay
 from sidecar.log.tail import Tail
 from sidecar.problems import Problem, ProblemError
-from sidecar.publish.http import Endpoint
-from sidecar.publish.kumod import KumodClient
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.overlay_file import write_atomically
 from sidecar.settings import Address, Settings
@@ -40,6 +38,10 @@ from .retention import Keeper, keep_within
 from .rules import RuleBook, Settle, Settled, load_rules
 from .service import Service, watchdog
 from .status import Status, status_path
+
+if TYPE_CHECKING:  # each is loaded where it is asked for: together they take a while
+    from sidecar.publish.http import Endpoint
+    from sidecar.publish.kumod import KumodClient
 
 DEBUG = "TSA_SIDECAR_DEBUG"
 """A variable: set, an error of the program's own ends with its traceback."""
@@ -185,6 +187,8 @@ def _endpoint(
     if listen is None:
         yield None
         return
+    from sidecar.publish.http import Endpoint  # noqa: PLC0415
+
     with Endpoint(
         str(listen),
         trusted_hosts=[str(n) for n in settings.trusted_hosts],
@@ -200,6 +204,8 @@ def _kumod(
 ) -> KumodClient | None:
     if settings.kumod_api is None:
         return None
+    from sidecar.publish.kumod import KumodClient  # noqa: PLC0415
+
     return KumodClient(
         settings.kumod_api,
         ids=service.kumod_ids,

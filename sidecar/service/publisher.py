@@ -12,12 +12,12 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sidecar.automation.entries import Suspension
 from sidecar.faults import reached
 from sidecar.problems import Problem, ProblemError
 from sidecar.publish.holds import DesiredState
-from sidecar.publish.http import Endpoint
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.overlay_file import write_atomically_async
 from sidecar.publish.snapshot import Snapshot
@@ -25,6 +25,9 @@ from sidecar.publish.snapshot import Snapshot
 from .logging import Log
 from .published import Published, frame_text
 from .reload import Signature, signature
+
+if TYPE_CHECKING:  # not loaded where nothing listens
+    from sidecar.publish.http import Endpoint
 
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 SUSPENDED_NAME = "suspended.json"

@@ -13,17 +13,19 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__
 from sidecar.log.tail import Tail
-from sidecar.publish.http import Endpoint
 from sidecar.publish.metrics import Metrics
 from sidecar.times import NS, format_rfc3339
 
 from .clock import GuardedClock
 from .publisher import Publisher
 from .service import Service
+
+if TYPE_CHECKING:  # not loaded where nothing listens
+    from sidecar.publish.http import Endpoint
 
 _EVERY_SECONDS = 2.0
 
