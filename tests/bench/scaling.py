@@ -21,7 +21,7 @@ from tests.bench.sidecar import Sidecar
 
 RULES = (10, 30, 100, 300, 1000)
 ENTRIES = (10, 100, 1000, 10_000, 100_000)
-WINDOWS = ("1 minute", "1 hour", "1 day", "7 days")
+WINDOWS = ("1min", "1h", "1d", "7d")
 _DAY_S = 86_400
 
 
@@ -66,7 +66,7 @@ def windows_curve(spec: LogSpec, *, work: Path, runs: int) -> Curve:
     spec = replace(spec, rate=max(spec.records // (8 * _DAY_S), 1))
     points = []
     for period in WINDOWS:
-        scratch = work / f"window-{period.replace(' ', '-')}"
+        scratch = work / f"window-{period}"
         scratch.mkdir(parents=True, exist_ok=True)
         rules = write_window(period, scratch / "rules.toml")
         points.append(_Point(period, Sidecar.create([rules], scratch), spec))

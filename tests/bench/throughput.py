@@ -66,7 +66,7 @@ def zstd_version() -> str:
     if command is None:
         return f"python-zstandard {zstandard.__version__}; for zstdcat: apt install zstd"
     said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
-    found = re.search(r"v[\d.]+", said.stdout + said.stderr)
+    found = re.search(r"\d[\d.]+", said.stdout + said.stderr)
     return f"zstdcat {found[0] if found else ''}"
 
 
