@@ -74,6 +74,10 @@ class Segment:
             return state.finished or state.size > self.read_to
         return state.finished or state.size > self.file.raw_read or self.file.more
 
+    def grown_to(self, size: int) -> bool:
+        """Whether a file of `size` bytes goes on behind the end of this segment, which is done."""
+        return 0 < self.position.frame_start < size
+
     def checkpoint(self) -> Checkpoint:
         """What to store."""
         return Checkpoint(self.id or SegmentId(self.name, 0), self.position, self.done)

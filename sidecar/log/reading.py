@@ -352,6 +352,11 @@ class Reading:
             if now != segment.id:
                 segment.id = now
                 self.known.change(segment)
+        if segment.done and _has_more(segment, raw):
+            segment.done = False
+            segment.position = replace(segment.position, frame_start=0, frame_offset=0)
+            self.known.change(segment)
+            self.known.queue(segment)
         if segment.done:
             self.known.unqueue(segment)
         return not segment.done and segment.copy_of is None
@@ -430,6 +435,18 @@ class Reading:
         if code not in segment.told:
             segment.told.add(code)
             self._on_problem(Problem("warning", code, message, file=str(segment.path)))
+
+
+def _has_more(segment: Segment, raw: bytes) -> bool:
+    """Whether the file of a segment that is done, beginning with `raw`, goes on behind its end.
+
+    Where permission bits are not kept, any segment looks finished.  And of a segment
+    with hardly more than a ``segment_header`` any other may seem to be a copy.
+    """
+    assert segment.state is not None
+    return segment.grown_to(segment.state.size) or (
+        0 < segment.position.offset < len(content_head(raw))
+    )
 
 
 def _keep_freed_memory() -> None:

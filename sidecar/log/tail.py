@@ -425,14 +425,16 @@ class _Listing:
 
 
 def _replaced(segments: Iterable[Segment]) -> list[Segment]:
-    """Those whose files don't begin as they did when they were read (in a worker thread)."""
+    """Those whose files don't begin or end as when they were read (in a worker thread)."""
     found = []
     for segment in segments:
         try:
             with open(segment.path, "rb", buffering=0) as file:
                 head = file.read(HEAD_SIZE)
+                size = os.fstat(file.fileno()).st_size
         except OSError:
             continue
-        if segment.id is not None and not fingerprint_fits(segment.id.fingerprint, head):
+        begins_alike = segment.id is None or fingerprint_fits(segment.id.fingerprint, head)
+        if not begins_alike or segment.grown_to(size):
             found.append(segment)
     return found

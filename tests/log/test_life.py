@@ -443,6 +443,41 @@ def test_a_new_log_does_not_wait_because_an_old_one_is_gone(tmp_path: Path) -> N
     assert follower.once() == [b'{"new":1}'] * 2
 
 
+@pytest.mark.parametrize("compress", [bytes, zstd, gzipped])
+@pytest.mark.parametrize("name", ["20261122-100000.000000000", "mail.log"])
+@pytest.mark.parametrize("renamed", [False, True])
+def test_what_a_segment_has_beyond_what_was_finished_is_read(
+    compress: Callable[[bytes], bytes], name: str, renamed: bool, tmp_path: Path
+) -> None:
+    beginning = b"# all our segments begin so\n"
+    path = tmp_path / name
+    path.write_bytes(compress(beginning))
+    path.chmod(0o444)
+    follower = Follower(tmp_path)
+    assert len(follower.once()) == 1
+    path.unlink()
+    path = path.with_name(f"{name}.1" if renamed else name)
+    path.write_bytes(compress(beginning + b'{"n":1}\n'))
+    path.chmod(0o444)
+    assert follower.once() == [b'{"n":1}']
+    assert follower.once() == []
+
+
+def test_a_segment_that_grows_although_it_looked_finished_is_read_on(tmp_path: Path) -> None:
+    path = tmp_path / "20261122-100000.000000000"
+    lines = [b'{"n":%d}' % number for number in range(2_000)]
+    follower = Follower(tmp_path)
+    read: list[bytes] = []
+    path.touch()
+    for some in (lines[:1_000], lines[1_000:1_001], lines[1_001:]):
+        path.chmod(0o644)
+        with path.open("ab") as file:
+            file.write(b"".join(line + b"\n" for line in some))
+        path.chmod(0o444)  # as where permission bits are not kept
+        read += follower.once()
+    assert read == lines
+
+
 def test_a_segment_cut_short_is_not_read_again(tmp_path: Path) -> None:
     writer = KumodWriter(tmp_path)
     for number in range(1_000):
