@@ -18,6 +18,7 @@ from .common import Commands
 _COMMANDS: Final = (
     "run",
     "status",
+    "cancel",
     "state",
     "replay",
     "check",

@@ -120,6 +120,7 @@ def _entries(state: Path) -> list[Entry]:
 
 def _as_json(entry: Entry) -> Document:
     return {
+        "number": entry.seq,
         "kind": entry.kind,
         "what": shown_entry(entry),
         "site": entry.site,
@@ -177,5 +178,5 @@ def _show_entries(console: Console, entries: list[Entry]) -> None:
     console.print(line(("in force for another", "bold")))
     for entry in entries:
         left = shown_duration(max(entry.expires_ns // NS * NS - now_ns, 0))
-        text = f"{left:>16}  {one_line(shown_entry(entry))}"
+        text = f"{left:>16}  #{entry.seq}  {one_line(shown_entry(entry))}"
         console.print(line(text, (f"  {one_line(entry.reason)}", "dim")))

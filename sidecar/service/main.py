@@ -28,6 +28,7 @@ from sidecar.store import Saved, Store, StoreError
 from sidecar.systemd import Notifier
 from sidecar.times import NS
 
+from .cancel import carry_out, requests_path
 from .checkpoints import tail_for
 from .clock import GuardedClock
 from .logging import Log
@@ -47,11 +48,15 @@ DEBUG = "TSA_SIDECAR_DEBUG"
 """A variable: set, an error of the program's own ends with its traceback."""
 
 
+_CANCEL_SECONDS = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """What a running sidecar consists of."""
 
     log: Log
+    state: Path
     store: Store
     service: Service
     publisher: Publisher
@@ -114,7 +119,9 @@ async def serve(
                 endpoint=endpoint,
                 file=status_path(settings.state),
             )
-            parts = _Parts(log, store, service, publisher, status, Notifier(env), kumod)
+            parts = _Parts(
+                log, settings.state, store, service, publisher, status, Notifier(env), kumod
+            )
             await publisher.write(publisher.snapshot())
             seen = signature(settled.files)
             rules = await load_rules(settings, resolver, service.copies)
@@ -268,12 +275,21 @@ def _works(
         "publish": parts.publisher.run(),
         "reload": _reload(parts, service.book, hangup),
         "status": parts.status.run(),
+        "cancel": _cancel(parts, requests_path(parts.state)),
     }
     if parts.kumod is not None:
         works["kumod"] = parts.kumod.run()
     if keeper is not None:
         works["retention"] = keep_within(keeper, service, parts.store, log)
     return works
+
+
+async def _cancel(parts: _Parts, directory: Path) -> None:
+    """Take back what an operator asks for, for ever."""
+    while True:
+        for key in carry_out(directory, parts.service):
+            parts.log.info("an entry was taken back by hand", key=key)
+        await asyncio.sleep(_CANCEL_SECONDS)
 
 
 def _keeper(parts: _Parts) -> Keeper | None:

@@ -13,7 +13,7 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from sidecar.automation.decide import Outcome
 from sidecar.automation.matching import Candidate
@@ -260,6 +260,15 @@ class Service:
         outcome = self.automation.expire(now_ns)
         if outcome.dropped:
             self.commits.add(transaction(self.automation, outcome))
+
+    def cancel(self, keys: Iterable[str]) -> list[str]:
+        """Take back entries by hand, once committed; returns the keys of those in force."""
+        outcome = Outcome()
+        for key in keys:
+            if self.automation.entries.remove(key) is not None:
+                outcome.drop(key)
+        self.commits.add(transaction(self.automation, outcome), outcome)
+        return sorted(outcome.dropped)
 
     def tidy(self, tail: Tail) -> None:
         """Forget windows that can't count any more, and segments too old to be of consequence."""

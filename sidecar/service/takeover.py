@@ -61,6 +61,11 @@ def put_in_place(store: Store, imported: Saved, *, replace: bool, file: str) -> 
     _store(store, changes)
 
 
+def drop_entries(store: Store, keys: Iterable[str]) -> None:
+    """Take entries out of a state that no service uses."""
+    _store(store, Transaction(drop_entries=set(keys)))
+
+
 def take_over(
     store: Store,
     daemon: TsaDaemonState,

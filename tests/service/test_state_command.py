@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sidecar.service.cancel import ask
 from sidecar.store import Saved, Store
+from tests.kumod_standin import SCHED_Q, KumodStandin
 
 from .support import Setup, failure, until
 
@@ -244,3 +246,72 @@ def test_a_store_that_is_locked_by_this_very_test_is_refused(setup: Setup) -> No
         refused = setup.start()
         assert refused.wait() == 1
     assert "is using this state" in refused.output
+
+
+def numbered(setup: Setup) -> dict[str, str]:
+    """What `status` shows → its number."""
+    _, output = status(setup, "--json", listen=False)
+    return {e["what"]: str(e["number"]) for e in json.loads(output)["entries"]}
+
+
+def cancel(setup: Setup, *numbers: str) -> tuple[int | None, str]:
+    running = setup.command("cancel", "--state", str(setup.state_file), *numbers)
+    return running.code, running.output
+
+
+def test_an_entry_is_taken_back_from_the_running_service_and_from_kumod(setup: Setup) -> None:
+    with KumodStandin() as kumod:
+        running = setup.run(kumod_api=kumod.url)
+        setup.log(failure(1, domain="set.example"), failure(2, "Suspend tenant"), failure(3))
+        kumod.state.wait_for(lambda state: len(state.names(SCHED_Q)) == 1)
+        until(lambda: setup.overlay().keys() == {"set.example", "d3.example"})
+        numbers = numbered(setup)
+        chosen = [n for what, n in numbers.items() if "set.example" in what or "tenant" in what]
+        code, output = cancel(setup, *chosen)
+        assert code == 0, output
+        assert 'taken back: set connection_limit = 1 for "set.example"' in output
+        until(lambda: setup.overlay().keys() == {"d3.example"})
+        kumod.state.wait_for(lambda state: not state.held)
+        until(lambda: setup.beside("suspended.json")["sched_q"] == [])
+        assert running.stop() == 0
+    assert len(setup.saved().entries) == 1
+
+
+def test_an_entry_is_taken_back_while_the_service_is_stopped(setup: Setup) -> None:
+    setup.log(failure(1, domain="gone.example"), failure(2, domain="kept.example"))
+    setup.once()
+    number = next(n for what, n in numbered(setup).items() if "gone.example" in what)
+    assert cancel(setup, number)[0] == 0
+    setup.once()
+    assert setup.overlay().keys() == {"kept.example"}
+
+
+def test_a_request_that_was_left_behind_is_carried_out_at_the_next_start(setup: Setup) -> None:
+    setup.log(failure(1, domain="gone.example"))
+    setup.once()
+    (key,) = setup.saved().entries
+    request = ask(setup.state_file, [key])
+    request.with_name("rubbish.json").write_text("{")
+    running = setup.run()
+    until(lambda: setup.overlay() == {})
+    until(lambda: list(request.parent.iterdir()) == [])
+    assert running.stop() == 0
+    assert setup.saved().entries == {}
+
+
+def test_an_entry_that_is_not_in_force_cannot_be_taken_back(setup: Setup) -> None:
+    setup.log(failure(1))
+    setup.once()
+    code, output = cancel(setup, "77")
+    assert code == 1
+    assert "no entry 77 is in force" in output
+    assert len(setup.saved().entries) == 1
+
+
+def test_what_was_taken_back_comes_again_with_the_next_match(setup: Setup) -> None:
+    setup.log(failure(1, domain="again.example"))
+    setup.once()
+    assert cancel(setup, *numbered(setup).values())[0] == 0
+    setup.log(failure(2, domain="again.example"))
+    setup.once()
+    assert setup.overlay().keys() == {"again.example"}
