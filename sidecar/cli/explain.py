@@ -151,7 +151,7 @@ def _now() -> int:
 def _automation(state: Path | None) -> Automation:
     if state is None:
         return Automation()
-    automation, problems = restore(read_saved(state))
+    automation, _, problems = restore(read_saved(state))
     report(problems)
     return automation
 
