@@ -33,7 +33,8 @@ from sidecar.installation.lines import (
     policy_lines,
 )
 from sidecar.policy import Policy, load_policy
-from sidecar.settings import Settings, policy_path, resolve_settings
+from sidecar.problems import ProblemError
+from sidecar.settings import Settings, policy_path, resolve_settings, setting
 
 from .common import setting_options
 
@@ -89,8 +90,10 @@ def init(
     """
     tree = Tree(root)
     env = {**_environment_file(tree), **os.environ}
-    found = find(tree, prefix=kumomta)
+    found = find(tree, prefix=_whole(kumomta, "--kumomta"))
     settings = resolve_settings(options, env, _policy(tree, kumomta, env), require=())
+    for name in ("log_dir", "overlay"):
+        _whole(getattr(settings, name), settings.origins[name].text)
     who = tree.user("tsa-sidecar", extra_groups=("kumod",)) or _present()
     plan = needed(tree, settings.overlay)
     findings = _show_findings(tree, found, settings, who, road)
@@ -104,6 +107,14 @@ def init(
     context.exit(_exit_code(findings, plan, write=write))
 
 
+def _whole(path: Path, where: str) -> Path:
+    """`path`, which kumod and the service must find wherever they are started."""
+    if not path.is_absolute():
+        message = f"{str(path)!r} is relative: give the whole path"
+        raise ProblemError.one("relative-path", message, where=where)
+    return path
+
+
 def _exit_code(findings: Iterable[Finding], plan: list[Action], *, write: bool) -> int:
     if any(finding.level == "fail" for finding in findings):
         return 1
@@ -115,7 +126,9 @@ def _policy(tree: Tree, kumomta: Path, env: Mapping[str, str]) -> Policy | None:
     path = policy_path({}, env, default=default)
     if path is None:
         return None
-    return load_policy(path if path == default else tree.at(path), env=env)
+    if path != default:
+        path = tree.at(_whole(path, setting("policy").variable))
+    return load_policy(path, env=env)
 
 
 def _environment_file(tree: Tree) -> dict[str, str]:

@@ -318,6 +318,27 @@ def test_a_policy_that_fails_is_said_without_a_traceback(tmp_path: Path, kumod: 
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("args", "env", "where"),
+    [
+        (["--overlay", "tsa/shaping.toml"], {}, "--overlay"),
+        (["--log-dir", "logs"], {}, "--log-dir"),
+        (["--kumomta", "kumomta"], {}, "--kumomta"),
+        ([], {"TSA_SIDECAR_POLICY": "tsa_init.lua"}, "TSA_SIDECAR_POLICY"),
+    ],
+)
+def test_a_path_that_depends_on_where_one_stands_is_refused(
+    args: list[str], env: dict[str, str], where: str, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(
+        Commands(commands=[init]), ["init", "--root", str(tmp_path), *args], env=env
+    )
+    assert result.exit_code == 1
+    [line] = result.output.splitlines()
+    assert line.startswith(f"error: {where}: ")
+    assert "is relative" in line
+
+
 def test_what_the_system_refuses_to_create_is_said_with_a_remedy(
     tmp_path: Path, kumod: str
 ) -> None:
