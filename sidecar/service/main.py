@@ -62,6 +62,7 @@ class _Parts:
     publisher: Publisher
     status: Status
     notifier: Notifier
+    metrics: Metrics
     kumod: KumodClient | None
 
 
@@ -120,12 +121,21 @@ async def serve(
                 file=status_path(settings.state),
             )
             parts = _Parts(
-                log, settings.state, store, service, publisher, status, Notifier(env), kumod
+                log=log,
+                state=settings.state,
+                store=store,
+                service=service,
+                publisher=publisher,
+                status=status,
+                notifier=Notifier(env),
+                metrics=metrics,
+                kumod=kumod,
             )
             await publisher.write(publisher.snapshot())
             seen = signature(settled.files)
             rules = await load_rules(settings, resolver, service.copies)
             service.keep_copies()
+            metrics.rules_loaded_at.set(service.clock() / NS)
             for problem in rules.found:
                 log.problem(problem)
             service.book = RuleBook(
@@ -373,8 +383,10 @@ async def _reload_once(parts: _Parts, book: RuleBook, reason: str) -> None:
     for problem in book.failure:
         log.problem(problem)
     if book.failure:
+        parts.metrics.rule_load_errors.inc()
         log.error("the rules were not replaced; the last good ones stay", reason=reason)
         return
+    parts.metrics.rules_loaded_at.set(parts.service.clock() / NS)
     parts.service.keep_copies()
     if changed:
         for problem in book.rules.problems:

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from wsproto.events import AcceptConnection, Request
-from wsproto.utilities import LocalProtocolError
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from sidecar.automation.decide import Automation
 from sidecar.automation.matching import Matcher
@@ -76,7 +76,9 @@ class Watcher:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            with contextlib.suppress(OSError, AssertionError, LocalProtocolError):
+            with contextlib.suppress(
+                OSError, AssertionError, LocalProtocolError, RemoteProtocolError
+            ):
                 self._subscribe()
             self._stop.wait(0.02)
 

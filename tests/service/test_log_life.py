@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,36 @@ def test_without_anything_decided_the_overlay_is_the_empty_one(setup: Setup) -> 
     setup.log(failure(1, "nothing of note"))
     setup.once()
     assert setup.overlay_file.read_text() == Overlay().text()
+
+
+SHORT = """
+[["default".automation]]
+regex = "Throttled"
+action = "Suspend"
+duration = "1 minute"
+"""
+
+
+def test_segments_that_are_forgotten_are_never_read_again(setup: Setup) -> None:
+    setup.rules.write_text(SHORT)
+    for number in range(5):
+        setup.log(failure(number))
+    setup.once()
+    assert len(setup.saved().checkpoints) == 5
+    # A day later nothing of theirs can matter: all but the last, which has no successor, may go.
+    setup.once("--at", str(int(time.time()) + 86_400))
+    assert len(setup.saved().checkpoints) == 1
+    # The clock was wrong.  What is not remembered is not taken for unread.
+    setup.log(failure(5))
+    setup.once()
+    assert read(setup) == 6
+    assert setup.saved().counters["matched"] == 6
+
+
+def test_with_retention_no_segment_that_is_there_is_forgotten(setup: Setup) -> None:
+    setup.rules.write_text(SHORT)
+    for number in range(5):
+        setup.log(failure(number))
+    setup.once("--retention", "7 days")
+    setup.once("--retention", "7 days", "--at", str(int(time.time()) + 86_400))
+    assert len(setup.saved().checkpoints) == 5
