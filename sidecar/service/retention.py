@@ -144,8 +144,9 @@ class Keeper:
         state = self._seen.get(file.name)
         if state != file.state or not file.state.finished or row.inode != file.state.inode:
             return False
-        if not row.offset and file.state.size:
-            return False  # passed over unread: the log was to be read from its end on
+        if row.frame_start != file.state.size:
+            # Given up in its middle, or passed over since the log was to be read from its end on.
+            return False
         try:
             with open(self._directory / file.name, "rb", buffering=0) as opened:
                 return fingerprint_fits(row.fingerprint, opened.read(HEAD_SIZE)) is True

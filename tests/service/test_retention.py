@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,11 +75,14 @@ def test_by_size_the_oldest_goes_until_the_rest_is_small_enough(setup: Setup) ->
 
 
 def test_what_is_not_a_processed_segment_stays(setup: Setup) -> None:
-    kept = Kept(setup, HOUR, segments=7)
-    unread, grown, replaced, writable, partly, linked, gone = kept.paths
+    kept = Kept(setup, HOUR, segments=9)
+    unread, grown, replaced, writable, partly, linked, passed, given_up, gone = kept.paths
     hidden, other = setup.logs / ".hidden", setup.logs / "README"
     rows = dict(kept.rows)
     del rows[unread.name]
+    # From the end of the log on; lost halfway, then restored.
+    rows[passed.name] = replace(rows[passed.name], offset=0, lines=0, frame_start=0)
+    rows[given_up.name] = replace(rows[given_up.name], frame_start=given_up.stat().st_size - 1)
     rows[partly.name] = CheckpointRow(0, "", 1, 1, 0, 0, done=False)
     for path, data in ((hidden, b"x"), (other, b"x")):
         path.write_bytes(data)
