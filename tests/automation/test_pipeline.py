@@ -1,0 +1,233 @@
+"""The filter changes nothing: with it the pipeline decides what it decides without it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidecar.automation.decide import Automation, Outcome
+from sidecar.automation.matching import Matcher
+from sidecar.automation.pipeline import Tally, candidates
+from sidecar.automation.prefilter import Prefilter
+from sidecar.automation.scanners import HyperscanScanner, Re2Scanner, Scanner, best_scanner
+from sidecar.log.record import SKIPPED_TYPES
+from sidecar.log.segment import SegmentReader
+from sidecar.service.mx import resolve_all
+from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.mx import ZoneResolver
+from sidecar.shaping.patterns import Literal, PatternError, compile_pattern
+from sidecar.times import NS, format_rfc3339
+from tests.shaping.pattern_texts import patterns
+
+NOW = 1_795_360_000
+"""Seconds; the moment that the tests take for the present."""
+
+ZONE = """$ORIGIN .
+mail.example. 600 IN MX 10 mx.mail.example.
+other.example. 600 IN MX 10 mx.provider.example.
+plain.example. 600 IN MX 10 mx.plain.example.
+"""
+
+# Said by servers and looked for by rules; alike enough for needles to overlap.
+PHRASES = (
+    "temporarily deferred",
+    "deferred later",
+    "[TSS04]",
+    "[TS04] too many",
+    "blocKed",
+    "rate limited",
+    'say "no"',
+    "back\\slash path",
+    "see http://x.example/a",
+    "Gelöscht",
+    "RL000010",
+)
+
+Lines = Callable[[bytes], Iterable[bytes]]
+
+
+def _literal_pattern(phrase: str) -> str:
+    special = "\\.+*?()|[]{}^$#&-~"
+    return "".join(f"\\{c}" if c in special else c for c in phrase)
+
+
+@st.composite
+def regexes(draw: st.DrawFn) -> str:
+    """What a rule may look for: mostly phrases, in one way or another, seldom anything."""
+    phrase = _literal_pattern(draw(st.sampled_from(PHRASES)))
+    form = draw(st.integers(0, 9))
+    if form == 0:
+        return draw(patterns())
+    shapes = ("{0}", "(?i){0}", "^4\\d\\d .*{0}", "(?:{0}|nothing like it)", "{0}.*$", "x?{0}")
+    return shapes[form % len(shapes)].format(phrase)
+
+
+TABLES = ('"default"', '"mail.example"', '"plain.example"', 'provider."p"')
+ACTIONS = (
+    '"Suspend"',
+    '"SuspendTenant"',
+    '"BounceCampaign"',
+    '{SetConfig={name="connection_limit", value=1}}',
+    '{SetDomainConfig={name="max_message_rate", value="1/m"}}',
+)
+
+
+@st.composite
+def rule_files(draw: st.DrawFn) -> str:
+    """A shaping file of up to six rules in four scopes."""
+    text = (
+        '[provider."p"]\nmatch = [{MXSuffix=".provider.example."}, {DomainSuffix=".p.example"}]\n'
+    )
+    for _ in range(draw(st.integers(1, 6))):
+        some = draw(st.lists(regexes().filter(_compiles), min_size=1, max_size=2))
+        text += (
+            f"[[{draw(st.sampled_from(TABLES))}.automation]]\n"
+            f"regex = {json.dumps(some, ensure_ascii=False)}\n"
+            f"action = {draw(st.sampled_from(ACTIONS))}\n"
+            'duration = "1 hour"\n'
+            f"match_internal = {draw(st.sampled_from(('true', 'false')))}\n"
+        )
+        if draw(st.booleans()):
+            text += f'trigger = {{Threshold="{draw(st.integers(1, 3))}/min"}}\n'
+    return text
+
+
+def _compiles(source: str) -> bool:
+    try:
+        compile_pattern(source)
+    except PatternError:
+        return False
+    return "\n" not in source
+
+
+@st.composite
+def log_lines(draw: st.DrawFn) -> bytes:
+    """A record, written in one of the ways that JSON allows, or what else stands in a log."""
+    if draw(st.integers(0, 14)) == 0:
+        return draw(st.sampled_from((b"", b"no json, deferred later", b'{"type":"Bounce"}', b"[]")))
+    words = [*PHRASES, "fine", "KumoMTA internal: ", "421", "4.7.0", "BLOCKED", "bloc\u212aed"]
+    said = draw(st.lists(st.sampled_from(words), max_size=3))
+    gap = draw(st.sampled_from((" ", "", "\n", "\r\n")))
+    domain = draw(st.sampled_from(("mail", "other", "plain", "x.p", "lost"))) + ".example"
+    record = {
+        "type": draw(st.sampled_from(("TransientFailure", "Bounce", "Delivery", "Reception"))),
+        "recipient": draw(st.sampled_from((f"u@{domain}", [f"a@{domain}", "b@mail.example"]))),
+        "queue": draw(st.sampled_from((f"c:t@{domain}", domain))),
+        "site": f"ip1->mx.{domain}@smtp_client",
+        "egress_source": "ip1",
+        "response": {
+            "code": draw(st.sampled_from((250, 421, 550))),
+            "enhanced_code": draw(st.sampled_from((None, {"class": 4, "subject": 7, "detail": 0}))),
+            "content": draw(
+                st.sampled_from((gap.join(said), gap.join(said).replace(" ", gap or " ")))
+            ),
+            "command": ".\r\n",
+        },
+        "event_time": format_rfc3339((NOW - draw(st.integers(0, 120))) * NS),
+        "headers": {"Subject": draw(st.sampled_from(PHRASES))},
+    }
+    ascii_only, slashes = draw(st.booleans()), draw(st.booleans())
+    line = json.dumps(record, ensure_ascii=ascii_only, separators=(",", ":"))
+    return (line.replace("/", "\\/") if slashes else line).encode()
+
+
+def blocks(log: bytes, cuts: list[int], *, compressed: bool) -> Iterator[bytes]:
+    """The blocks that a segment of `log` comes in when read in pieces that end at `cuts`."""
+    raw = zstandard.ZstdCompressor().compress(log) if compressed else log
+    reader = SegmentReader("segment")
+    ends = sorted({cut % (len(raw) + 1) for cut in cuts} | {len(raw)})
+    for start, end in zip([0, *ends], ends, strict=False):
+        reader.feed(raw[start:end])
+        while (block := reader.next_block()) is not None:
+            yield block.data
+    reader.finish()
+    while (block := reader.next_block()) is not None:
+        yield block.data
+
+
+def decided(shaping: Shaping, parts: Iterable[bytes], lines: Lines) -> tuple[Outcome, Automation]:
+    """What a pipeline comes to that looks at `lines` of each part."""
+    automation, whole = Automation(), Outcome()
+    matcher, resolver = Matcher(shaping), ZoneResolver([ZONE])
+    for part in parts:
+        found = candidates(lines(part), matcher=matcher, skip_types=SKIPPED_TYPES, tally=Tally())
+        mx = asyncio.run(resolve_all(found, resolver))
+        outcome = automation.apply(found, shaping=shaping, mx=mx, now_ns=NOW * NS)
+        whole.entries |= outcome.entries
+        whole.events += outcome.events
+        whole.counts += outcome.counts
+    return whole, automation
+
+
+def load(text: str) -> Shaping:
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "shaping.toml"
+        path.write_text(text)
+        options = MergeOptions()
+        return asyncio.run(
+            load_shaping([str(path)], options=options, resolver=ZoneResolver([ZONE]))
+        )
+
+
+@pytest.mark.parametrize(
+    "scanner", [best_scanner, HyperscanScanner, Re2Scanner], ids=["best", "hyperscan", "re2"]
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+@given(
+    rules=rule_files(),
+    log=st.lists(log_lines(), min_size=1, max_size=20),
+    cuts=st.lists(st.integers(0, 20_000), max_size=6),
+    compressed=st.booleans(),
+    ended=st.booleans(),
+)
+def test_the_filtered_pipeline_decides_what_the_unfiltered_one_does(
+    *,
+    scanner: Callable[[Iterable[Literal]], Scanner],
+    rules: str,
+    log: list[bytes],
+    cuts: list[int],
+    compressed: bool,
+    ended: bool,
+) -> None:
+    shaping = load(rules)
+    prefilter = Prefilter(
+        [pattern for rule in shaping.all_rules() for pattern in rule.regexes],
+        skip_types=SKIPPED_TYPES,
+        scanner=scanner,
+    )
+    whole = b"\n".join(log) + (b"\n" if ended else b"")
+    parts = list(blocks(whole, cuts, compressed=compressed))
+    filtered, ours = decided(shaping, parts, prefilter.lines)
+    unfiltered, theirs = decided(shaping, [whole], lambda data: data.split(b"\n"))
+    assert filtered.entries == unfiltered.entries
+    assert filtered.events == unfiltered.events
+    assert filtered.counts == unfiltered.counts
+    assert ours.seq == theirs.seq
+    assert {s: dict(w.items()) for s, w in ours.thresholds.scopes()} == {
+        s: dict(w.items()) for s, w in theirs.thresholds.scopes()
+    }
+
+
+def test_rules_and_records_as_generated_do_match() -> None:
+    """So that what is shown above is shown of something: one example of it."""
+    text = '[[default.automation]]\nregex = "temporarily deferred"\naction = "Suspend"\n'
+    shaping = load(text + 'duration = "1 hour"\n')
+    record = {
+        "type": "Bounce",
+        "recipient": "u@mail.example",
+        "queue": "mail.example",
+        "site": "ip1->mx.mail.example@smtp_client",
+        "response": {"code": 550, "content": "temporarily\r\ndeferred"},
+        "event_time": format_rfc3339(NOW * NS),
+    }
+    prefilter = Prefilter([p for rule in shaping.all_rules() for p in rule.regexes])
+    outcome, _ = decided(shaping, [json.dumps(record).encode()], prefilter.lines)
+    assert len(outcome.entries) == 1
