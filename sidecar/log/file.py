@@ -17,7 +17,7 @@ from aiofiles.threadpool.binary import AsyncFileIO
 from .codec import detect
 from .segment import HEAD_SIZE, START, Block, Position, SegmentReader
 
-CHUNK_SIZE: Final = 256 * 1024
+CHUNK_SIZE: Final = 512 * 1024
 """Raw bytes read at once: some megabytes of log, far more than a hand-over to a thread costs."""
 
 _WRITE_BITS: Final = 0o222

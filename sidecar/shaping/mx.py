@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import dns.exception
@@ -83,7 +84,10 @@ Records = Sequence[tuple[int, Labels]]
 """MX records as (preference, labels of the host)."""
 
 
-def _answer(domain: str, name: Domain, records: Records, expires_ns: int) -> MxAnswer:
+@lru_cache(maxsize=4096)  # from memory, it is asked for again with every batch of records
+def _answer(
+    domain: str, name: Domain, records: tuple[tuple[int, Labels], ...], expires_ns: int
+) -> MxAnswer:
     """The answer that MX records make; without any, the domain is its own host."""
     if records:
         hosts = [host for _, host in sorted((pref, host_text(h)) for pref, h in set(records))]
@@ -144,7 +148,7 @@ class ZoneResolver:
         if isinstance(found, MxAnswer):
             return found
         records = self._records(domain, _dns_name(found.labels))
-        return _answer(domain, found, records, NEVER)
+        return _answer(domain, found, tuple(records), NEVER)
 
     def _records(self, domain: str, name: dns.name.Name) -> Records:
         for _ in range(16):
@@ -288,7 +292,7 @@ class DnsResolver:
     def _from_memory(self, domain: str, name: Domain, entry: _Entry) -> MxAnswer:
         if entry.records is None:
             raise MxError(domain, entry.reason, entry.retry_ns)
-        answer = _answer(domain, name, entry.records, entry.expires_ns)
+        answer = _answer(domain, name, tuple(entry.records), entry.expires_ns)
         if entry.failures:
             answer = replace(answer, expires_ns=entry.retry_ns, stale=entry.reason)
         return answer
