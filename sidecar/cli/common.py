@@ -16,7 +16,7 @@ from sidecar.problems import Problem, ProblemError
 from sidecar.service.rules import Settled
 from sidecar.settings import Settings, setting
 from sidecar.shaping.mx import DnsResolver, OfflineResolver, Resolver, ZoneResolver
-from sidecar.times import NS
+from sidecar.times import NS, parse_time
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -62,13 +62,12 @@ def setting_options(*names: str) -> Callable[[_F], _F]:
     def add(function: _F) -> _F:
         for name in reversed(names):
             row = setting(name)
-            declarations = [row.option]
             if name == "listen":
                 function = click.option(
                     "--no-listen", "listen", flag_value="none", help="Open no listener."
                 )(function)
             function = click.option(
-                *declarations,
+                row.option,
                 name.replace("from", "from_"),
                 metavar=row.metavar,
                 multiple=row.is_list,
@@ -124,6 +123,14 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ProblemError.one("encoding", f"not UTF-8: {error.reason}", file=str(path)) from None
+
+
+def moment(at: str) -> int:
+    """Unix nanoseconds of what ``--at`` says; ProblemError where that is no time."""
+    try:
+        return parse_time(at)
+    except ValueError as error:
+        raise ProblemError.one("bad-option", str(error), where="--at") from None
 
 
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:

@@ -20,14 +20,14 @@ from sidecar.service.state import restore
 from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.rules import Scope
 from sidecar.store import read_saved
-from sidecar.times import NS, format_rfc3339, parse_time
+from sidecar.times import NS, format_rfc3339
 from sidecar.tools.explain import Explanation, Found, Step, Verdict
 from sidecar.tools.explain import explain as run_explain
 from sidecar.tools.loading import rules_for_a_tool
 from sidecar.tools.question import NO_DOMAIN, Typed, read_record
 from sidecar.tools.text import counted, shown_duration, shown_entry, shown_rule
 
-from .common import report, resolver_for, run_async, setting_options, settle
+from .common import moment, report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
 
 _LABELS: Final[dict[Verdict, tuple[str, str]]] = {
@@ -100,7 +100,7 @@ def explain(
     about = {name: options.pop(name) for name in ("domain", "source", "queue", "site")}
     _check_usage(response, record, [name for name, value in about.items() if value is not None])
     settings = settle(options, require=("shaping",)).settings
-    now_ns = None if at is None else _time(at)
+    now_ns = None if at is None else moment(at)
     automation = _automation(state)
 
     async def work() -> Explanation:
@@ -127,13 +127,6 @@ def _check_usage(response: str | None, record: str | None, about: list[str]) -> 
         raise click.UsageError("Give either RESPONSE or --record.")
     if record is not None and about:
         raise click.UsageError(f"With --record, leave out --{about[0]}: the record has it.")
-
-
-def _time(text: str) -> int:
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise ProblemError.one("bad-option", str(error), where="--at") from None
 
 
 def _refuse_missing(rules: Rules) -> None:

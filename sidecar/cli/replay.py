@@ -14,13 +14,12 @@ from rich.table import Table
 
 from sidecar.automation.entries import ReadyQSuspension, SchedQBounce, SchedQSuspension
 from sidecar.automation.overlay import one_line
-from sidecar.problems import ProblemError
 from sidecar.service.replay import Progress, Replay, newest_record
 from sidecar.service.replay import replay as run_replay
 from sidecar.service.rules import Rules, load_rules
-from sidecar.times import format_rfc3339, parse_time
+from sidecar.times import format_rfc3339
 
-from .common import report, resolver_for, run_async, setting_options, settle
+from .common import moment, report, resolver_for, run_async, setting_options, settle
 
 
 @click.command()
@@ -44,7 +43,7 @@ def replay(logs: tuple[Path, ...], at: str | None, as_json: bool, **options: obj
     LOG is a segment (zstd, gzip or plain) or a directory of them.
     """
     settings = settle(options, require=("shaping",)).settings
-    at_ns = None if at is None else _time(at)
+    at_ns = None if at is None else moment(at)
 
     async def work() -> tuple[Replay, Rules]:
         resolver = resolver_for(settings)
@@ -74,13 +73,6 @@ def replay(logs: tuple[Path, ...], at: str | None, as_json: bool, **options: obj
         return
     report([*rules.problems, *result.problems])
     _tables(result)
-
-
-def _time(text: str) -> int:
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise ProblemError.one("bad-option", str(error), where="--at") from None
 
 
 def _progress(stack: ExitStack, logs: tuple[Path, ...], *, passes: int) -> Progress:

@@ -10,9 +10,8 @@ import click
 from sidecar.problems import ProblemError
 from sidecar.service.main import serve
 from sidecar.service.rules import Settled
-from sidecar.times import parse_time
 
-from .common import resolver_for, run_async, setting_options, settle
+from .common import moment, resolver_for, run_async, setting_options, settle
 
 
 @click.command()
@@ -72,8 +71,5 @@ def run(once: bool, at: str | None, **options: object) -> None:
 def _clock(at: str | None) -> Callable[[], int] | None:
     if at is None:
         return None
-    try:
-        moment = parse_time(at)
-    except ValueError as error:
-        raise ProblemError.one("bad-option", str(error), where="--at") from None
-    return lambda: moment
+    now_ns = moment(at)
+    return lambda: now_ns
