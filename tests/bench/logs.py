@@ -57,21 +57,21 @@ class LogSpec:
     failures: float = 0.02
     size: int = NATURAL_SIZE
     domains: int = 1000
-    rate: int = 10_000
+    rate: float = 10_000
     seed: int = 7
     per_segment: int = 500_000
 
     @property
     def end_s(self) -> int:
         """When the last record was written, Unix seconds."""
-        return BEGIN_S + self.records // self.rate
+        return BEGIN_S + int(self.records / self.rate)
 
     @property
     def name(self) -> str:
         """A directory name that says it all."""
         return (
             f"r{self.records}-f{self.failures:g}-s{self.size}-d{self.domains}"
-            f"-p{self.rate}-x{self.seed}-n{self.per_segment}"
+            f"-p{self.rate:g}-x{self.seed}-n{self.per_segment}"
         )
 
 
@@ -95,7 +95,7 @@ def generate(spec: LogSpec, parent: Path) -> Path:
     records = lines(spec)
     while written < spec.records:
         count = min(spec.per_segment, spec.records - written)
-        opened_ns = BEGIN_S * NS + written * NS // spec.rate
+        opened_ns = BEGIN_S * NS + int(written * NS / spec.rate)
         path = directory / segment_name(opened_ns)
         encoder = zstandard.ZstdCompressor(level=3).compressobj()
         with path.open("wb") as file:
@@ -132,7 +132,7 @@ def lines(spec: LogSpec) -> Iterator[bytes]:
 
 
 def _line(rng: random.Random, shape: _Shape, spec: LogSpec, *, number: int, session: str) -> bytes:
-    at, nanosecond = divmod(BEGIN_S * NS + number * NS // spec.rate, NS)
+    at, nanosecond = divmod(BEGIN_S * NS + int(number * NS / spec.rate), NS)
     padding = max(spec.size - NATURAL_SIZE, 0)
     moment = _moment(at)
     user = rng.randrange(1_000_000)

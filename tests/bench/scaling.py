@@ -63,7 +63,7 @@ def entries_curve(spec: LogSpec, rules: list[Path], *, work: Path, runs: int) ->
 
 def windows_curve(spec: LogSpec, *, work: Path, runs: int) -> Curve:
     """Longer threshold windows, with a log of eight days."""
-    spec = replace(spec, rate=max(spec.records // (8 * _DAY_S), 1))
+    spec = replace(spec, rate=spec.records / (8 * _DAY_S))
     points = []
     for period in WINDOWS:
         scratch = work / f"window-{period}"
