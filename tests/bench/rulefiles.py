@@ -63,7 +63,7 @@ def write_many(count: int, path: Path) -> Path:
 def write_window(period: str, path: Path) -> Path:
     """A file of one rule that counts what most failures say, over `period`."""
     path.write_text(
-        "[[\"default\".automation]]\nregex = 'deferred|rate limited|Throttled|recipient|blocked'\n"
+        "[[\"default\".automation]]\nregex = 'deferred|rate limited|Throttled|block list'\n"
         f'action = "Suspend"\ntrigger = {{Threshold="1000000000/{period}"}}\nduration = "1 hour"\n'
     )
     return path
