@@ -19,7 +19,7 @@ from sidecar.faults import reached
 from sidecar.problems import Problem, ProblemError
 from sidecar.publish.holds import DesiredState
 from sidecar.publish.metrics import Metrics
-from sidecar.publish.overlay_file import write_atomically_async
+from sidecar.publish.overlay_file import write_atomically
 from sidecar.publish.snapshot import Snapshot
 
 from .logging import Log
@@ -34,6 +34,7 @@ SUSPENDED_NAME = "suspended.json"
 BOUNCED_NAME = "bounced.json"
 
 _LOOK_SECONDS = 5.0
+_LOOKS = 12  # by what stat says, before the files' contents are compared
 _REST = 4.0  # seconds of rest for a second of making texts
 _REST_MAX = 1.0  # the first time takes long, and is no measure of those that follow
 
@@ -102,7 +103,9 @@ class Publisher:
             seconds = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS)) - 1]
             await _wait(self._changed, seconds)
             return
-        while not await _wait(self._changed, self._look_seconds):
+        for _ in range(_LOOKS):
+            if await _wait(self._changed, self._look_seconds):
+                return
             if signature(self._files()) != self._written:
                 self._log.warning("the overlay was changed by another: put right")
                 return
@@ -151,12 +154,16 @@ class Publisher:
             # It was made at the start; somebody has taken it away.
             with contextlib.suppress(OSError):
                 directory.mkdir(parents=True)
-        if await write_atomically_async(self._overlay, snapshot.overlay):
+        if await self._write_file(self._overlay, snapshot.overlay):
             self._metrics.overlay_writes.inc()
         reached("overlay-written")
-        await write_atomically_async(directory / SUSPENDED_NAME, snapshot.suspended)
-        await write_atomically_async(directory / BOUNCED_NAME, snapshot.bounced)
-        self._written = signature(self._files())
+        await self._write_file(directory / SUSPENDED_NAME, snapshot.suspended)
+        await self._write_file(directory / BOUNCED_NAME, snapshot.bounced)
+
+    async def _write_file(self, path: Path, data: str | bytes) -> bool:
+        changed, found = await asyncio.to_thread(_put, path, data)
+        self._written = {**self._written, **found}
+        return changed
 
     def _failed(self, problem: Problem) -> None:
         self._metrics.overlay_failures.inc()
@@ -181,6 +188,12 @@ class Publisher:
                 self._reported.add(key)
                 self._metrics.entries_left_out.inc()
                 self._log.warning("an entry is left out of the overlay", reason=reason)
+
+
+def _put(path: Path, data: str | bytes) -> tuple[bool, Signature]:
+    """Write the file; whether it changed, and what it then is like.  In a thread: disks sync."""
+    changed = write_atomically(path, data)
+    return changed, signature([str(path)])
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -177,15 +176,15 @@ def test_the_overlays_directory_deleted_while_running_is_made_again(setup: Setup
     running = setup.run()
     setup.log(failure(1, domain="kept.example"))
     until(lambda: "kept.example" in setup.overlay())
-    shutil.rmtree(setup.overlay_file.parent)
+    setup.overlay_file.parent.rename(setup.base / "gone")
     until(lambda: setup.overlay_file.exists() and "kept.example" in setup.overlay())
     assert running.stop() == 0
 
 
 def test_an_overlay_that_somebody_edits_is_put_right(setup: Setup) -> None:
     running = setup.run()
-    setup.log(failure(1, domain="kept.example"))
-    until(lambda: "kept.example" in setup.overlay())
+    setup.log(failure(1, domain="kept.example"), failure(2, "Suspend queue"))
+    until(lambda: setup.beside("suspended.json")["ready_q"])  # written after the overlay
     setup.overlay_file.write_text("[broken")
     until(lambda: "kept.example" in setup.overlay_file.read_text())
     running.says("the overlay was changed by another")
