@@ -394,7 +394,9 @@ class GzipDecoder(Decoder):
             # Perhaps no member begins here after all: look again when there is more.
             return self._damaged("the file ends in a header") if self._final else -1
         self._member = member
-        self._pos += len(piece) - len(member.unconsumed_tail) - len(member.unused_data)
+        # Not both: CPython may leave at the end of a member what follows it in either.
+        rest = member.unused_data if member.eof else member.unconsumed_tail
+        self._pos += len(piece) - len(rest)
         room[: len(output)] = output
         if member.eof:
             self._member = None

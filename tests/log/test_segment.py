@@ -290,6 +290,24 @@ def test_a_damaged_beginning_is_searched_for_the_next_frame() -> None:
     assert read.lost == len(raw)
 
 
+@pytest.mark.parametrize("size", [1_000, 40_000, 1_000_000])
+@pytest.mark.parametrize("first", [1_000, 20_000, 40_000])
+def test_gzip_members_that_expand_much_end_where_they_end(first: int, size: int) -> None:
+    lines = [b'{"a":1}'] * first + some_lines(200)
+    raw = gzipped(joined(lines[:first])) + gzipped(joined(lines[first:]))
+    reader = SegmentReader("segment")
+    read = Read()
+    for piece in pieces(raw, size):
+        reader.feed(piece)
+        while (block := reader.next_block()) is not None:
+            read.blocks.append(block)
+            assert reader.damage is None  # then there may be no end to it
+    reader.finish()
+    take(reader, read)
+    assert read.lines == lines
+    assert read.lost == 0
+
+
 def test_a_bad_gzip_member_costs_the_rest_of_it_only() -> None:
     first, second = some_lines(2_000, seed=1), some_lines(50, seed=2)
     raw = bytearray(gzipped(joined(first)))
