@@ -406,13 +406,17 @@ class GzipDecoder(Decoder):
     def _salvage(
         self, member: zlib._Decompress, piece: bytes, room: memoryview, reason: str
     ) -> int:
-        """What `piece` yields before the bad place: zlib drops the output of a failing call."""
+        """What `piece` yields before the bad place: zlib drops the output of a failing call.
+
+        Byte by byte, so that it does not depend on where the piece begins.
+        """
         output = io.BytesIO()
-        for at in range(0, len(piece), 16):
+        for at in range(len(piece)):
             try:
-                output.write(member.decompress(piece[at : at + 16]))
+                output.write(member.decompress(piece[at : at + 1]))
             except zlib.error:
-                self._pos += at if output.tell() else 0
+                if self._member is not None or output.tell():
+                    self._pos += at
                 break
         salvaged = output.getvalue()[:BLOCK_MAX]
         room[: len(salvaged)] = salvaged

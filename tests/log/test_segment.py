@@ -327,6 +327,20 @@ def test_of_a_bad_gzip_member_what_came_before_is_kept() -> None:
     assert 5 < sum(itertools.takewhile(bool, same)) < 60
 
 
+@given(st.integers(20, 4_000), st.integers(1, 255), st.integers(1, 3_000))
+def test_what_a_bad_gzip_member_leaves_does_not_depend_on_how_it_came(
+    place: int, change: int, size: int
+) -> None:
+    raw = bytearray(gzipped(joined(some_lines(400, seed=1))))
+    assert len(raw) > 4_000
+    raw[place] ^= change
+    raw += gzipped(joined(some_lines(10, seed=2)))
+    whole, parts = read_pieces([bytes(raw)]), read_pieces(pieces(bytes(raw), size))
+    assert parts.data == whole.data
+    assert parts.lost == whole.lost
+    assert parts.blocks[-1].position.offset == whole.blocks[-1].position.offset
+
+
 def test_a_window_larger_than_128_mib_is_refused() -> None:
     huge = b"\x28\xb5\x2f\xfd\x00" + bytes([18 << 3]) + b"\x03\x00\x00x"  # 256 MiB
     large = b"\x28\xb5\x2f\xfd\x00" + bytes([17 << 3]) + b"\x11\x00\x00{}"  # 128 MiB
