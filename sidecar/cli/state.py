@@ -97,6 +97,11 @@ def _import_daemons(file: Path, settings: Settings) -> None:
             first_seq=next_seq(load(store)),
             check_option=check_option,
         )
+        if daemon.problems and not (daemon.entries or daemon.histories or daemon.expired):
+            report(daemon.problems)
+            raise ProblemError.one(
+                "state-foreign", "holds nothing of a kumo-tsa-daemon's state", file=str(file)
+            )
         taken = take_over(
             store,
             daemon,

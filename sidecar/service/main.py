@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar.automation.overlay import Overlay
+from sidecar.automation.overlay import FIRST_LINE, Overlay
 from sidecar.log.tail import Tail
 from sidecar.problems import Problem, ProblemError
 from sidecar.publish.metrics import Metrics
@@ -86,6 +86,7 @@ async def serve(
         log.info("the policy says", text=message)
     for problem in settings.warnings:
         log.problem(problem)
+    _spare_what_is_read(settings)
     _ensure_overlay(settings.overlay)
     metrics = Metrics.create(process=True)
     with Store.open(settings.state) as store:
@@ -180,6 +181,29 @@ def _say_jump(log: Log, ns: int) -> None:
         log.warning(
             "the clock was set back; what is in force holds longer by as much", seconds=seconds
         )
+
+
+def _spare_what_is_read(settings: Settings) -> None:
+    """ProblemError where the overlay would take the place of the operator's rules or policy.
+
+    The overlay itself may well be among the rule files, as it is among kumod's.
+    """
+    read = {os.path.realpath(file) for file in settings.shaping}
+    read |= {os.path.realpath(file) for file in settings.dns_zones}
+    if settings.policy is not None:
+        read.add(os.path.realpath(settings.policy))
+    target = os.path.realpath(settings.overlay)
+    if target not in read:
+        return
+    mark = FIRST_LINE.encode()
+    with contextlib.suppress(OSError), open(target, "rb") as file:
+        if file.read(len(mark)) not in (b"", mark):
+            raise ProblemError.one(
+                "overlay-write",
+                "the overlay would replace this file, which is read: name another with --overlay "
+                "or TSA_SIDECAR_OVERLAY",
+                file=str(settings.overlay),
+            )
 
 
 def _ensure_overlay(path: Path) -> None:

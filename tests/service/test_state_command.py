@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sidecar.service.cancel import ask
 from sidecar.store import Saved, Store
 from tests.kumod_standin import SCHED_Q, KumodStandin
@@ -162,6 +164,18 @@ def test_a_damaged_daemons_state_gives_what_can_be_read(setup: Setup) -> None:
     running = setup.command("state", "import", *arguments)
     assert running.code == 0
     assert "nothing after it can be read" in running.output
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff\xe0JFIF", b"\x85\xadevent"])
+def test_a_file_that_holds_nothing_of_a_tsa_daemon_is_not_taken_for_done(
+    setup: Setup, data: bytes
+) -> None:
+    file = setup.base / "wrong.state"
+    file.write_bytes(data)
+    arguments = ["--state", str(setup.state_file), "--from-tsa-daemon", str(file)]
+    running = setup.command("state", "import", *arguments)
+    assert running.code == 1
+    assert f"error: {file}: holds nothing of a kumo-tsa-daemon's state" in running.output
 
 
 def status(setup: Setup, *more: str, listen: bool = True) -> tuple[int | None, str]:

@@ -1,0 +1,35 @@
+"""The overlay is never written over a file that somebody else wrote and the sidecar reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from .support import Setup, failure
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_rule_files_are_not_replaced_by_the_overlay(setup: Setup, link: bool) -> None:
+    rules = setup.rules.read_text()
+    place = setup.rules
+    if link:
+        place = setup.base / "link.toml"
+        place.symlink_to(setup.rules)
+    running = setup.start("--once", listen=False, overlay=str(place))
+    assert running.wait() == 1
+    assert f"{place}: the overlay would replace this file, which is read" in running.output
+    assert setup.rules.read_text() == rules
+
+
+def test_a_policy_is_not_replaced_by_the_overlay(setup: Setup) -> None:
+    policy = setup.base / "tsa_init.lua"
+    policy.write_text("-- mine\n")
+    running = setup.start("--once", "--policy", str(policy), listen=False, overlay=str(policy))
+    assert running.wait() == 1
+    assert policy.read_text() == "-- mine\n"
+
+
+def test_the_overlay_may_be_among_the_rule_files_as_in_kumods_list(setup: Setup) -> None:
+    setup.once()
+    setup.log(failure(1, domain="both.example"))
+    setup.once("--shaping", str(setup.overlay_file))
+    assert "both.example" in setup.overlay()
