@@ -109,6 +109,11 @@ class Prefilter:
                 done = True
 
 
+def decodes_all(rule: Rule) -> bool:
+    """Whether on account of `rule` every record must be decoded to be told from others."""
+    return _site(rule.scope) is None and any(p.literals() is None for p in rule.regexes)
+
+
 def _site(scope: Scope) -> Literal | None:
     """What stands in every line of the site of `scope`: its name, in the record's ``site``.
 

@@ -77,10 +77,7 @@ async def load_rules(
         settings=settings,
         shaping=shaping,
         matcher=Matcher(shaping),
-        prefilter=Prefilter(
-            (pattern for rule in shaping.all_rules() for pattern in rule.regexes),
-            skip_types=settings.skip_record_types,
-        ),
+        prefilter=Prefilter.for_rules(shaping.all_rules(), skip_types=settings.skip_record_types),
     )
 
 

@@ -68,12 +68,16 @@ def test_json_when_nothing_loads() -> None:
     assert {p["level"] for p in document["problems"]} == {"error"}
 
 
-def test_a_rule_that_needs_every_record_decoded_is_noted() -> None:
-    document = json.loads(
-        run("check", *HERE, "--shaping", "doubtful.toml", "--no-dns", "--json").stdout
-    )
+def test_a_rule_that_needs_every_record_decoded_is_noted(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rule = 'regex = \'.\'\naction = "Suspend"\nduration = "1m"\n'
+    # A site's rule only needs the records of its site, which name it.
+    rules.write_text(f'[[default.automation]]\n{rule}[["gamma.example".automation]]\n{rule}')
+    result = run("check", "--shaping", str(rules), "--no-dns", "--json", "--strict")
+    document = json.loads(result.stdout)
     notes = [p for p in document["problems"] if p["level"] == "note"]
-    assert [(p["code"], p["line"]) for p in notes] == [("no-literal", 20)]
+    assert [(p["code"], p["line"]) for p in notes] == [("no-literal", 1)]
+    assert result.exit_code == 0
 
 
 def test_without_dns_no_domain_is_missed_and_every_block_is_checked(tmp_path: Path) -> None:
