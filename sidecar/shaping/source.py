@@ -14,7 +14,9 @@ import os
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import Future
 from http.client import HTTPException, HTTPResponse
+from threading import Thread
 from typing import Final
 
 import aiofiles
@@ -51,14 +53,23 @@ async def read_local(path: str) -> str:
 
 async def fetch(url: str, timeout_s: float) -> str:
     """The text at a URL; SourceError when it does not come whole within `timeout_s` seconds."""
-    loop = asyncio.get_running_loop()
+    answer: Future[bytes] = Future()
+    # A thread of its own, that nobody waits for: a server that drips its headers holds it
+    # up for as long as it likes, and neither reading the log nor ending may wait for that.
+    Thread(target=_fetch, args=(answer, url, timeout_s), daemon=True, name="fetch").start()
     try:
-        data = await asyncio.wait_for(
-            loop.run_in_executor(None, _get, url, timeout_s), timeout_s + 0.5
-        )
+        data = await asyncio.wait_for(asyncio.wrap_future(answer), timeout_s + 0.5)
     except TimeoutError:
         raise SourceError(f"no answer within {timeout_s:g} s") from None
     return _decode(data)
+
+
+def _fetch(answer: Future[bytes], url: str, timeout: float) -> None:
+    answer.set_running_or_notify_cancel()  # from here on it can't be cancelled, only not awaited
+    try:
+        answer.set_result(_get(url, timeout))
+    except Exception as err:  # noqa: BLE001 - whoever awaits the answer gets it
+        answer.set_exception(err)
 
 
 def _get(url: str, timeout: float) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -224,6 +225,29 @@ def test_a_slow_server_costs_the_timeout_and_no_more(drip: float) -> None:
         assert time.monotonic() - began < 3
         assert ready(shaping) is None
         assert shaping.warnings[0].code == "remote-load"
+
+
+def test_a_server_that_drips_its_headers_holds_up_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        name = f"http://127.0.0.1:{listener.getsockname()[1]}/a.toml"
+        stop = threading.Event()
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                while not stop.wait(0.05):
+                    connection.sendall(b"X-More: yes\r\n")
+
+        server = threading.Thread(target=drip)
+        server.start()
+        began = time.monotonic()
+        # The end of the event loop waits for the threads of its executor.
+        shaping = fetch(name, options=MergeOptions(remote_load="Warn", http_timeout=0.3))
+        assert time.monotonic() - began < 3
+        stop.set()
+        server.join()
+    assert "no answer within 0.3 s" in shaping.warnings[0].message
 
 
 def test_an_endless_or_undecodable_body_is_refused() -> None:
