@@ -109,6 +109,7 @@ class RuleBook:
         try:
             settled = await asyncio.to_thread(self._settle)
             rules = await load_rules(settled.settings, self._resolver, self._copies)
+            self._refuse_gone(rules)
         except ProblemError as error:
             self.failure = error.problems
             return False
@@ -119,3 +120,15 @@ class RuleBook:
         )
         self.settled, self.rules = settled, rules
         return changed
+
+    def _refuse_gone(self, rules: Rules) -> None:
+        """ProblemError where a file can't be read now that the rules in force are from.
+
+        kumod does without it.  But the log goes on, and what it says while a file
+        is being replaced would go by unseen.
+        """
+        missing = {p.file for p in self.rules.shaping.errors if p.code == "local-load"}
+        had = set(self.rules.settings.shaping) - missing
+        gone = [p for p in rules.shaping.errors if p.code == "local-load" and p.file in had]
+        if gone:
+            raise ProblemError(gone)
