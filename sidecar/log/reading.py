@@ -189,6 +189,10 @@ class Reading:
         self.stats.segments_lost += 1
         self.stats.lost_names.append(segment.name)
         self._lost.append(segment.name)
+        # Of a segment that is done, frame_start is where its file ends.  Should this one
+        # come back, what it then has beyond what was had of it is read after all.
+        had = max(segment.read_to, segment.position.frame_start, 1)
+        segment.position = replace(segment.position, frame_start=had)
         self.known.done(segment)
         what = f"what came after line {segment.position.lines} is lost"
         self._problem(segment, "segment-lost", f"deleted before it was wholly read: {what}")

@@ -298,6 +298,34 @@ def test_deleted_before_it_was_read_is_lost_by_name(tmp_path: Path) -> None:
     assert follower.lost == [path.name]  # said once, not at each start
 
 
+@pytest.mark.parametrize("there", ["the rest", "no more than before"])
+def test_a_lost_segment_that_comes_back_is_read_on_from_where_it_was(
+    there: str, tmp_path: Path
+) -> None:
+    directory, elsewhere = tmp_path / "logs", tmp_path / "elsewhere"
+    directory.mkdir()
+    writer = KumodWriter(directory)
+    for number in range(1_000):
+        path = writer.log(record(number))
+    follower = Follower(directory)
+    first = len(follower.once())
+    assert 0 < first < 1_000
+    half = path.read_bytes()
+    writer.close()
+    path.rename(elsewhere)
+    assert follower.once() == []
+    assert follower.lost == [path.name]
+    if there != "the rest":
+        elsewhere.chmod(0o644)
+        elsewhere.write_bytes(half)
+        take_write_bits(elsewhere)
+    shutil.copy(elsewhere, path)
+    again = numbers(follower.once())
+    assert again == (list(range(first, 1_000)) if there == "the rest" else [])
+    assert follower.once() == []
+    assert follower.lost == [path.name]
+
+
 def test_deleted_while_waiting_in_the_backlog_is_lost_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
