@@ -20,7 +20,9 @@ from sidecar.automation.matching import Candidate
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.faults import reached
 from sidecar.log.reading import Batch
+from sidecar.log.segment import Block
 from sidecar.log.tail import Tail
+from sidecar.problems import Problem
 from sidecar.publish.metrics import Metrics
 from sidecar.shaping.mx import DnsResolver, Resolver
 from sidecar.store import CheckpointRow, Saved, Store, Transaction
@@ -68,6 +70,8 @@ class Service:
     ) -> None:
         self._resolver = resolver
         self._metrics = metrics
+        self._log = log
+        self._said_bad = False
         self.clock = clock
         self.automation, cleaning, problems = restore(saved)
         for problem in problems:
@@ -123,12 +127,14 @@ class Service:
         rules = self.book.rules
         tally, found = Tally(), list[Candidate]()
         for block in batch.blocks:
+            bad = tally.bad
             found += candidates(
                 rules.prefilter.lines(block.data),
                 matcher=rules.matcher,
                 skip_types=rules.settings.skip_record_types,
                 tally=tally,
             )
+            self._say_bad(block, tally.bad - bad + block.bad_lines)
         mx = await resolve_all(found, self._resolver)
         # From here to the commit nothing is awaited: what is pending is always whole batches.
         outcome = self.automation.apply(found, shaping=rules.shaping, mx=mx, now_ns=self.clock())
@@ -142,6 +148,19 @@ class Service:
         self.commits.add(changes, outcome)
         if self.commits.due or (self.commits.outcomes and not batch.more):
             await self.commits.commit()
+
+    def _say_bad(self, block: Block, count: int) -> None:
+        """Once in a run: where a log has lines of its own form, there are many."""
+        if count == 0 or self._said_bad:
+            return
+        self._said_bad = True
+        assert self.book is not None
+        message = (
+            f"{count} of the lines up to line {block.position.lines} are no log records, or too "
+            "long, and were passed over; further ones are only counted (`tsa-sidecar status`)"
+        )
+        file = str(self.book.rules.settings.log_dir / block.segment)
+        self._log.problem(Problem("warning", "bad-line", message, file=file))
 
     def _note_positions(self, batch: Batch, changes: Transaction) -> None:
         changes.checkpoints, changes.forget_segments = to_rows(batch)
