@@ -68,7 +68,7 @@ class Service:
         metrics: Metrics,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._resolver = resolver
+        self.resolver = resolver
         self._metrics = metrics
         self._log = log
         self._said_bad = False
@@ -135,7 +135,7 @@ class Service:
                 tally=tally,
             )
             self._say_bad(block, tally.bad - bad + block.bad_lines)
-        mx = await resolve_all(found, self._resolver)
+        mx = await resolve_all(found, self.resolver)
         # From here to the commit nothing is awaited: what is pending is always whole batches.
         outcome = self.automation.apply(found, shaping=rules.shaping, mx=mx, now_ns=self.clock())
         reached("batch-decided")
@@ -206,8 +206,8 @@ class Service:
 
     def _note_answers(self, changes: Transaction) -> None:
         """Keep what the DNS said, so that an outage does not drop rules at the next start."""
-        if isinstance(self._resolver, DnsResolver):
-            for domain, answer in self._resolver.take_changes().items():
+        if isinstance(self.resolver, DnsResolver):
+            for domain, answer in self.resolver.take_changes().items():
                 if answer is None:
                     changes.drop_mx.add(domain)
                 else:
@@ -242,7 +242,7 @@ class Service:
         whole.kumod_ids = dict(self.kumod_ids)
         whole.meta |= self._meta()
         whole.meta |= {_COPY + url: text for url, text in self.copies.items()}
-        whole.mx = dict(self._resolver.export()) if isinstance(self._resolver, DnsResolver) else {}
+        whole.mx = dict(self.resolver.export()) if isinstance(self.resolver, DnsResolver) else {}
         return whole
 
     def _publish(self, outcome: Outcome) -> None:

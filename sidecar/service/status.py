@@ -15,9 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import Counter
+
 from sidecar import __version__
 from sidecar.log.tail import Tail
 from sidecar.publish.metrics import Metrics
+from sidecar.shaping.mx import DnsResolver
 from sidecar.times import NS, format_rfc3339
 
 from .clock import GuardedClock
@@ -56,6 +59,7 @@ class Status:
         self._file = file
         self._started_ns = service.clock()
         self._said: Document | None = None
+        self._counted: dict[Counter, int] = {}
         self.state = "starting"
         """``starting``, ``running``, ``stopped``."""
         self.tail: Tail | None = None
@@ -141,6 +145,21 @@ class Status:
             metrics.entries.labels(kind).set(count)
         metrics.threshold_scopes.set(document["thresholds"])
         metrics.rules.set(document["rules"])
+        resolver = self._service.resolver
+        if isinstance(resolver, DnsResolver):
+            self._count(metrics.dns_failures, resolver.failures)
+        book = self._service.book
+        if book is not None:
+            rules = book.rules.shaping.all_rules()
+            struck = sum(p.timeouts for p in {p for r in rules for p in r.regexes})
+            self._count(metrics.regex_timeouts, struck)
+
+    def _count(self, counter: Counter, total: int) -> None:
+        """Have `counter` follow a count kept elsewhere, which a reload may begin anew."""
+        last = self._counted.get(counter, 0)
+        if total > last:
+            counter.inc(total - last)
+        self._counted[counter] = total
 
 
 def _replace(file: Path, data: bytes) -> None:

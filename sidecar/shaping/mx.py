@@ -259,6 +259,8 @@ class DnsResolver:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._asking: dict[str, asyncio.Task[_Entry]] = {}
         self._changed: set[str] = set()
+        self.failures = 0
+        """How many look-ups have failed (a name that does not exist is an answer)."""
         for key, text in (saved or {}).items():
             self._restore(key, text)
 
@@ -335,6 +337,7 @@ class DnsResolver:
         return self._put(key, _Entry(None, failures=1, retry_ns=retry_ns, reason=reason))
 
     def _failed(self, key: str, reason: str) -> _Entry:
+        self.failures += 1
         entry = self._entries.get(key) or _Entry()
         pause = min(self.FIRST_RETRY_NS << min(entry.failures, 10), self.NEGATIVE_TTL_NS)
         # Up to a quarter off, so that names that failed together are not asked together.

@@ -313,3 +313,22 @@ def test_what_is_in_force_is_published_again_after_a_restart_without_a_log(setup
     until(lambda: "kept.example" in setup.overlay())
     assert entries_of(setup)
     assert running.stop() == 0
+
+
+def test_metrics_tell_what_is_in_force_and_what_was_given_up(setup: Setup) -> None:
+    setup.rules.write_text(
+        setup.rules.read_text() + '[["default".automation]]\nregex = "x(a|aa)+(?<!a)b"\n'
+        'action = "Suspend"\nduration = "1h"\n'
+    )
+    running = setup.run()
+    setup.log(failure(1, "Throttled x" + "a" * 100 + "b", domain="live.example"))
+    until(lambda: "live.example" in setup.overlay())
+    names = ("tsa_sidecar_regex_timeouts_total", 'tsa_sidecar_entries{kind="override"}')
+
+    def metrics() -> dict[str, float]:
+        lines = setup.get("/metrics").decode().splitlines()
+        return {n: float(v) for n, v in (x.rsplit(" ", 1) for x in lines if x[0] != "#")}
+
+    until(lambda: metrics().keys() >= set(names))
+    until(lambda: all(metrics()[name] == 1.0 for name in names))
+    assert running.stop() == 0
