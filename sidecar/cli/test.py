@@ -76,9 +76,8 @@ def _print(results: list[FileResult]) -> None:
     for result in results:
         for failed in result.failed:
             _print_failed(console, result.file, failed)
-        if result.failed:
-            for problem in result.warnings:
-                console.print(line(("warning", STYLES["warning"]), f": {one_line(str(problem))}"))
+        for problem in result.warnings:
+            console.print(line(("warning", STYLES["warning"]), f": {one_line(str(problem))}"))
         passed = len(result.results) - len(result.failed)
         counts = f"{passed} of {len(result.results)} passed"
         style = "bold red" if result.failed else "green"

@@ -392,7 +392,7 @@ async def _reload(parts: _Parts, book: RuleBook, hangup: asyncio.Event) -> None:
     reasons = changes(
         files=lambda: book.settled.files,
         known=book.seen,
-        ttl_seconds=lambda: book.rules.settings.ttl_ns / NS,
+        ttl_seconds=lambda: book.rules.reload_ns(parts.service.clock()) / NS,
         hangup=hangup,
     )
     async for reason in reasons:

@@ -32,11 +32,15 @@ _EVERY_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A segment's file; ``order`` is by when it was begun."""
+    """A segment's file; ``order`` is by when it was begun.
+
+    ``is_kumods``: its name is one that kumod gives, so that nobody's notes go.
+    """
 
     name: str
     state: FileState
     order: tuple[int, str]
+    is_kumods: bool
 
 
 class Keeper:
@@ -93,7 +97,12 @@ class Keeper:
         found = []
         for file in files:
             row = done.get(file.name)
-            if row is None or self._may_stay(file, total) or not self._is_what_was_read(file, row):
+            if (
+                row is None
+                or not file.is_kumods
+                or self._may_stay(file, total)
+                or not self._is_what_was_read(file, row)
+            ):
                 continue
             total -= file.state.size
             found.append(file.name)
@@ -129,8 +138,9 @@ class Keeper:
         for name in names:
             state = self._state(name)
             if state is not None:
-                opened_ns = parse_name(name).opened_ns or state.mtime_ns
-                files.append(_File(name, state, (opened_ns, name)))
+                opened_ns = parse_name(name).opened_ns
+                order = (state.mtime_ns if opened_ns is None else opened_ns, name)
+                files.append(_File(name, state, order, is_kumods=opened_ns is not None))
         return sorted(files, key=lambda file: file.order)
 
     def _may_stay(self, file: _File, total: int) -> bool:

@@ -8,7 +8,7 @@ last good rules stay in force and the problems are kept for the status.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 
 from sidecar.automation.matching import Matcher
@@ -17,8 +17,11 @@ from sidecar.problems import Problem, ProblemError
 from sidecar.settings import Settings
 from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
+from sidecar.times import NS
 
 from .reload import Signature
+
+_SOONEST_NS = 30 * NS  # a load of many thousand rules takes seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,26 @@ class Rules:
     @property
     def found(self) -> tuple[Problem, ...]:
         """What the shaping files have that did not stop the load."""
-        return (*self.shaping.warnings, *self.shaping.errors)
+        return (*self.shaping.warnings, *self.shaping.errors, *self._unresolved())
+
+    def _unresolved(self) -> Iterator[Problem]:
+        """kumod says nothing of this unless asked; here it means that records are passed over."""
+        unresolved = self.shaping.unresolved
+        if unresolved and self.settings.merge_options.get("dns_fail", "Ignore") == "Ignore":
+            names = ", ".join(sorted(unresolved)[:5]) + (", …" if len(unresolved) > 5 else "")
+            reason = unresolved[min(unresolved)]
+            message = (
+                f"the rules and options of {len(unresolved)} domains are left out, since their MX "
+                f"does not resolve: {names} ({reason}); asked again later"
+            )
+            yield Problem("warning", "mx-failed", message)
+
+    def reload_ns(self, now_ns: int) -> int:
+        """How long these rules are good for: the ttl, or until it is time to ask the DNS again."""
+        ttl_ns = self.settings.ttl_ns
+        if not self.shaping.unresolved:
+            return ttl_ns
+        return min(ttl_ns, max(_SOONEST_NS, self.shaping.expires_ns - now_ns))
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -185,3 +185,18 @@ def test_without_retention_nothing_is_deleted(setup: Setup) -> None:
     until(lambda: setup.saved().counters.get("read") == 1)
     assert running.stop() == 0
     assert path.exists()
+
+
+def test_what_has_no_segments_name_stays_though_it_was_read(setup: Setup) -> None:
+    segment = setup.log(*(failure(n) for n in range(20)))
+    notes = setup.logs / "notes"
+    notes.write_text("not for the sidecar\n")
+    take_write_bits(notes)
+    for path in (segment, notes):
+        age(path)
+    setup.once()
+    rows = setup.saved().checkpoints
+    assert rows[notes.name].done
+    keeper = Keeper(setup.logs, pattern="*", retention=HOUR, clock=time.time_ns, log=Log())
+    keeper.note(rows)
+    assert keeper.due(rows) == [segment.name]

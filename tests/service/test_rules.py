@@ -13,6 +13,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from sidecar.service.rules import load_rules
+from sidecar.settings import resolve_settings
+from sidecar.shaping.mx import MxAnswer, MxError, ZoneResolver
+from sidecar.times import NS
 from tests.shaping.nameserver import nameserver
 
 from .support import RULES, Setup, failure, until
@@ -142,3 +146,38 @@ def test_dns_answers_outlive_a_restart_without_dns(setup: Setup) -> None:
     setup.log(failure(1, domain=domain))
     setup.once("--nameserver", address)
     assert domain in setup.overlay()
+
+
+def test_rules_left_out_for_want_of_an_mx_are_said_and_asked_for_again(setup: Setup) -> None:
+    setup.rules.write_text(
+        setup.rules.read_text()
+        + "".join(f'["d{n}.example"]\nconnection_limit = {n}\n' for n in range(1, 8))
+    )
+    zone = setup.rules.with_name("other.zone")
+    zone.write_text("$ORIGIN other.example.\n@ 600 IN A 127.0.0.1\n")
+    running = setup.run("--dns-zone", str(zone))
+    running.says("left out, since their MX does not resolve: d1.example, d2.example")
+    assert running.stop() == 0
+    # Who has asked for a warning of each gets that.
+    running = setup.run("--dns-zone", str(zone), "--merge-option", "dns_fail=Warn")
+    assert "left out, since" not in running.output
+    assert "d7.example" in running.output
+    assert running.stop() == 0
+
+
+def test_what_does_not_resolve_is_asked_for_before_the_ttl_has_passed(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('["late.example"]\nconnection_limit = 1\n')
+    options = {"shaping": (str(rules),), "ttl": "1 hour"}
+    settings = resolve_settings(options, {}, None, require=("shaping",))
+
+    class Failing:
+        async def resolve(self, domain: str) -> MxAnswer:
+            raise MxError(domain, "no answer", retry_ns=100 * NS)
+
+    loaded = asyncio.run(load_rules(settings, Failing()))
+    assert loaded.reload_ns(20 * NS) == 80 * NS
+    assert loaded.reload_ns(99 * NS) == 30 * NS  # a load of many rules takes its time
+    zone = "$ORIGIN late.example.\n@ 600 IN A 127.0.0.1\n"
+    whole = asyncio.run(load_rules(settings, ZoneResolver([zone])))
+    assert whole.reload_ns(0) == 3600 * NS
