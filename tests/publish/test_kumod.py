@@ -304,10 +304,10 @@ def test_a_storm_does_not_hold_up_what_is_to_be_taken_back(kumod: KumodStandin) 
         async with running(kumod.url) as world:
             world.client.set_desired(DesiredState(1, sched_q=(sched(),)))
             await world.settle()
-            storm, seconds = asyncio.create_task(asyncio.sleep(5)), itertools.count(1000, 2)
+            storm, seconds = asyncio.create_task(asyncio.sleep(60)), itertools.count(1000, 2)
             while kumod.state.names(SCHED_Q) and not storm.done():
                 longer = next(seconds)
-                queues = tuple(ready(f"q{n}", seconds=longer) for n in range(200))
+                queues = tuple(ready(f"q{n}", seconds=longer) for n in range(100))
                 world.client.set_desired(DesiredState(1, ready_q=queues))
                 await asyncio.sleep(0)
             assert not storm.done()
