@@ -14,7 +14,6 @@ left behind is not, and the next call removes it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -50,16 +49,6 @@ def write_atomically(path: Path, text: str | bytes) -> bool:
     except OSError as error:
         raise _explain(path, target, error) from error
     return True
-
-
-async def write_atomically_async(path: Path, text: str | bytes) -> bool:
-    """:func:`write_atomically` without holding up the event loop while the disk syncs.
-
-    One hop to a thread for the whole: aiofiles would take one for each of its
-    eight system calls, and a cancelled task could not stop halfway through them
-    any better.
-    """
-    return await asyncio.to_thread(write_atomically, path, text)
 
 
 def _holds(target: Path, data: bytes) -> bool:

@@ -236,31 +236,32 @@ def _ready_q(key: Value, value: Value) -> Entry:
 
 
 def _sched_q(key: Value, value: Value) -> Entry:
-    queue, fields = _fields(key), _fields(value)
-    hash_, site = _hash_and_site(_get(queue, "action_hash"))
-    return SchedQSuspension(
-        action_hash=hash_,
-        site=site,
-        reason=_text(fields, "reason"),
-        expires_ns=_expires(fields),
-        seq=0,
-        domain=_text(queue, "domain"),
-        tenant=_text(queue, "tenant"),
-        campaign=_optional_text(queue, "campaign"),
-    )
+    queue = _fields(key)
+    return _held(SchedQSuspension, queue, value, tenant=_text(queue, "tenant"))
 
 
 def _bounce(key: Value, value: Value) -> Entry:
-    queue, fields = _fields(key), _fields(value)
+    queue = _fields(key)
+    return _held(SchedQBounce, queue, value, tenant=_optional_text(queue, "tenant"))
+
+
+def _held(
+    kind: type[SchedQSuspension | SchedQBounce],
+    queue: dict[str, Value],
+    value: Value,
+    *,
+    tenant: str | None,
+) -> Entry:
+    fields = _fields(value)
     hash_, site = _hash_and_site(_get(queue, "action_hash"))
-    return SchedQBounce(
+    return kind(
         action_hash=hash_,
         site=site,
         reason=_text(fields, "reason"),
         expires_ns=_expires(fields),
         seq=0,
         domain=_text(queue, "domain"),
-        tenant=_optional_text(queue, "tenant"),
+        tenant=tenant,
         campaign=_optional_text(queue, "campaign"),
     )
 

@@ -15,7 +15,7 @@ from sidecar.automation.entries import (
 )
 from sidecar.automation.overlay import one_line
 from sidecar.shaping.load import quoted
-from sidecar.shaping.rules import Rule, Scope, TomlValue
+from sidecar.shaping.rules import Rule, TomlValue
 from sidecar.times import NS
 
 _UNITS = (
@@ -61,11 +61,6 @@ def shown_place(file: str | None, line: int | None) -> str:
     if file is None:
         return ""
     return one_line(file if line is None else f"{file}:{line}")
-
-
-def shown_scope(scope: Scope) -> str:
-    """Where a rule applies: ``default``, ``provider "x"``, ``site …``, ``domain …``."""
-    return scope.kind if scope.kind == "default" else f"{scope.kind} {quoted(scope.name)}"
 
 
 def shown_rule(rule: Rule) -> str:

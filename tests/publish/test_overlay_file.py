@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.problems import ProblemError
-from sidecar.publish.overlay_file import write_atomically, write_atomically_async
+from sidecar.publish.overlay_file import write_atomically
 
 
 def everything_in(directory: Path) -> list[str]:
@@ -289,13 +288,9 @@ def test_a_reader_never_sees_half_a_file_though_the_writer_is_killed(tmp_path: P
     assert everything_in(tmp_path) == ["shaping.toml"]
 
 
-def test_the_async_variant_writes_off_the_loop(tmp_path: Path) -> None:
+def test_it_says_whether_anything_was_written(tmp_path: Path) -> None:
     path = tmp_path / "shaping.toml"
-
-    async def write() -> list[bool]:
-        return [await write_atomically_async(path, text) for text in ("one", "one", "two")]
-
-    assert asyncio.run(write()) == [True, False, True]
+    assert [write_atomically(path, text) for text in ("one", "one", "two")] == [True, False, True]
     assert path.read_text() == "two"
 
 
