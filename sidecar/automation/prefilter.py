@@ -75,16 +75,22 @@ class Prefilter:
         """What scans, for people; "none" when there is nothing to look for."""
         return "none" if self._scanner is None else self._scanner.name
 
-    def lines(self, data: bytes) -> Iterator[bytes]:
-        """The lines of `data` that may match, without their line ends, each once, in order."""
+    def sift(self, data: bytes) -> bytes:
+        """The lines of `data` that may match, and perhaps others: for :meth:`wanted`."""
         if self.unfiltered:
-            return self._all(data)
-        return iter(()) if self._scanner is None else self._hit(data, self._scanner)
+            return data
+        kept = [] if self._scanner is None else list(self._hit(data, self._scanner))
+        return b"\n".join((*kept, b"")) if kept else b""
 
-    def _all(self, data: bytes) -> Iterator[bytes]:
+    def wanted(self, data: bytes) -> Iterator[bytes]:
+        """All lines of `data` but those of skipped types, without their line ends."""
         for line in data.split(b"\n"):
             if line and not self._unwanted(line):
                 yield line
+
+    def lines(self, data: bytes) -> Iterator[bytes]:
+        """The lines of `data` that may match, without their line ends, each once, in order."""
+        return self.wanted(self.sift(data))
 
     def _unwanted(self, line: bytes) -> bool:
         """Whether `line` begins with a record that nobody wants, and says no other type."""

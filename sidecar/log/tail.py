@@ -24,7 +24,7 @@ from sidecar.problems import Problem
 from .file import FileState
 from .known import Checkpoint, Segment
 from .names import parse_name
-from .reading import Batch, OnProblem, Reading, TailStats
+from .reading import Batch, OnProblem, Reading, Sift, TailStats
 from .segment import HEAD_SIZE, fingerprint_fits
 from .watch import DirectoryWatch
 
@@ -59,7 +59,8 @@ class Start:
 class Tail:
     """The log directory.  Use as ``async with``, or call :meth:`close`.
 
-    `on_problem` is told, once for each thing, what could not be read and why.
+    `on_problem` is told, once for each thing, what could not be read and why;
+    `sift` chooses the lines to hand on (None: all of them).
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Tail:
         start: Start | None = None,
         poll_seconds: float = POLL_SECONDS,
         on_problem: OnProblem = lambda _problem: None,
+        sift: Sift | None = None,
     ) -> None:
         self.directory = directory
         self._pattern = re.compile(translate(pattern))
@@ -80,7 +82,7 @@ class Tail:
         self._from_end = self._start.mode == "end" and not self._checkpoints
         self._poll_seconds = poll_seconds
         self._on_problem = on_problem
-        self._reading = Reading(on_problem=on_problem)
+        self._reading = Reading(on_problem=on_problem, sift=sift)
         self._wake = asyncio.Event()
         self._watch = DirectoryWatch(self._wake.set)
         self._following = False

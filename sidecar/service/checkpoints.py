@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sidecar.log.reading import Batch, Checkpoint
+from sidecar.log.reading import Batch, Checkpoint, Sift
 from sidecar.log.segment import Position, SegmentId
 from sidecar.log.tail import Start, Tail
 from sidecar.problems import Problem
@@ -53,10 +53,12 @@ def tail_for(
     saved: Mapping[str, CheckpointRow],
     since_ns: int,
     on_problem: Callable[[Problem], None],
+    sift: Sift,
 ) -> Tail:
     """The tail of the log directory, from where the last run got to.
 
     `since_ns`: what was logged before can't be in force any more.
+    `sift` chooses the lines that matter.
     """
     return Tail(
         settings.log_dir,
@@ -65,4 +67,5 @@ def tail_for(
         start=Start(settings.start, since_ns),
         poll_seconds=settings.poll_seconds,
         on_problem=on_problem,
+        sift=sift,
     )

@@ -154,6 +154,7 @@ async def _read_log(parts: _Parts, saved: Saved, *, once: bool) -> None:
         saved=saved.checkpoints,
         since_ns=service.since_ns(),
         on_problem=parts.log.problem,
+        sift=service.sift,
     )
     parts.status.tail = tail
     async with tail, progress_on_terminal(tail):

@@ -113,7 +113,7 @@ async def newest_record(
     tally = Tally()
     async for batch in read_paths(paths):
         for block in batch.blocks:
-            progress(len(block.data))
+            progress(block.size)
             for line in block.data.split(b"\n"):
                 consider(line, skip_types=skip_types, tally=tally)
     return tally.newest_ns
@@ -138,7 +138,7 @@ async def replay(
     async for batch in read_paths(paths, on_problem=result.problems.append):
         tally, found = Tally(), []
         for block in batch.blocks:
-            progress(len(block.data))
+            progress(block.size)
             result.counts["read"] += block.lines
             result.counts["bad"] += block.bad_lines
             result.counts["bytes_lost"] += block.lost_bytes

@@ -35,7 +35,7 @@ from .logging import Log
 from .mx import resolve_all
 from .published import Published
 from .publisher import Publisher
-from .rules import RuleBook
+from .rules import RuleBook, Rules
 from .state import number, restore, transaction
 
 _COPY = "copy:"
@@ -100,6 +100,7 @@ class Service:
         self.newest_ns = 0
         """Time of the newest record considered in this run."""
         self.book: RuleBook | None = None
+        self._reading_by: Rules | None = None
         self.publisher: Publisher | None = None
 
     # Reading.
@@ -120,16 +121,23 @@ class Service:
             await self.process(batch)
             on_finished(batch.finished)
 
+    def sift(self, data: bytes) -> bytes:
+        """The lines that the rules in force can match; a batch keeps to those it began with."""
+        if self._reading_by is None:
+            assert self.book is not None
+            self._reading_by = self.book.rules
+        return self._reading_by.prefilter.sift(data)
+
     async def process(self, batch: Batch) -> None:
         """One batch, from its lines to its commit and the word to publish it."""
         assert self.book is not None
         reached("batch-read")
-        rules = self.book.rules
+        rules, self._reading_by = self._reading_by or self.book.rules, None
         tally, found = Tally(), list[Candidate]()
         for block in batch.blocks:
             bad = tally.bad
             found += candidates(
-                rules.prefilter.lines(block.data),
+                rules.prefilter.wanted(block.data),
                 matcher=rules.matcher,
                 skip_types=rules.settings.skip_record_types,
                 tally=tally,
@@ -196,7 +204,7 @@ class Service:
         metrics.records_bad.inc(counts["bad"])
         metrics.bytes_lost.inc(counts["bytes_lost"])
         metrics.segments_lost.inc(len(batch.lost))
-        metrics.bytes_read.inc(sum(len(b.data) for b in batch.blocks))
+        metrics.bytes_read.inc(sum(b.size for b in batch.blocks))
         for reason in ("no_tenant", "no_site", "no_domain", "bad_recipient"):
             if count := outcome.counts[reason]:
                 metrics.unusable.labels(reason).inc(count)
