@@ -54,7 +54,7 @@ def decide(scenario: dict[str, Any], directory: Path) -> Automation:
         line = json.dumps(record, ensure_ascii=False).encode()
         found = candidates([line], matcher=Matcher(shaping), skip_types=frozenset(), tally=Tally())
         mx = asyncio.run(resolve_all(found, resolver))
-        automation.apply(found, shaping=shaping, mx=mx, now_ns=now_ns)
+        automation.apply(found, mx=mx, now_ns=now_ns)
     return automation
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
 
 from sidecar.log.record import Record
 from sidecar.shaping.hashes import action_hash
-from sidecar.shaping.merge import Shaping
 from sidecar.shaping.mx import MxAnswer
-from sidecar.shaping.rules import Action, Rule
+from sidecar.shaping.rules import Action, Rule, Threshold
 from sidecar.times import NS
 
 from .address import QueueName, recipient_domain
@@ -52,6 +52,10 @@ class Outcome:
     events: list[Suspension] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
+    def __bool__(self) -> bool:
+        """Whether anything in force has changed."""
+        return bool(self.entries or self.dropped)
+
     def put(self, key: str, entry: Entry) -> None:
         """Note that `entry` is in force."""
         self.entries[key] = entry
@@ -61,6 +65,32 @@ class Outcome:
         """Note that the entry is not in force any more."""
         self.entries.pop(key, None)
         self.dropped.add(key)
+
+    def add(self, later: Outcome) -> None:
+        """Make this the outcome of the calls that had this one and then `later`."""
+        for key in later.dropped:
+            self.drop(key)
+        for key, entry in later.entries.items():
+            self.put(key, entry)
+        self.events += later.events
+        self.counts.update(later.counts)
+
+
+_Draft: TypeAlias = tuple[str, Entry | str]
+"""An entry with its key, but for time and number; or why there is none."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """One call of :meth:`Automation.apply`: its moment, and what has come of it so far.
+
+    ``made``: by key the draft (or the entry), when it expires, its number.  Of
+    overrides with the same key only the last is worth making.
+    """
+
+    now_ns: int
+    outcome: Outcome = field(default_factory=Outcome)
+    made: dict[str, tuple[Entry, int, int]] = field(default_factory=dict)
 
 
 def threshold_scope(rule: Rule, site: str) -> str:
@@ -80,7 +110,9 @@ def scope_period(scope: str) -> int:
 class Automation:
     """The automation's state, and the only code that changes it."""
 
-    __slots__ = ("_hashes", "entries", "newest_ns", "seq", "thresholds")
+    __slots__ = ("_drafts", "_hashes", "entries", "newest_ns", "seq", "thresholds")
+
+    _DRAFTS_MAX: Final = 4096
 
     def __init__(self) -> None:
         self.entries = Entries()
@@ -90,12 +122,13 @@ class Automation:
         self.newest_ns = 0
         """Time of the newest record that matched, those of a clock ahead of time left out."""
         self._hashes: dict[tuple[str, int], str] = {}
+        # What a rule makes of records that differ in nothing that it looks at.
+        self._drafts: dict[tuple[Match, str, str, str, str], tuple[_Draft, ...]] = {}
 
     def apply(
         self,
         candidates: Iterable[Candidate],
         *,
-        shaping: Shaping,
         mx: Mapping[str, MxAnswer],
         now_ns: int,
     ) -> Outcome:
@@ -103,14 +136,25 @@ class Automation:
 
         `mx` holds the MX of every candidate's domain that needs one and resolves.
         """
-        outcome = Outcome()
+        this = _Round(now_ns)
+        latest_ns = now_ns + LATENESS * NS
+        matched = 0
         for candidate in candidates:
-            matches = list(candidate.matches(shaping, mx.get(candidate.domain)))
+            matches = candidate.matches(mx.get(candidate.domain))
             if not matches:
                 continue
-            outcome.counts["matched"] += 1
-            self._note_time(candidate.record.time_ns, now_ns + LATENESS * NS)
-            self._recipients(candidate.record, matches, now_ns, outcome)
+            matched += 1
+            record = candidate.record
+            self._note_time(record.time_ns, latest_ns)
+            self._act(this, matches, record, candidate.domain)
+            if len(record.recipients) > 1:
+                self._act_for_others(this, matches, record)
+        outcome = this.outcome
+        outcome.counts["matched"] = matched
+        for key, (draft, expires_ns, seq) in this.made.items():
+            entry = draft if draft.seq else replace(draft, expires_ns=expires_ns, seq=seq)
+            self.entries.put(entry)
+            outcome.put(key, entry)
         return outcome
 
     def expire(self, now_ns: int) -> Outcome:
@@ -130,59 +174,72 @@ class Automation:
         if time_ns <= latest_ns:
             self.newest_ns = max(self.newest_ns, time_ns)
 
-    def _recipients(
-        self, record: Record, matches: list[Match], now_ns: int, outcome: Outcome
-    ) -> None:
-        # Upstream picks the rules by the first recipient, then runs them once
-        # per recipient, and gives up at one that it can't parse.
-        for recipient in record.recipients:
+    def _act_for_others(self, this: _Round, matches: tuple[Match, ...], record: Record) -> None:
+        """For the recipients but the first.
+
+        Upstream picks the rules by the first, then runs them once per
+        recipient, and gives up at one that it can't parse.
+        """
+        for recipient in record.recipients[1:]:
             try:
                 domain = recipient_domain(recipient)
             except ValueError:
-                outcome.counts["bad_recipient"] += 1
+                this.outcome.counts["bad_recipient"] += 1
                 return
-            if domain is None:
-                continue
-            for match in matches:
-                if self._triggered(match.rule, record, now_ns):
-                    self._act(match, record, domain, now_ns, outcome)
+            if domain is not None:
+                self._act(this, matches, record, domain)
 
-    def _triggered(self, rule: Rule, record: Record, now_ns: int) -> bool:
-        if rule.trigger is None:
-            return True
+    def _act(self, this: _Round, matches: tuple[Match, ...], record: Record, domain: str) -> None:
+        """What the matching rules do for one recipient."""
+        outcome = this.outcome
+        for match in matches:
+            rule = match.rule
+            if rule.trigger is not None and not self._triggered(rule, rule.trigger, record, this):
+                continue
+            expires_ns = record.time_ns + rule.duration_ns
+            if expires_ns <= this.now_ns:
+                outcome.counts["already_expired"] += 1
+                continue
+            for key, draft in self._drafts_for(match, record, domain):
+                self.seq += 1
+                if isinstance(draft, str):
+                    outcome.counts[draft] += 1
+                elif isinstance(draft, Override):
+                    this.made[key] = draft, expires_ns, self.seq
+                else:
+                    event = replace(draft, expires_ns=expires_ns, seq=self.seq)
+                    outcome.events.append(event)
+                    this.made[key] = event, expires_ns, self.seq
+
+    def _triggered(self, rule: Rule, trigger: Threshold, record: Record, this: _Round) -> bool:
         scope = threshold_scope(rule, record.site)
         count = self.thresholds.record(
-            scope, rule.trigger.period, record.time_ns // NS, latest=now_ns // NS + LATENESS
+            scope, trigger.period, record.time_ns // NS, latest=this.now_ns // NS + LATENESS
         )
-        return count >= rule.trigger.limit
+        return count >= trigger.limit
 
-    def _act(
-        self, match: Match, record: Record, domain: str, now_ns: int, outcome: Outcome
-    ) -> None:
-        rule = match.rule
-        expires_ns = record.time_ns + rule.duration_ns
-        if expires_ns <= now_ns:
-            outcome.counts["already_expired"] += 1
-            return
-        for number, action in enumerate(rule.actions):
-            self.seq += 1
-            made = _make(
-                action,
-                action_hash=self._action_hash(rule, number),
-                rule=rule,
-                record=record,
-                domain=domain,
-                reason=f"automation rule: {match.pattern.source}",
-                expires_ns=expires_ns,
-                seq=self.seq,
+    def _drafts_for(self, match: Match, record: Record, domain: str) -> tuple[_Draft, ...]:
+        """What `match` makes of `record` for a recipient at `domain`, all but time and number."""
+        queue = record.queue if match.by_queue else ""
+        key = match, domain, record.site, record.egress_source, queue
+        drafts = self._drafts.get(key)
+        if drafts is None:
+            made = (
+                _make(
+                    action,
+                    action_hash=self._action_hash(match.rule, number),
+                    rule=match.rule,
+                    record=record,
+                    domain=domain,
+                    reason=f"automation rule: {match.pattern.source}",
+                )
+                for number, action in enumerate(match.rule.actions)
             )
-            if isinstance(made, str):
-                outcome.counts[made] += 1
-                continue
-            self.entries.put(made)
-            outcome.put(made.key, made)
-            if not isinstance(made, Override):
-                outcome.events.append(made)
+            drafts = tuple(("" if isinstance(one, str) else one.key, one) for one in made)
+            if len(self._drafts) >= self._DRAFTS_MAX:
+                self._drafts.clear()
+            self._drafts[key] = drafts
+        return drafts
 
     def _action_hash(self, rule: Rule, number: int) -> str:
         key = rule.hash, number
@@ -200,18 +257,19 @@ def _make(
     record: Record,
     domain: str,
     reason: str,
-    expires_ns: int,
-    seq: int,
 ) -> Entry | str:
-    """The entry that one action makes of a record, or the name of why there is none."""
+    """The entry that one action makes of a record, its time and number left open (0).
+
+    Or the name of why there is none.
+    """
     if action.kind in ("SetConfig", "SetDomainConfig"):
         assert action.option is not None
         return Override(
             action_hash=action_hash,
             site=record.site,
             reason=reason,
-            expires_ns=expires_ns,
-            seq=seq,
+            expires_ns=0,
+            seq=0,
             domain=domain,
             mx_rollup=rule.rollup and action.kind == "SetConfig",
             source=record.egress_source,
@@ -226,8 +284,8 @@ def _make(
             action_hash=action_hash,
             site=record.site,
             reason=reason,
-            expires_ns=expires_ns,
-            seq=seq,
+            expires_ns=0,
+            seq=0,
             source=record.egress_source,
         )
     queue = QueueName.parse(record.queue)
@@ -249,8 +307,8 @@ def _make(
         site=record.site,
         # The order of the parts is upstream's.
         reason=reason + (tenant + target if suspends else target + tenant) + suffix,
-        expires_ns=expires_ns,
-        seq=seq,
+        expires_ns=0,
+        seq=0,
         domain=queue.domain,
         tenant=queue.tenant,
         campaign=campaign,

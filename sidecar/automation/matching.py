@@ -4,13 +4,19 @@ In: the merged rules and a record.  Out: a :class:`Candidate`, the rules whose
 text matches, in upstream's order: ``default``, every fitting provider, the
 record's site, the recipient's domain.  Whether a provider fits may depend on
 the domain's MX: that is asked for only when one of its rules matches the text.
+
+Servers say the same things over and over, of the same domains: what was found
+for a text, and for a domain, is remembered for as long as the rules stand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Final, Generic, TypeAlias, TypeVar
+
+import msgspec
 
 from sidecar.log.record import Record
 from sidecar.shaping.merge import ProviderBlock, Shaping
@@ -20,108 +26,167 @@ from sidecar.shaping.rules import Rule
 
 from .address import recipient_domain, site_name
 
+_NOT_BY_QUEUE: Final = frozenset({"SetConfig", "SetDomainConfig", "Suspend"})
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Match:
-    """A rule whose text matched, and the first of its regexes that did."""
+    """A rule whose text matched, and the first of its regexes that did.
+
+    One load of the rules has one object for each regex, so that it may be a key.
+    """
 
     rule: Rule
     pattern: Pattern
+    by_queue: bool
+    """Whether what the rule does depends on the record's queue."""
+
+    @classmethod
+    def of(cls, rule: Rule, pattern: Pattern) -> Match:
+        """What `pattern`, one of those of `rule`, finds."""
+        return cls(rule, pattern, any(action.kind not in _NOT_BY_QUEUE for action in rule.actions))
 
 
-class RuleList:
+Numbered: TypeAlias = tuple[tuple[int, Match], ...]
+"""The rules of a list that match, in order, with their numbers in it."""
+
+_Found = TypeVar("_Found")
+
+
+class RuleList(Generic[_Found]):
     """Rules matched together, so that their number costs little."""
 
-    __slots__ = ("_owners", "_patterns", "_remember", "_seen", "_set", "rules")
+    __slots__ = ("_arrange", "_matches", "_remember", "_seen", "_set", "rules")
 
-    _SEEN_LENGTH = 512
+    _SEEN_LENGTH: Final = 512
 
-    def __init__(self, rules: Iterable[Rule], *, remember: int = 1024) -> None:
-        """`remember`: how many texts to know the matches of, each of 512 characters at most."""
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        *,
+        arrange: Callable[[Numbered], _Found],
+        remember: int = 1024,
+    ) -> None:
+        """`arrange` makes what :meth:`match` returns.
+
+        `remember`: how many texts to know the matches of, each of 512 characters at most.
+        """
         self.rules = tuple(rules)
-        flat = [(n, p) for n, rule in enumerate(self.rules) for p in rule.regexes]
-        self._owners = [n for n, _ in flat]
-        self._patterns = [p for _, p in flat]
-        self._set = PatternSet(self._patterns)
+        self._matches = [
+            (n, Match.of(rule, pattern))
+            for n, rule in enumerate(self.rules)
+            for pattern in rule.regexes
+        ]
+        self._set = PatternSet([match.pattern for _, match in self._matches])
+        self._arrange = arrange
         self._remember = remember
-        # The last texts and what matches them: servers say the same things over and over.
-        # What was given up at the time limit is among them, not to cost as much again.
-        self._seen: dict[str, tuple[tuple[int, Match], ...]] = {}
+        # What was given up at the time limit is among them, too, not to cost as much again.
+        self._seen: dict[str, tuple[_Found, _Found]] = {}
 
     @property
     def remembered(self) -> int:
         """How many texts it knows the matches of."""
         return len(self._seen)
 
-    def match(self, text: str, *, internal: bool) -> list[tuple[int, Match]]:
-        """The rules that match `text`, in order, with their numbers in :attr:`rules`.
-
-        With `internal`, only those that want such texts.
-        """
+    def match(self, text: str, *, internal: bool) -> _Found:
+        """The rules that match `text`; with `internal`, only those that want such texts."""
         found = self._seen.get(text)
         if found is None:
-            found = tuple(self._match(text))
+            matches = tuple(self._match(text))
+            wanted = tuple(one for one in matches if one[1].rule.match_internal)
+            found = self._arrange(matches), self._arrange(wanted)
             if len(text) <= self._SEEN_LENGTH:
                 if len(self._seen) >= self._remember:
                     self._seen.clear()
                 self._seen[text] = found
-        return [(n, match) for n, match in found if not internal or match.rule.match_internal]
+        return found[internal]
 
     def _match(self, text: str) -> Iterator[tuple[int, Match]]:
         last = -1
         for index in self._set.matching(text):
-            owner = self._owners[index]
-            if owner != last:
-                last = owner
-                yield owner, Match(self.rules[owner], self._patterns[index])
+            one = self._matches[index]
+            if one[0] != last:
+                last = one[0]
+                yield one
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Common:
+    """The rules of ``default`` and the providers that match some text, to be asked by domain."""
+
+    __slots__ = ("_known", "default", "providers", "shaping")
+
+    _KNOWN_MAX: Final = 1024
+
+    def __init__(
+        self,
+        shaping: Shaping,
+        default: tuple[Match, ...],
+        providers: tuple[tuple[ProviderBlock, tuple[Match, ...]], ...],
+    ) -> None:
+        self.shaping = shaping
+        self.default = default
+        self.providers = providers
+        # Domain → what it takes and what fits, given the MX of the last time.
+        self._known: dict[str, tuple[bool, MxAnswer | None, tuple[Match, ...]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.default or self.providers)
+
+    def needs_mx(self, domain: str) -> bool:
+        """Whether it takes the MX of `domain` to tell which providers fit."""
+        known = self._known.get(domain)
+        return self._learn(domain, None)[0] if known is None else known[0]
+
+    def fitting(self, domain: str, mx: MxAnswer | None) -> tuple[Match, ...]:
+        """Those that apply to `domain`, given its MX (None: it does not resolve)."""
+        known = self._known.get(domain)
+        if known is None or known[1] is not mx:
+            known = self._learn(domain, mx)
+        return known[2]
+
+    def _learn(
+        self, domain: str, mx: MxAnswer | None
+    ) -> tuple[bool, MxAnswer | None, tuple[Match, ...]]:
+        needs = any(self.shaping.needs_mx(block, domain) for block, _ in self.providers)
+        matches = self.default
+        for block, found in self.providers:
+            if self.shaping.provider_matches(block, domain, mx):
+                matches += found
+        if len(self._known) >= self._KNOWN_MAX:
+            self._known.clear()
+        self._known[domain] = known = needs, mx, matches
+        return known
+
+
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A record with the rules that match its text.
 
-    ``domain`` is that of the first recipient; ``providers`` are those with a
-    matching rule, of which the fitting ones count.
+    ``domain`` is that of the first recipient; ``specific`` are those of the
+    site, then of the domain.
     """
 
     record: Record
     domain: str
-    default: tuple[Match, ...]
-    providers: tuple[tuple[ProviderBlock, tuple[Match, ...]], ...]
+    common: Common
     specific: tuple[Match, ...]
-    """Of the site, then of the domain."""
     needs_mx: bool
 
-    def matches(
-        self,
-        shaping: Shaping,
-        mx: MxAnswer | None,
-        *,
-        known: dict[tuple[str, str], bool] | None = None,
-    ) -> Iterator[Match]:
-        """All matches in order, given the MX of :attr:`domain` (None: it does not resolve).
+    def matches(self, mx: MxAnswer | None) -> tuple[Match, ...]:
+        """All matches in order, given the MX of :attr:`domain` (None: it does not resolve)."""
+        return self.common.fitting(self.domain, mx) + self.specific
 
-        `known`: which (provider, domain) fit, kept by the caller for as long as no MX changes.
-        """
-        yield from self.default
-        for provider, found in self.providers:
-            key = provider.name, self.domain
-            fits = None if known is None else known.get(key)
-            if fits is None:
-                fits = shaping.provider_matches(provider, self.domain, mx)
-                if known is not None:
-                    known[key] = fits
-            if fits:
-                yield from found
-        yield from self.specific
+    def alone(self, match: Match) -> Candidate:
+        """The same record with this match only."""
+        nothing = Common(self.common.shaping, (), ())
+        return Candidate(self.record, self.domain, nothing, (match,), needs_mx=False)
 
 
 class Matcher:
     """The rules of one load, ready to match records.  A reload makes another."""
 
-    __slots__ = ("_common", "_domains", "_homes", "_mx_needed", "_sites", "shaping")
+    __slots__ = ("_common", "_commons", "_domains", "_homes", "_sites", "shaping")
 
-    _MX_NEEDED_MAX = 4096
+    _COMMONS_MAX: Final = 1024
 
     def __init__(self, shaping: Shaping) -> None:
         self.shaping = shaping
@@ -129,9 +194,9 @@ class Matcher:
         homes += [(None, rule) for rule in (shaping.default.rules if shaping.default else ())]
         homes += [(block, rule) for block in shaping.providers.values() for rule in block.rules]
         # One list for default and all providers: most records have neither's rules match.
-        self._common = RuleList(rule for _, rule in homes)
+        self._common = RuleList((rule for _, rule in homes), arrange=self._arrange)
         self._homes = tuple(block for block, _ in homes)
-        self._mx_needed: dict[tuple[str, ...], bool] = {}
+        self._commons: dict[Numbered, Common] = {}
         self._sites = _by_name({n: b.rules for n, b in shaping.sites.items()})
         self._domains = _by_name({n: b.rules for n, b in shaping.domains.items()})
 
@@ -146,47 +211,43 @@ class Matcher:
             return None
         text, internal = record.response_line, record.is_internal
         common = self._common.match(text, internal=internal)
-        specific: list[Match] = []
-        for named, name in (
-            (self._sites, site_name(record.site, record.egress_source)),
-            (self._domains, domain),
-        ):
-            rules_here = named.get(name)
-            if rules_here is not None:
-                specific += [match for _, match in rules_here.match(text, internal=internal)]
+        specific: tuple[Match, ...] = ()
+        here = self._sites.get(site_name(record.site, record.egress_source))
+        if here is not None:
+            specific = here.match(text, internal=internal)
+        here = self._domains.get(domain)
+        if here is not None:
+            specific += here.match(text, internal=internal)
         if not (common or specific):
             return None
-        default: list[Match] = []
+        return Candidate(record, domain, common, specific, common.needs_mx(domain))
+
+    def _arrange(self, found: Numbered) -> Common:
+        """`found` by where the rules are from; the same object for the same rules."""
+        known = self._commons.get(found)
+        if known is not None:
+            return known
+        default: tuple[Match, ...] = ()
         providers: list[tuple[ProviderBlock, tuple[Match, ...]]] = []
-        for block, found in groupby(common, key=self._home):
-            matches = [match for _, match in found]
+        for block, group in groupby(found, key=lambda one: self._homes[one[0]]):
+            matches = tuple(match for _, match in group)
             if block is None:
-                default += matches
+                default = matches
             else:
-                providers.append((block, tuple(matches)))
-        needs_mx = bool(providers) and self._needs_mx(domain, providers)
-        return Candidate(
-            record, domain, tuple(default), tuple(providers), tuple(specific), needs_mx
-        )
-
-    def _needs_mx(
-        self, domain: str, providers: Iterable[tuple[ProviderBlock, tuple[Match, ...]]]
-    ) -> bool:
-        key = (domain, *(block.name for block, _ in providers))
-        found = self._mx_needed.get(key)
-        if found is None:
-            if len(self._mx_needed) >= self._MX_NEEDED_MAX:
-                self._mx_needed.clear()
-            found = any(self.shaping.needs_mx(block, domain) for block, _ in providers)
-            self._mx_needed[key] = found
-        return found
-
-    def _home(self, found: tuple[int, Match]) -> ProviderBlock | None:
-        """The provider that a match of the common list belongs to; None for ``default``."""
-        return self._homes[found[0]]
+                providers.append((block, matches))
+        if len(self._commons) >= self._COMMONS_MAX:
+            self._commons.clear()
+        common = self._commons[found] = Common(self.shaping, default, tuple(providers))
+        return common
 
 
-def _by_name(rules: Mapping[str, tuple[Rule, ...]]) -> dict[str, RuleList]:
+def _by_name(rules: Mapping[str, tuple[Rule, ...]]) -> dict[str, RuleList[tuple[Match, ...]]]:
     # There may be thousands of these lists, each with few rules: little is to be saved, much to
     # be kept.
-    return {name: RuleList(found, remember=16) for name, found in rules.items() if found}
+    return {
+        name: RuleList(found, arrange=_bare, remember=16) for name, found in rules.items() if found
+    }
+
+
+def _bare(found: Numbered) -> tuple[Match, ...]:
+    return tuple(match for _, match in found)

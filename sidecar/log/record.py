@@ -8,7 +8,6 @@ make the line a bad one (KumoMTA's documentation, "Log record").
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Final
 
@@ -39,8 +38,7 @@ LOG_PROTOCOL = "LogRecord"
 """``reception_protocol`` of kumod's own log traffic, never sent to the automation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """What the automation uses of a log record.
 
     ``recipients`` has one item or more; ``time_ns`` is ``event_time`` where

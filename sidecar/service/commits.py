@@ -33,25 +33,29 @@ _LAST_TRIES = 3
 class Commits:
     """One store's pending changes.
 
+    ``effects``: what an outcome changes in the store; asked for once for all that
+    was decided since the last commit, of which only the last of each key counts.
     ``everything``: the whole state as one transaction, for a store that lost
-    its file.  ``on_commit``: called for each outcome, in order, once it is
-    committed.
+    its file.  ``on_commit``: called with what was decided once that is committed.
     """
 
     def __init__(
         self,
         store: Store,
         *,
+        effects: Callable[[Outcome], Transaction],
         everything: Callable[[], Transaction],
         on_commit: Callable[[Outcome], None],
         log: Log,
     ) -> None:
         self._store = store
+        self._effects = effects
         self._everything = everything
         self._on_commit = on_commit
         self._log = log
         self._pending = Transaction()
-        self._outcomes: list[Outcome] = []
+        self._decided = Outcome()  # its effects are not in _pending yet
+        self._unpublished = Outcome()
         self._since: float | None = None
         self.failure: Problem | None = None
         """Why the state file can't be written; None while it can."""
@@ -59,17 +63,29 @@ class Commits:
         """Whether :meth:`commit` waits for the disk; if not, it gives up as at the end."""
 
     def add(self, changes: Transaction, outcome: Outcome | None = None) -> None:
-        """Have `changes` committed soon, and `outcome` published after that."""
+        """Have `changes` and the effects of `outcome` committed soon; `outcome` published then."""
         self._pending.add(changes)
-        if outcome is not None and (outcome.entries or outcome.dropped):
-            self._outcomes.append(outcome)
-        if self._since is None and self._pending:
+        if outcome is not None:
+            self._decided.add(outcome)
+            self._unpublished.add(outcome)
+            events = self._unpublished.events
+            if len(events) > 2 * _EVENTS_MAX:  # the disk holds them up
+                events[:] = {event.key: event for event in events}.values()
+        self._note_time()
+
+    def add_expired(self, outcome: Outcome) -> None:
+        """Have the effects of `outcome` committed soon; the view ends by itself what expires."""
+        self._decided.add(outcome)
+        self._note_time()
+
+    def _note_time(self) -> None:
+        if self._since is None and (self._pending or self._decided):
             self._since = time.monotonic()
 
     @property
     def outcomes(self) -> bool:
         """Whether anything that is to be published waits for its commit."""
-        return bool(self._outcomes)
+        return bool(self._unpublished)
 
     @property
     def due(self) -> bool:
@@ -77,7 +93,7 @@ class Commits:
         if self._since is None:
             return False
         waited = time.monotonic() - self._since >= _COMMIT_SECONDS
-        return waited or sum(len(o.events) for o in self._outcomes) >= _EVENTS_MAX
+        return waited or len(self._unpublished.events) >= _EVENTS_MAX
 
     async def commit(self) -> None:
         """Commit what is pending, however long it takes until the disk will have it."""
@@ -104,8 +120,10 @@ class Commits:
 
     def try_commit(self) -> bool:
         """Commit what is pending; False when the disk won't have it now."""
-        if self._pending:
+        if self._since is not None:
             reached("before-commit")
+            self._pending.add(self._effects(self._decided))
+            self._decided = Outcome()
             try:
                 self._store.commit(self._pending)
             except StoreLostError as error:
@@ -129,8 +147,8 @@ class Commits:
         if self.failure is not None:
             self._log.info("the state file can be written again")
             self.failure = None
-        outcomes, self._outcomes = self._outcomes, []
+        outcome, self._unpublished = self._unpublished, Outcome()
         self._pending = Transaction()
         self._since = None
-        for outcome in outcomes:
+        if outcome:
             self._on_commit(outcome)

@@ -15,10 +15,20 @@ async def resolve_all(candidates: Iterable[Candidate], resolver: Resolver) -> di
     A domain that does not resolve is left out: its provider rules do not apply.
     """
     domains = sorted({c.domain for c in candidates if c.needs_mx})
-    if not domains:
-        return {}
-    answers = await asyncio.gather(*(_resolve(domain, resolver) for domain in domains))
-    return {d: answer for d, answer in zip(domains, answers, strict=True) if answer is not None}
+    answers: dict[str, MxAnswer] = {}
+    unknown: list[str] = []
+    for domain in domains:
+        try:
+            known = resolver.recall(domain)
+        except MxError:
+            continue
+        if known is None:
+            unknown.append(domain)
+        else:
+            answers[domain] = known
+    asked = await asyncio.gather(*(_resolve(domain, resolver) for domain in unknown))
+    answers |= {d: answer for d, answer in zip(unknown, asked, strict=True) if answer is not None}
+    return answers
 
 
 async def _resolve(domain: str, resolver: Resolver) -> MxAnswer | None:

@@ -154,7 +154,7 @@ async def replay(
         past = [c for c in found if c.record.time_ns <= now_ns + NS]
         result.counts["later"] += len(found) - len(past)
         mx = await resolve_all(past, resolver)
-        outcome = automation.apply(past, shaping=rules.shaping, mx=mx, now_ns=now_ns)
+        outcome = automation.apply(past, mx=mx, now_ns=now_ns)
         result.counts += outcome.counts
         result.events += outcome.events
         result.view.commit(outcome)

@@ -88,7 +88,13 @@ class Service:
         self.checkpoints: dict[str, CheckpointRow] = dict(saved.checkpoints)
         """How far each segment has been read, in memory: what is pending included."""
         self.kumod_ids: dict[str, str] = dict(saved.kumod_ids)
-        self.commits = Commits(store, everything=self._everything, on_commit=self._publish, log=log)
+        self.commits = Commits(
+            store,
+            effects=lambda outcome: transaction(self.automation, outcome),
+            everything=self._everything,
+            on_commit=self._publish,
+            log=log,
+        )
         self.commits.add(cleaning)
         self.commits.add(Transaction(drop_entries=gone))
         self.lost_names: deque[str] = deque(_names(saved.meta.get(_LOST)), maxlen=_NAMES_KEPT)
@@ -145,13 +151,13 @@ class Service:
             self._say_bad(block, tally.bad - bad + block.bad_lines)
         mx = await resolve_all(found, self.resolver)
         # From here to the commit nothing is awaited: what is pending is always whole batches.
-        outcome = self.automation.apply(found, shaping=rules.shaping, mx=mx, now_ns=self.clock())
+        outcome = self.automation.apply(found, mx=mx, now_ns=self.clock())
         reached("batch-decided")
-        changes = transaction(self.automation, outcome)
+        changes = Transaction()
         self._note_positions(batch, changes)
         self._count(batch, tally, outcome)
         changes.counters = dict(self.counters)
-        changes.meta |= self._meta()
+        changes.meta = self._meta()
         self._note_answers(changes)
         self.commits.add(changes, outcome)
         if self.commits.due or (self.commits.outcomes and not batch.more):
@@ -286,7 +292,7 @@ class Service:
             self.publisher.changed()
         outcome = self.automation.expire(now_ns)
         if outcome.dropped:
-            self.commits.add(transaction(self.automation, outcome))
+            self.commits.add_expired(outcome)
 
     def cancel(self, keys: Iterable[str]) -> list[str]:
         """Take back entries by hand, once committed; returns the keys of those in force."""
@@ -294,7 +300,7 @@ class Service:
         for key in keys:
             if self.automation.entries.remove(key) is not None:
                 outcome.drop(key)
-        self.commits.add(transaction(self.automation, outcome), outcome)
+        self.commits.add(Transaction(), outcome)
         return sorted(outcome.dropped)
 
     def tidy(self, tail: Tail) -> None:

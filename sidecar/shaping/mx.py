@@ -79,6 +79,9 @@ class Resolver(Protocol):
     async def resolve(self, domain: str) -> MxAnswer:
         """The MX of `domain`; MxError when it has none or can't be asked."""
 
+    def recall(self, domain: str) -> MxAnswer | None:
+        """The same where it is known without asking; None where it must be asked."""
+
 
 Records = Sequence[tuple[int, Labels]]
 """MX records as (preference, labels of the host)."""
@@ -121,6 +124,10 @@ class OfflineResolver:
     """Asks nobody: every domain is a site of its own.  For checks that must not touch the DNS."""
 
     async def resolve(self, domain: str) -> MxAnswer:
+        """As :meth:`recall`."""
+        return self.recall(domain)
+
+    def recall(self, domain: str) -> MxAnswer:
         """The domain as its own MX host; MxError for what is no domain name."""
         found = _classify(domain)
         return found if isinstance(found, MxAnswer) else _answer(domain, found, (), NEVER)
@@ -134,16 +141,32 @@ class ZoneResolver:
     is followed, and ``*`` records match names the zone does not have.
     """
 
+    _KNOWN_MAX: Final = 4096
+
     def __init__(self, zones: Iterable[str], *, files: Sequence[str] = ()) -> None:
         """`files` names the texts in errors.  ProblemError for a text that is no zone."""
         self._zones: dict[dns.name.Name, dns.zone.Zone] = {}
+        self._known: dict[str, MxAnswer] = {}
         for number, text in enumerate(zones):
             file = files[number] if number < len(files) else f"zone {number + 1}"
             origin, zone = _parse_zone(text, file)
             self._zones[origin] = zone
 
     async def resolve(self, domain: str) -> MxAnswer:
+        """As :meth:`recall`."""
+        return self.recall(domain)
+
+    def recall(self, domain: str) -> MxAnswer:
         """The MX of `domain` by the zones; MxError when none of them has the name."""
+        known = self._known.get(domain)
+        if known is None:
+            known = self._look_up(domain)
+            if len(self._known) >= self._KNOWN_MAX:
+                self._known.clear()
+            self._known[domain] = known
+        return known
+
+    def _look_up(self, domain: str) -> MxAnswer:
         found = _classify(domain)
         if isinstance(found, MxAnswer):
             return found
@@ -266,15 +289,22 @@ class DnsResolver:
 
     async def resolve(self, domain: str) -> MxAnswer:
         """The MX of `domain`, from memory while that is good; MxError when there is none."""
+        known = self.recall(domain)
+        if known is not None:
+            return known
+        found = _classify(domain)
+        assert isinstance(found, Domain)
+        return self._from_memory(domain, found, await self._ask_once(found.key, found))
+
+    def recall(self, domain: str) -> MxAnswer | None:
+        """The same from memory; None where that is not good, or not any more."""
         found = _classify(domain)
         if isinstance(found, MxAnswer):
             return found
-        key = found.key
-        entry = self._entries.get(key)
+        entry = self._entries.get(found.key)
         if entry is None or self._now() >= max(entry.expires_ns, entry.retry_ns):
-            entry = await self._ask_once(key, found)
-        else:
-            self._entries.move_to_end(key)
+            return None
+        self._entries.move_to_end(found.key)
         return self._from_memory(domain, found, entry)
 
     def export(self) -> dict[str, str]:

@@ -173,7 +173,7 @@ def explain(
         return replace(result, unseen=f"{error}, and the rules are chosen by the first recipient")
     if domain is None:
         return replace(result, unseen="the first recipient is postmaster without a domain")
-    matches = {} if candidate is None else _matches(candidate, rules.shaping, answer)
+    matches = {} if candidate is None else _matches(candidate, answer)
     explainer = _Explainer(rules.shaping, record, domain, mx, automation, now_ns)
     steps = [
         explainer.matched(candidate, match)
@@ -211,8 +211,8 @@ def _skipped(record: Record, skip_types: frozenset[str]) -> str:
     return "the record has no recipient"
 
 
-def _matches(candidate: Candidate, shaping: Shaping, mx: MxAnswer | None) -> dict[int, Match]:
-    return {id(match.rule): match for match in candidate.matches(shaping, mx)}
+def _matches(candidate: Candidate, mx: MxAnswer | None) -> dict[int, Match]:
+    return {id(match.rule): match for match in candidate.matches(mx)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +229,7 @@ class _Explainer:
     def matched(self, candidate: Candidate, match: Match) -> Step:
         """A rule that matches: let it alone act on the record, and tell what that did."""
         rule = match.rule
-        alone = replace(candidate, default=(match,), providers=(), specific=())
-        outcome = self.automation.apply([alone], shaping=self.shaping, mx={}, now_ns=self.now_ns)
+        outcome = self.automation.apply([candidate.alone(match)], mx={}, now_ns=self.now_ns)
         count = None
         if rule.trigger is not None:
             count = self.automation.thresholds.count(threshold_scope(rule, self.record.site))

@@ -161,7 +161,7 @@ class _Runner:
         trial.counts["bad_recipient"] += tally.bad_recipient
         mx = await resolve_all(found, self.resolver)
         trial.automation.expire(time_ns)
-        outcome = trial.automation.apply(found, shaping=self.shaping, mx=mx, now_ns=time_ns)
+        outcome = trial.automation.apply(found, mx=mx, now_ns=time_ns)
         trial.counts.update(outcome.counts)
 
     async def _line(self, given: Given, time_ns: int) -> bytes:

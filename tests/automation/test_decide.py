@@ -57,7 +57,7 @@ def busy(
         tally=Tally(),
     )
     now_ns = (second if now is None else now) * NS
-    return automation.apply(found, shaping=shaping, mx={}, now_ns=now_ns)
+    return automation.apply(found, mx={}, now_ns=now_ns)
 
 
 def test_the_third_within_the_hour_suspends(shaping: Shaping) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.automation.matching import RuleList
+from sidecar.automation.matching import Numbered, RuleList
 from sidecar.shaping.patterns import Pattern, compile_pattern
 from sidecar.shaping.rules import Action, Rule, Scope
 from sidecar.times import NS
@@ -26,10 +26,14 @@ def rule(regex: str) -> Rule:
     )
 
 
+def numbers(found: Numbered) -> list[int]:
+    return [n for n, _ in found]
+
+
 def test_a_text_is_matched_once_while_it_is_remembered() -> None:
-    rules = RuleList([rule("busy"), rule("idle")])
-    assert [n for n, _ in rules.match("421 busy", internal=False)] == [0]
-    assert [n for n, _ in rules.match("421 busy", internal=False)] == [0]
+    rules = RuleList([rule("busy"), rule("idle")], arrange=numbers)
+    assert rules.match("421 busy", internal=False) == [0]
+    assert rules.match("421 busy", internal=False) == [0]
     assert rules.match("421 busy", internal=True) == []
     assert rules.remembered == 1
 
@@ -43,14 +47,14 @@ def test_a_match_given_up_at_the_time_limit_costs_that_time_once(
         given_up.append(text)
 
     monkeypatch.setattr(Pattern, "search", search)
-    rules = RuleList([rule("^(?!no).+")])
+    rules = RuleList([rule("^(?!no).+")], arrange=numbers)
     for _ in range(2):
         assert rules.match("421 busy", internal=False) == []
     assert given_up == ["421 busy"]
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    rules = RuleList([rule("busy")], remember=8)
+    rules = RuleList([rule("busy")], arrange=numbers, remember=8)
     for number in range(100):
         assert rules.match(f"421 busy #{number}", internal=False)
         assert rules.remembered <= 8

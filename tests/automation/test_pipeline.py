@@ -160,7 +160,7 @@ def decided(shaping: Shaping, parts: Iterable[bytes], lines: Lines) -> tuple[Out
     for part in parts:
         found = candidates(lines(part), matcher=matcher, skip_types=SKIPPED_TYPES, tally=Tally())
         mx = asyncio.run(resolve_all(found, resolver))
-        outcome = automation.apply(found, shaping=shaping, mx=mx, now_ns=NOW * NS)
+        outcome = automation.apply(found, mx=mx, now_ns=NOW * NS)
         whole.entries |= outcome.entries
         whole.events += outcome.events
         whole.counts += outcome.counts

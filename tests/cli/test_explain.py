@@ -232,7 +232,7 @@ def test_thresholds_of_the_state_count_and_the_state_stays_as_it_is(tmp_path: Pa
             skip_types=frozenset(),
             tally=Tally(),
         )
-        automation.apply(found, shaping=rules.shaping, mx={}, now_ns=0)
+        automation.apply(found, mx={}, now_ns=0)
     store = Store.open(state)
     store.commit(transaction(automation, Outcome()))
     store.close()
@@ -329,7 +329,7 @@ async def both_ways(scenario: dict[str, Any], directory: Path) -> tuple[list[Any
             tally=Tally(),
         )
         mx = await resolve_all(found, resolver)
-        outcome = served.apply(found, shaping=rules.shaping, mx=mx, now_ns=now_ns)
+        outcome = served.apply(found, mx=mx, now_ns=now_ns)
         domain = domain_of(decode(line))
         answer = None if domain is None else await ask_mx(domain, resolver)
         said = explain(line, rules=rules, mx=answer, automation=asked, now_ns=now_ns)
