@@ -24,7 +24,14 @@ from .segment import Block, Position, SegmentId, content_head, fingerprint, fing
 __all__ = ["BATCH_SIZE", "OPEN_MAX", "Batch", "Checkpoint", "OnProblem", "Reading", "TailStats"]
 
 BATCH_SIZE: Final = 4 * 1024 * 1024
-"""Decompressed bytes in a batch, about."""
+"""Bytes of the lines in a batch, about."""
+
+BATCH_READ: Final = 32 * 1024 * 1024
+"""Decompressed bytes read for a batch, about, where few of them are kept.
+
+What comes of a batch is done in one go, by code that decompression has driven out of the
+processor's caches: the more seldom, the cheaper.
+"""
 
 OPEN_MAX: Final = 8
 """Segments open at once; each holds up to 4 MB of buffers, mostly zstd's window."""
@@ -112,19 +119,20 @@ class Reading:
         _keep_freed_memory()
 
     async def next_batch(self) -> Batch | None:
-        """What can be read now, up to about BATCH_SIZE; None where there is nothing new."""
+        """What can be read now, up to about a batch; None where there is nothing new."""
         blocks, self._drained = self._drained, []
-        size = 0
-        while size < BATCH_SIZE and (segment := self._pick()) is not None:
+        read = kept = 0
+        while read < BATCH_READ and kept < BATCH_SIZE and (segment := self._pick()) is not None:
             block = await self._read(segment)
             if block is not None:
                 blocks.append(block)
-                size += block.size
+                read += block.size
+                kept += len(block.data)
         known = self.known
         new = blocks or known.changed or known.forgotten or self._finished or self._lost
         if not (new or self._more):
             return None
-        self._more = size >= BATCH_SIZE
+        self._more = read >= BATCH_READ or kept >= BATCH_SIZE
         for block in blocks:
             self.stats.add(block)
         batch = Batch(
