@@ -11,11 +11,13 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import watchdog.events
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
+
+if TYPE_CHECKING:
+    from watchdog.observers.api import BaseObserver
 
 _UNWANTED = frozenset({"opened", "closed_no_write"})
 _WANTED = (
@@ -45,6 +47,8 @@ class DirectoryWatch:
 
     def start(self, directory: Path) -> None:
         """Watch `directory` from now on; OSError where the system has no more watches to give."""
+        from watchdog.observers import Observer  # noqa: PLC0415 - `run --once` does without
+
         self.stop()
         loop = asyncio.get_running_loop()
         place = os.path.realpath(directory)  # watchdog doesn't follow symbolic links

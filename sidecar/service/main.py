@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -142,6 +143,7 @@ async def serve(
             service.book = RuleBook(
                 settle, resolver, settled, rules, seen=seen, copies=service.copies
             )
+            gc.freeze()  # what there is now stays: no need to look through it for garbage
             await _read_log(parts, saved, once=once)
 
 

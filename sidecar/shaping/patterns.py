@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import re2
-import regex
 
 from .fancy import analyse, emit, parse
 from .fancy.charset import Alphabet, AsciiAlphabet, UnicodeAlphabet
@@ -88,6 +87,8 @@ class Pattern:
         return search
 
     def _on_regex(self, alphabet: Alphabet) -> _Search:
+        import regex  # noqa: PLC0415 - most rules do without, and it takes a while to import
+
         try:
             compiled = regex.compile(emit.to_regex(self._parsed, alphabet))
         except (emit.NotInLanguage, regex.error, RecursionError, OverflowError) as error:

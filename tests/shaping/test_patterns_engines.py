@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
+import pytest
 import re2
 import regex
 from hypothesis import assume, example, given
 
-from sidecar.shaping.fancy import emit
-from sidecar.shaping.fancy.charset import AsciiAlphabet, UnicodeAlphabet
+from sidecar.shaping.fancy import emit, nodes
+from sidecar.shaping.fancy.charset import AsciiAlphabet, UnicodeAlphabet, evaluate
 from sidecar.shaping.fancy.parse import parse
 from sidecar.shaping.patterns import compile_pattern, re2_options
 from tests.shaping.pattern_texts import ascii_texts, patterns, texts
@@ -57,3 +59,13 @@ def test_the_guard_lets_every_match_through(source: str, text: str) -> None:
     guard = emit.to_guard(parse(source), UnicodeAlphabet())
     if compile_pattern(source).search(text) is not None:
         assert re2.search(guard, text, re2_options()) is not None
+
+
+@pytest.mark.parametrize("kind", ["d", "s", "w"])
+def test_the_perl_classes_that_are_written_down_are_those_of_the_tables(
+    kind: Literal["d", "s", "w"],
+) -> None:
+    written = evaluate(nodes.SetPerl(kind, negated=False), AsciiAlphabet(), fold=False)
+    everything = evaluate(nodes.SetPerl(kind, negated=False), UnicodeAlphabet(), fold=False)
+    alike = [c for c in (*range(128), 0x17F, 0x212A) if everything >> c & 1]
+    assert written == AsciiAlphabet()._set(map(chr, alike))

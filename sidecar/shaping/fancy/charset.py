@@ -15,8 +15,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-import regex
-
 from . import nodes
 
 POSIX_NAMES: Final[Mapping[str, str]] = {
@@ -157,11 +155,8 @@ def _property(query: str) -> str:
         candidates += [f"gc={name}", f"sc={name}"]
     for candidate in candidates:
         inside = rf"\p{{{candidate}}}"
-        try:
-            regex.compile(f"[{inside}]")
-        except regex.error:
-            continue
-        return inside
+        if _is_known(inside):
+            return inside
     raise ValueError(f"unknown Unicode property {query!r}")
 
 
@@ -181,6 +176,13 @@ class AsciiAlphabet:
     _CHARS: Final = "".join(map(chr, range(128))) + "\u017f\u212a"
     _ORBITS: Final = ("kK\u212a", "sS\u017f", *(c + c.upper() for c in "abcdefghijlmnopqrtuvwxyz"))
 
+    # Of what most rules use, so that they need not wait for the regex module.
+    _KNOWN: Final[Mapping[str, str]] = {
+        _PERL["d"]: "0123456789",
+        _PERL["s"]: "\t\n\v\f\r ",
+        _PERL["w"]: "_" + "".join(filter(str.isalnum, _CHARS)),
+    }
+
     everything: int = (1 << 130) - 1
 
     def range(self, low: int, high: int) -> int:
@@ -195,7 +197,8 @@ class AsciiAlphabet:
         return self.ranges(self.fold(members) if fold else members)
 
     def bracket(self, inside: str) -> int:
-        return self._set(regex.findall(f"[{inside}]", self._CHARS))
+        known = self._KNOWN.get(inside)
+        return self._set(_characters_in(inside, self._CHARS) if known is None else known)
 
     def fold(self, members: int) -> int:
         for orbit in self._ORBITS:
@@ -254,16 +257,36 @@ def _all_characters() -> str:
 @functools.lru_cache(maxsize=32)
 def _unicode_bracket(inside: str) -> int:
     members = 0
+    import regex  # noqa: PLC0415 - as below
+
     for run in regex.finditer(f"[{inside}]+", _all_characters()):
         members |= (1 << run.end()) - (1 << run.start())
     return members
+
+
+def _characters_in(inside: str, text: str) -> list[str]:
+    """The characters of `text` that are in a bracket of the ``regex`` module."""
+    import regex  # noqa: PLC0415 - most rules do without, and it takes a while to import
+
+    return regex.findall(f"[{inside}]", text)
+
+
+def _is_known(inside: str) -> bool:
+    """Whether the ``regex`` module knows what is in this bracket."""
+    import regex  # noqa: PLC0415 - as above
+
+    try:
+        regex.compile(f"[{inside}]")
+    except regex.error:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=1)
 def _orbits() -> tuple[tuple[int, ...], ...]:
     """The code points that simple case folding equates, orbit by orbit."""
     by_fold: dict[str, set[int]] = {}
-    for char in regex.findall(r"[\p{Changes_When_Casemapped}\p{Lt}]", _all_characters()):
+    for char in _characters_in(r"\p{Changes_When_Casemapped}\p{Lt}", _all_characters()):
         by_fold.setdefault(_simple_fold(char), set()).add(ord(char))
     for first, second in _LATE_FOLDS:
         by_fold.setdefault(first, set()).update((ord(first), ord(second)))

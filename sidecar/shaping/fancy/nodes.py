@@ -6,61 +6,55 @@ tree means the same wherever it is put.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+import msgspec
 
 # -- sets of characters ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SetRange:
+class SetRange(msgspec.Struct, frozen=True):
     """The code points from ``low`` to ``high``, both included."""
 
     low: int
     high: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetPerl:
+class SetPerl(msgspec.Struct, frozen=True):
     """``\\d``, ``\\s`` or ``\\w`` with Rust's (Unicode) meaning, or the opposite."""
 
     kind: Literal["d", "s", "w"]
     negated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SetPosix:
+class SetPosix(msgspec.Struct, frozen=True):
     """``[:alpha:]`` and its like: ASCII only."""
 
     name: str
     negated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SetProperty:
+class SetProperty(msgspec.Struct, frozen=True):
     """``\\p{query}`` or ``\\P{query}``; ``query`` is checked."""
 
     query: str
     negated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SetUnion:
+class SetUnion(msgspec.Struct, frozen=True):
     """Everything in any of ``items``."""
 
     items: tuple[SetNode, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SetBracket:
+class SetBracket(msgspec.Struct, frozen=True):
     """``[…]`` or ``[^…]``.  Under ``(?i)`` it is closed over case before it is negated."""
 
     item: SetNode
     negated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SetOperation:
+class SetOperation(msgspec.Struct, frozen=True):
     """``left && right``, ``left -- right`` or ``left ~~ right``."""
 
     kind: Literal["&&", "--", "~~"]
@@ -86,75 +80,64 @@ AnchorKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Empty:
+class Empty(msgspec.Struct, frozen=True):
     """Matches the empty text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Char:
+class Char(msgspec.Struct, frozen=True):
     """One character; with ``fold`` any character that Unicode's simple case folding equates."""
 
     value: str
     fold: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AnyChar:
+class AnyChar(msgspec.Struct, frozen=True):
     """``.``: any character; a line feed only with ``newline``."""
 
     newline: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CharClass:
+class CharClass(msgspec.Struct, frozen=True):
     """One character out of a set."""
 
     item: SetNode
     fold: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
+class Anchor(msgspec.Struct, frozen=True):
     """A place rather than a character."""
 
     kind: AnchorKind
 
 
-@dataclass(frozen=True, slots=True)
-class SearchStart:
+class SearchStart(msgspec.Struct, frozen=True):
     """``\\G``: where the search began, which for a single search is the text's start."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeepOut:
+class KeepOut(msgspec.Struct, frozen=True):
     """``\\K``: the match is reported from here on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(msgspec.Struct, frozen=True):
     """One after the other."""
 
     items: tuple[Node, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Alternation:
+class Alternation(msgspec.Struct, frozen=True):
     """The first of ``items`` that leads to a match."""
 
     items: tuple[Node, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """A capture group, counted from 1 in the order of opening parentheses."""
 
     index: int
     child: Node
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(msgspec.Struct, frozen=True):
     """``child`` at least ``low`` and at most ``high`` times (None: no limit)."""
 
     child: Node
@@ -163,8 +146,7 @@ class Repeat:
     greedy: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """Look-ahead or look-behind."""
 
     child: Node
@@ -172,30 +154,26 @@ class Look:
     negative: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Atomic:
+class Atomic(msgspec.Struct, frozen=True):
     """``(?>…)`` and possessive quantifiers: no way back into it once it matched."""
 
     child: Node
 
 
-@dataclass(frozen=True, slots=True)
-class BackReference:
+class BackReference(msgspec.Struct, frozen=True):
     """The text that a group matched, once more."""
 
     group: int
     fold: bool
 
 
-@dataclass(frozen=True, slots=True)
-class GroupExists:
+class GroupExists(msgspec.Struct, frozen=True):
     """Matches the empty text if the group took part in the match so far."""
 
     group: int
 
 
-@dataclass(frozen=True, slots=True)
-class Conditional:
+class Conditional(msgspec.Struct, frozen=True):
     """``(?(condition)yes|no)``.  What a condition matches is consumed before ``yes``."""
 
     condition: Node
