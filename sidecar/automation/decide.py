@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
+
+from msgspec.structs import replace
 
 from sidecar.log.record import Record
 from sidecar.shaping.hashes import action_hash
@@ -80,6 +82,17 @@ _Draft: TypeAlias = tuple[str, Entry | str]
 """An entry with its key, but for time and number; or why there is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one rule does to records that differ in nothing but time: everything but times."""
+
+    trigger: Threshold | None
+    window: str
+    """The key of the trigger's window; "" without one."""
+    duration_ns: int
+    drafts: tuple[_Draft, ...]
+
+
 @dataclass(slots=True)
 class _Round:
     """One call of :meth:`Automation.apply`: its moment, and what has come of it so far.
@@ -110,9 +123,9 @@ def scope_period(scope: str) -> int:
 class Automation:
     """The automation's state, and the only code that changes it."""
 
-    __slots__ = ("_drafts", "_hashes", "entries", "newest_ns", "seq", "thresholds")
+    __slots__ = ("_hashes", "_plans", "entries", "newest_ns", "seq", "thresholds")
 
-    _DRAFTS_MAX: Final = 4096
+    _PLANS_MAX: Final = 4096
 
     def __init__(self) -> None:
         self.entries = Entries()
@@ -122,8 +135,8 @@ class Automation:
         self.newest_ns = 0
         """Time of the newest record that matched, those of a clock ahead of time left out."""
         self._hashes: dict[tuple[str, int], str] = {}
-        # What a rule makes of records that differ in nothing that it looks at.
-        self._drafts: dict[tuple[Match, str, str, str, str], tuple[_Draft, ...]] = {}
+        # What rules make of records that differ in nothing that they look at.
+        self._plans: dict[tuple[tuple[Match, ...], str, str, str, str], tuple[_Step, ...]] = {}
 
     def apply(
         self,
@@ -191,16 +204,20 @@ class Automation:
 
     def _act(self, this: _Round, matches: tuple[Match, ...], record: Record, domain: str) -> None:
         """What the matching rules do for one recipient."""
-        outcome = this.outcome
-        for match in matches:
-            rule = match.rule
-            if rule.trigger is not None and not self._triggered(rule, rule.trigger, record, this):
-                continue
-            expires_ns = record.time_ns + rule.duration_ns
-            if expires_ns <= this.now_ns:
+        outcome, now_ns, time_ns = this.outcome, this.now_ns, record.time_ns
+        for step in self._plan(matches, record, domain):
+            trigger = step.trigger
+            if trigger is not None:
+                count = self.thresholds.record(
+                    step.window, trigger.period, time_ns // NS, latest=now_ns // NS + LATENESS
+                )
+                if count < trigger.limit:
+                    continue
+            expires_ns = time_ns + step.duration_ns
+            if expires_ns <= now_ns:
                 outcome.counts["already_expired"] += 1
                 continue
-            for key, draft in self._drafts_for(match, record, domain):
+            for key, draft in step.drafts:
                 self.seq += 1
                 if isinstance(draft, str):
                     outcome.counts[draft] += 1
@@ -211,35 +228,39 @@ class Automation:
                     outcome.events.append(event)
                     this.made[key] = event, expires_ns, self.seq
 
-    def _triggered(self, rule: Rule, trigger: Threshold, record: Record, this: _Round) -> bool:
-        scope = threshold_scope(rule, record.site)
-        count = self.thresholds.record(
-            scope, trigger.period, record.time_ns // NS, latest=this.now_ns // NS + LATENESS
-        )
-        return count >= trigger.limit
+    def _plan(self, matches: tuple[Match, ...], record: Record, domain: str) -> tuple[_Step, ...]:
+        """What `matches` make of `record` for a recipient at `domain`."""
+        queue = ""
+        for match in matches:
+            if match.by_queue:
+                queue = record.queue
+        key = matches, domain, record.site, record.egress_source, queue
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= self._PLANS_MAX:
+                self._plans.clear()
+            plan = self._plans[key] = tuple(self._step(m, record, domain) for m in matches)
+        return plan
 
-    def _drafts_for(self, match: Match, record: Record, domain: str) -> tuple[_Draft, ...]:
-        """What `match` makes of `record` for a recipient at `domain`, all but time and number."""
-        queue = record.queue if match.by_queue else ""
-        key = match, domain, record.site, record.egress_source, queue
-        drafts = self._drafts.get(key)
-        if drafts is None:
-            made = (
-                _make(
-                    action,
-                    action_hash=self._action_hash(match.rule, number),
-                    rule=match.rule,
-                    record=record,
-                    domain=domain,
-                    reason=f"automation rule: {match.pattern.source}",
-                )
-                for number, action in enumerate(match.rule.actions)
+    def _step(self, match: Match, record: Record, domain: str) -> _Step:
+        rule = match.rule
+        made = (
+            _make(
+                action,
+                action_hash=self._action_hash(rule, number),
+                rule=rule,
+                record=record,
+                domain=domain,
+                reason=f"automation rule: {match.pattern.source}",
             )
-            drafts = tuple(("" if isinstance(one, str) else one.key, one) for one in made)
-            if len(self._drafts) >= self._DRAFTS_MAX:
-                self._drafts.clear()
-            self._drafts[key] = drafts
-        return drafts
+            for number, action in enumerate(rule.actions)
+        )
+        return _Step(
+            trigger=rule.trigger,
+            window="" if rule.trigger is None else threshold_scope(rule, record.site),
+            duration_ns=rule.duration_ns,
+            drafts=tuple(("" if isinstance(one, str) else one.key, one) for one in made),
+        )
 
     def _action_hash(self, rule: Rule, number: int) -> str:
         key = rule.hash, number

@@ -11,9 +11,10 @@ import heapq
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias
+
+import msgspec
 
 from sidecar.shaping.rules import TomlValue
 from sidecar.times import format_rfc3339
@@ -21,8 +22,7 @@ from sidecar.times import format_rfc3339
 Kind = Literal["override", "ready_q", "sched_q", "bounce"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Common:
+class _Common(msgspec.Struct, frozen=True):
     """What every entry has.
 
     ``action_hash`` tells which action of which rule made it (64 hex digits);
@@ -37,8 +37,7 @@ class _Common:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Override(_Common):
+class Override(_Common, frozen=True):
     """An option set for one (domain, source): a line of the overlay.
 
     ``mx_rollup``: for the whole site of the domain rather than the domain alone.
@@ -58,8 +57,7 @@ class Override(_Common):
         return _key(self.kind, self.action_hash, self.site, self.domain, self.source)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadyQSuspension(_Common):
+class ReadyQSuspension(_Common, frozen=True):
     """A ready queue (``site``) held."""
 
     kind: ClassVar[Kind] = "ready_q"
@@ -82,8 +80,7 @@ class ReadyQSuspension(_Common):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _SchedQ(_Common):
+class _SchedQ(_Common, frozen=True):
     """The scheduled queues of a (campaign, tenant, domain); None: any.
 
     A suspension always has a tenant, a bounce may be of the whole domain.
@@ -112,15 +109,13 @@ class _SchedQ(_Common):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class SchedQSuspension(_SchedQ):
+class SchedQSuspension(_SchedQ, frozen=True):
     """Scheduled queues held."""
 
     kind: ClassVar[Kind] = "sched_q"
 
 
-@dataclass(frozen=True, slots=True)
-class SchedQBounce(_SchedQ):
+class SchedQBounce(_SchedQ, frozen=True):
     """Scheduled queues whose mail is bounced."""
 
     kind: ClassVar[Kind] = "bounce"
@@ -134,7 +129,7 @@ _KINDS: dict[str, type[Override | ReadyQSuspension | SchedQSuspension | SchedQBo
 }
 
 
-_FIELDS = {kind: tuple(f.name for f in fields(cls)) for kind, cls in _KINDS.items()}
+_FIELDS = {kind: cls.__struct_fields__ for kind, cls in _KINDS.items()}
 
 
 @lru_cache(maxsize=4096)  # made several times for each match, and matches repeat themselves

@@ -40,8 +40,6 @@ _FOLDED_TO_ASCII: Final = (rb"\xc5\xbf", rb"\xe2\x84\xaa")  # ſ and the Kelvin 
 _SMALL: Final = 1 << 16  # bytes: a block of which it says little how much is found in it
 _RE2_MEMORY: Final = 64 << 20
 
-_Around: TypeAlias = tuple[Callable[[bytes, int, int], object], int]
-
 
 class Scanner(Protocol):
     """Finds literals in blocks of whole lines."""
@@ -109,14 +107,14 @@ class NeedleScanner:
             places = search.find(data)
             if len(places) > most:
                 return self._exact.hits(data)
+            line_end = 0  # of the last line found: it need not be found again
             for number, at, end in places:
+                if at < line_end:
+                    continue
                 around = search.around[number]
-                if around is None:
+                if around is None or around.look(data, at, end):
                     found.append((at, True))
-                else:
-                    look, reach = around
-                    if look(data, max(at - reach, 0), end + reach) is not None:
-                        found.append((at, True))
+                    line_end = data.find(b"\n", at)
         if len(self._searches) > 1:
             found.sort()
         return found
@@ -209,6 +207,26 @@ class _Search:
         return cls(search.find_matches_as_indexes, tuple(_around(n, needles) for n in group))
 
 
+class _Around:
+    """What to look for around a needle that was found."""
+
+    __slots__ = ("_literals", "_reach", "_search")
+
+    def __init__(self, literals: Iterable[Literal]) -> None:
+        self._literals = tuple(literals)
+        self._reach = max(map(_longest, self._literals))
+        # Compiled when first needed: most needles are never found.
+        self._search: Callable[[bytes, int, int], object] | None = None
+
+    def look(self, data: bytes, start: int, end: int) -> bool:
+        """Whether one of the literals may be where a needle is, from `start` to `end`."""
+        if self._search is None:
+            every = b"|".join(map(_however_spelt_at_all, self._literals))
+            self._search = re.compile(every).search
+        reach = self._reach
+        return self._search(data, start - reach if start > reach else 0, end + reach) is not None
+
+
 def _around(needle: bytes, needles: Mapping[bytes, tuple[Literal, ...]]) -> _Around | None:
     """How to tell whether a literal is where `needle` was found; None where one is for sure."""
     meant = needles[needle]
@@ -219,14 +237,7 @@ def _around(needle: bytes, needles: Mapping[bytes, tuple[Literal, ...]]) -> _Aro
     for other, hidden in needles.items():
         if _may_overlap(needle, other):
             every |= dict.fromkeys(hidden)
-    compiled: list[re.Pattern[bytes]] = []  # when first needed: most needles are never found
-
-    def search(data: bytes, start: int, end: int) -> object:
-        if not compiled:
-            compiled.append(re.compile(b"|".join(map(_however_spelt_at_all, every))))
-        return compiled[0].search(data, start, end)
-
-    return search, max(map(_longest, every))
+    return _Around(every)
 
 
 def _may_overlap(found: bytes, hidden: bytes) -> bool:

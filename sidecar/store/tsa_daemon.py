@@ -18,7 +18,9 @@ import math
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from sidecar.automation.decide import threshold_scope
 from sidecar.automation.entries import (

@@ -6,10 +6,10 @@ import asyncio
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar.automation.decide import Outcome
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension
