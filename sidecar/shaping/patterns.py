@@ -79,9 +79,11 @@ class Pattern:
         except (emit.NotInLanguage, re2.error):
             return None
         group = min(compiled.groups, 1)
+        # Of ASCII the bytes are the characters, and for text re2's Python half counts them.
+        as_bytes = isinstance(alphabet, AsciiAlphabet)
 
         def search(text: str) -> Span | None:
-            found = compiled.search(text)
+            found = compiled.search(text.encode() if as_bytes else text)
             return None if found is None else found.span(group)
 
         return search

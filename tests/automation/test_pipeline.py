@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.automation.decide import Automation, Outcome
+from sidecar.automation.entries import to_payload
 from sidecar.automation.matching import Matcher
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.automation.prefilter import Prefilter
@@ -210,6 +211,31 @@ def test_the_filtered_pipeline_decides_what_the_unfiltered_one_does(
     assert filtered.entries == unfiltered.entries
     assert filtered.events == unfiltered.events
     assert filtered.counts == unfiltered.counts
+    assert ours.seq == theirs.seq
+    assert {s: dict(w.items()) for s, w in ours.thresholds.scopes()} == {
+        s: dict(w.items()) for s, w in theirs.thresholds.scopes()
+    }
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=80)
+@given(rules=rule_files(), log=st.lists(log_lines(), min_size=1, max_size=25))
+def test_a_batch_decides_what_its_records_do_one_by_one(rules: str, log: list[bytes]) -> None:
+    """Nothing remembered of one record makes a difference to another."""
+    shaping, resolver = load(rules), ZoneResolver([ZONE])
+    together, ours = decided(shaping, [b"\n".join(log)], lambda data: data.split(b"\n"))
+    theirs, single = Automation(), Outcome()
+    for line in log:
+        # A matcher of its own: its matches are none of those that anything is known of.
+        found = candidates(
+            [line], matcher=Matcher(shaping), skip_types=SKIPPED_TYPES, tally=Tally()
+        )
+        mx = asyncio.run(resolve_all(found, resolver))
+        single.add(theirs.apply(found, mx=mx, now_ns=NOW * NS))
+    assert together.entries == single.entries
+    assert together.events == single.events
+    assert together.counts == single.counts
+    assert sorted(map(to_payload, ours.entries)) == sorted(map(to_payload, theirs.entries))
+    assert ours.entries.next_expiry() == theirs.entries.next_expiry()
     assert ours.seq == theirs.seq
     assert {s: dict(w.items()) for s, w in ours.thresholds.scopes()} == {
         s: dict(w.items()) for s, w in theirs.thresholds.scopes()
