@@ -74,6 +74,15 @@ def seconds_since_epoch(moment: datetime) -> int:
     return delta.days * 86400 + delta.seconds
 
 
+def until_tick(now: float, every: float) -> float:
+    """Seconds from `now` (monotonic) to the next multiple of `every`.
+
+    What is looked after now and then is looked after at the same moments, so that
+    the processor need not wake for each thing by itself.
+    """
+    return every - now % every
+
+
 def format_rfc3339(ns: int, *, utc: str = "Z") -> str:
     """`ns` as text with `utc` ("Z" or "+00:00") behind it.
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sidecar.problems import Problem
+from sidecar.times import until_tick
 
 from .file import FileState
 from .known import Checkpoint, Segment
@@ -192,7 +193,7 @@ class Tail:
                 self._poll_at = 0.0
         now = time.monotonic()
         if listing or now >= self._poll_at:
-            self._poll_at = now + self._poll_seconds
+            self._poll_at = now + until_tick(now, self._poll_seconds)
             await self._poll(listing=listing)
         return any(segment.readable(now) for segment in self._reading.known.waiting())
 

@@ -141,7 +141,11 @@ class Endpoint:
         self._server = server
         self._background.start()
         self._accepting = threading.Thread(
-            target=server.serve_forever, name="publish-accept", daemon=True
+            target=server.serve_forever,
+            # How often it looks whether it should stop; stop() wakes it.
+            kwargs={"poll_interval": 60},
+            name="publish-accept",
+            daemon=True,
         )
         self._accepting.start()
 
@@ -168,7 +172,7 @@ class Endpoint:
         if self._server is None:
             return
         with contextlib.suppress(OSError):
-            # Wakes the accepting thread, which would look at its watch only now and then.
+            # Wakes the accepting thread.
             self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._accepting.join()

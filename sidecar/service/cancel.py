@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 from .service import Service
@@ -52,12 +54,10 @@ def carry_out(directory: Path, service: Service) -> list[str]:
 
 def _requests(directory: Path) -> Iterator[tuple[Path, list[str]]]:
     try:
-        found = sorted(directory.glob("*.json"))
+        names = sorted(os.listdir(directory))
     except OSError:
         return
-    for request in found:
-        if request.name.startswith("."):
-            continue
+    for request in (directory / name for name in names if fnmatch(name, "[!.]*.json")):
         try:
             keys = json.loads(request.read_bytes())
         except (OSError, ValueError, RecursionError):

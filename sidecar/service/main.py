@@ -13,6 +13,7 @@ import contextlib
 import gc
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from sidecar.settings import Address, Settings
 from sidecar.shaping.mx import Resolver
 from sidecar.store import Saved, Store, StoreError
 from sidecar.systemd import Notifier
-from sidecar.times import NS
+from sidecar.times import NS, until_tick
 
 from .cancel import carry_out, requests_path
 from .checkpoints import tail_for
@@ -49,7 +50,7 @@ DEBUG = "TSA_SIDECAR_DEBUG"
 """A variable: set, an error of the program's own ends with its traceback."""
 
 
-_CANCEL_SECONDS = 0.5
+_CANCEL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +327,7 @@ async def _cancel(parts: _Parts, directory: Path) -> None:
     while True:
         for key in carry_out(directory, parts.service):
             parts.log.info("an entry was taken back by hand", key=key)
-        await asyncio.sleep(_CANCEL_SECONDS)
+        await asyncio.sleep(until_tick(time.monotonic(), _CANCEL_SECONDS))
 
 
 def _keeper(parts: _Parts) -> Keeper | None:

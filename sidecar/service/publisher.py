@@ -21,6 +21,7 @@ from sidecar.publish.holds import DesiredState
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.overlay_file import write_atomically
 from sidecar.publish.snapshot import Snapshot
+from sidecar.times import until_tick
 
 from .logging import Log
 from .published import Published, frame_text
@@ -104,7 +105,7 @@ class Publisher:
             await _wait(self._changed, seconds)
             return
         for _ in range(_LOOKS):
-            if await _wait(self._changed, self._look_seconds):
+            if await _wait(self._changed, until_tick(time.monotonic(), self._look_seconds)):
                 return
             if signature(self._files()) != self._written:
                 self._log.warning("the overlay was changed by another: put right")

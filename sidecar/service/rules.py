@@ -17,6 +17,7 @@ from sidecar.problems import Problem, ProblemError
 from sidecar.settings import Settings
 from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
+from sidecar.shaping.patterns import Pattern
 from sidecar.times import NS
 
 from .reload import Signature
@@ -51,6 +52,9 @@ class Rules:
     shaping: Shaping
     matcher: Matcher
     prefilter: Prefilter
+    count: int
+    patterns: tuple[Pattern, ...]
+    """Those of all the rules, each object once."""
 
     @property
     def found(self) -> tuple[Problem, ...]:
@@ -95,11 +99,14 @@ async def load_rules(
         resolver=resolver,
         copies=copies,
     )
+    rules = shaping.all_rules()
     return Rules(
         settings=settings,
         shaping=shaping,
         matcher=Matcher(shaping),
-        prefilter=Prefilter.for_rules(shaping.all_rules(), skip_types=settings.skip_record_types),
+        prefilter=Prefilter.for_rules(rules, skip_types=settings.skip_record_types),
+        count=len(rules),
+        patterns=tuple({id(p): p for rule in rules for p in rule.regexes}.values()),
     )
 
 

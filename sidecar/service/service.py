@@ -27,7 +27,7 @@ from sidecar.publish.metrics import Metrics
 from sidecar.shaping.mx import DnsResolver, Resolver
 from sidecar.store import CheckpointRow, Saved, Store, Transaction
 from sidecar.systemd import Notifier
-from sidecar.times import NS
+from sidecar.times import NS, until_tick
 
 from .checkpoints import to_rows
 from .commits import Commits
@@ -280,7 +280,7 @@ class Service:
             if self.commits.due:
                 self.commits.try_commit()
             upcoming = self.view.entries.next_expiry()
-            seconds = _TICK_SECONDS
+            seconds = until_tick(time.monotonic(), _TICK_SECONDS)
             if upcoming is not None:
                 seconds = min(seconds, max(0.0, (upcoming - self.clock()) / NS))
             await asyncio.sleep(seconds)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from sidecar import __version__
 from sidecar.log.tail import Tail
 from sidecar.publish.metrics import Metrics
 from sidecar.shaping.mx import DnsResolver
-from sidecar.times import NS, format_rfc3339
+from sidecar.times import NS, format_rfc3339, until_tick
 
 from .clock import GuardedClock
 from .publisher import Publisher
@@ -93,7 +94,7 @@ class Status:
             return {"rules": 0, "files": [], "warnings": []}
         rules = book.rules
         return {
-            "rules": len(rules.shaping.all_rules()),
+            "rules": rules.count,
             "files": [f.name for f in rules.shaping.files],
             "warnings": [str(p) for p in rules.problems],
         }
@@ -121,7 +122,7 @@ class Status:
         """Keep the document and the gauges up to date, for ever."""
         while True:
             await self.tell()
-            await asyncio.sleep(_EVERY_SECONDS)
+            await asyncio.sleep(until_tick(time.monotonic(), _EVERY_SECONDS))
 
     async def tell(self) -> None:
         """Put the document where it is read, if it has changed."""
@@ -150,8 +151,7 @@ class Status:
             self._count(metrics.dns_failures, resolver.failures)
         book = self._service.book
         if book is not None:
-            rules = book.rules.shaping.all_rules()
-            struck = sum(p.timeouts for p in {p for r in rules for p in r.regexes})
+            struck = sum(pattern.timeouts for pattern in book.rules.patterns)
             self._count(metrics.regex_timeouts, struck)
 
     def _count(self, counter: Counter, total: int) -> None:
