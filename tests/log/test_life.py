@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from sidecar.log import tail as tail_module
-from sidecar.log import watch as watch_module
 from sidecar.log.file import SegmentFile
 from sidecar.log.reading import Reading
 from sidecar.log.segment import Block
@@ -101,7 +100,7 @@ def test_nor_while_we_watch(
     change: Change, events: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not events:
-        monkeypatch.setattr(watch_module, "Observer", no_observer)
+        monkeypatch.setattr("watchdog.observers.Observer", no_observer)
     clock = Clock()
     paths = write_segments(tmp_path, 3, each=200, clock=clock)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.log import watch as watch_module
 from sidecar.log.tail import POLL_SECONDS
 from sidecar.log.watch import DirectoryWatch
 from tests.kumod_writer import KumodWriter, record
@@ -82,7 +81,7 @@ def test_without_inotify_we_look_now_and_then_and_say_so(
     def no_more() -> None:
         raise OSError(24, "inotify instance limit reached")
 
-    monkeypatch.setattr(watch_module, "Observer", no_more)
+    monkeypatch.setattr("watchdog.observers.Observer", no_more)
     clock = Clock()
     write_segments(tmp_path, 1, clock=clock)
     follower = Follower(tmp_path)
@@ -109,7 +108,7 @@ def test_changes_within_one_tick_of_the_clock_are_found_without_inotify(
     def no_more() -> None:
         raise OSError(24, "inotify instance limit reached")
 
-    monkeypatch.setattr(watch_module, "Observer", no_more)
+    monkeypatch.setattr("watchdog.observers.Observer", no_more)
     clock = Clock()
     write_segments(tmp_path, 1, clock=clock)
     follower = Follower(tmp_path)

@@ -10,6 +10,7 @@ import os
 import resource
 import sqlite3
 import time
+from importlib import import_module
 from pathlib import Path
 
 from sidecar.log.reading import Batch
@@ -69,7 +70,8 @@ def full_disk() -> None:
 
 
 def unprivileged() -> None:
-    """Root may write anywhere: be someone else."""
+    """Root may write anywhere: be someone else, who may not read root's Python."""
+    import_module("watchdog.observers")
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(65534)
