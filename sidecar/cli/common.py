@@ -130,7 +130,8 @@ def moment(at: str) -> int:
     try:
         return parse_time(at)
     except ValueError as error:
-        raise ProblemError.one("bad-option", str(error), where="--at") from None
+        message = f"{error}, nor Unix seconds"
+        raise ProblemError.one("bad-option", message, where="--at") from None
 
 
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:

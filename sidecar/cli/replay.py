@@ -91,8 +91,9 @@ def _tables(result: Replay) -> None:
     counts = result.counts
     console.print(
         f"{counts['read']} lines read, {counts['considered']} records considered, "
-        f"{counts['matched']} matched, {counts['bad']} bad lines, "
-        f"{counts['bytes_lost']} bytes lost; in force at {format_rfc3339(result.now_ns)}:"
+        f"{counts['matched']} matched, bad lines: {counts['bad']}, "
+        f"bytes lost: {counts['bytes_lost']}; in force "
+        f"{f'at {format_rfc3339(result.now_ns)}' if result.now_ns else 'without a record'}:"
     )
     overrides = _table("domain", "mx_rollup", "source", "option", "expires", "reason")
     for effective in result.overrides():

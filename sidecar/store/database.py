@@ -258,6 +258,9 @@ def read_saved(path: str | os.PathLike[str]) -> Saved:
     with _as_problem(file):
         if not file.exists():
             raise ProblemError.one("state-missing", "there is no such state file", file=str(file))
+        if file.is_dir():
+            message = "is a directory: name the state file in it"
+            raise ProblemError.one("state-missing", message, file=str(file))
     damage = _examine(file)
     if damage is not None:
         raise ProblemError.one("state-corrupt", f"the state is damaged: {damage}", file=str(file))
