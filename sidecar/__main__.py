@@ -5,8 +5,9 @@ import gc
 
 def main() -> None:
     """Run the command line."""
-    gc.disable()  # of what is imported nothing is ever garbage: a tenth of the start goes into
-    from sidecar.cli import main as command  # noqa: PLC0415 - looking for it
+    # Of what is imported nothing is garbage, and looking for it takes a tenth of the start.
+    gc.disable()
+    from sidecar.cli import main as command  # noqa: PLC0415
 
     gc.freeze()
     gc.enable()

@@ -75,7 +75,7 @@ def seconds_since_epoch(moment: datetime) -> int:
 
 
 def until_tick(now: float, every: float) -> float:
-    """Seconds from `now` (monotonic) to the next multiple of `every`.
+    """Seconds from `now` (monotonic) to the next multiple of `every`, which is above 0.
 
     What is looked after now and then is looked after at the same moments, so that
     the processor need not wake for each thing by itself.

@@ -110,7 +110,6 @@ class QueueName:
         return cls(domain, tenant, campaign) if colon else cls(domain, prefix)
 
 
-@lru_cache(maxsize=4096)
 def site_name(ready_queue: str, source: str) -> str:
     """The site within a ready queue's name (``source->site@smtp_client``)."""
     prefix, suffix = f"{source}->", "@smtp_client"

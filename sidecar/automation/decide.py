@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from sidecar.log.record import Record
 from sidecar.shaping.hashes import action_hash
+from sidecar.shaping.merge import Shaping
 from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.rules import Action, Rule, Threshold
 from sidecar.times import NS
@@ -93,6 +94,13 @@ class _Step:
     drafts: tuple[_Draft, ...]
 
 
+_Kind: TypeAlias = tuple[tuple[Match, ...], str, str, str, str]
+"""Records that the same rules do the same to: the matches, the recipient's domain, the site, the
+source, and the queue where it matters."""
+
+_Plan: TypeAlias = tuple[_Step, ...]
+
+
 @dataclass(slots=True)
 class _Round:
     """One call of :meth:`Automation.apply`: its moment, and what has come of it so far.
@@ -123,9 +131,10 @@ def scope_period(scope: str) -> int:
 class Automation:
     """The automation's state, and the only code that changes it."""
 
-    __slots__ = ("_hashes", "_plans", "entries", "newest_ns", "seq", "thresholds")
+    __slots__ = ("_hashes", "_planned_for", "_plans", "entries", "newest_ns", "seq", "thresholds")
 
     _PLANS_MAX: Final = 4096
+    _PLAN_LENGTH: Final = 512
 
     def __init__(self) -> None:
         self.entries = Entries()
@@ -136,7 +145,8 @@ class Automation:
         """Time of the newest record that matched, those of a clock ahead of time left out."""
         self._hashes: dict[tuple[str, int], str] = {}
         # What rules make of records that differ in nothing that they look at.
-        self._plans: dict[tuple[tuple[Match, ...], str, str, str, str], tuple[_Step, ...]] = {}
+        self._plans: dict[_Kind, _Plan] = {}
+        self._planned_for: Shaping | None = None
 
     def apply(
         self,
@@ -149,7 +159,7 @@ class Automation:
 
         `mx` holds the MX of every candidate's domain that needs one and resolves.
         """
-        this = _Round(now_ns)
+        now = _Round(now_ns)
         latest_ns = now_ns + LATENESS * NS
         matched = 0
         for candidate in candidates:
@@ -157,14 +167,17 @@ class Automation:
             if not matches:
                 continue
             matched += 1
+            if candidate.common.shaping is not self._planned_for:  # the rules were loaded anew
+                self._plans.clear()
+                self._planned_for = candidate.common.shaping
             record = candidate.record
             self._note_time(record.time_ns, latest_ns)
-            self._act(this, matches, record, candidate.domain)
+            self._act(now, matches, record, candidate.domain)
             if len(record.recipients) > 1:
-                self._act_for_others(this, matches, record)
-        outcome = this.outcome
+                self._act_for_others(now, matches, record)
+        outcome = now.outcome
         outcome.counts["matched"] = matched
-        for key, (draft, expires_ns, seq) in this.made.items():
+        for key, (draft, expires_ns, seq) in now.made.items():
             entry = draft if draft.seq else replace(draft, expires_ns=expires_ns, seq=seq)
             self.entries.put(entry)
             outcome.put(key, entry)
@@ -187,7 +200,7 @@ class Automation:
         if time_ns <= latest_ns:
             self.newest_ns = max(self.newest_ns, time_ns)
 
-    def _act_for_others(self, this: _Round, matches: tuple[Match, ...], record: Record) -> None:
+    def _act_for_others(self, now: _Round, matches: tuple[Match, ...], record: Record) -> None:
         """For the recipients but the first.
 
         Upstream picks the rules by the first, then runs them once per
@@ -197,14 +210,14 @@ class Automation:
             try:
                 domain = recipient_domain(recipient)
             except ValueError:
-                this.outcome.counts["bad_recipient"] += 1
+                now.outcome.counts["bad_recipient"] += 1
                 return
             if domain is not None:
-                self._act(this, matches, record, domain)
+                self._act(now, matches, record, domain)
 
-    def _act(self, this: _Round, matches: tuple[Match, ...], record: Record, domain: str) -> None:
+    def _act(self, now: _Round, matches: tuple[Match, ...], record: Record, domain: str) -> None:
         """What the matching rules do for one recipient."""
-        outcome, now_ns, time_ns = this.outcome, this.now_ns, record.time_ns
+        outcome, now_ns, time_ns = now.outcome, now.now_ns, record.time_ns
         for step in self._plan(matches, record, domain):
             trigger = step.trigger
             if trigger is not None:
@@ -222,24 +235,26 @@ class Automation:
                 if isinstance(draft, str):
                     outcome.counts[draft] += 1
                 elif isinstance(draft, Override):
-                    this.made[key] = draft, expires_ns, self.seq
+                    now.made[key] = draft, expires_ns, self.seq
                 else:
                     event = replace(draft, expires_ns=expires_ns, seq=self.seq)
                     outcome.events.append(event)
-                    this.made[key] = event, expires_ns, self.seq
+                    now.made[key] = event, expires_ns, self.seq
 
-    def _plan(self, matches: tuple[Match, ...], record: Record, domain: str) -> tuple[_Step, ...]:
+    def _plan(self, matches: tuple[Match, ...], record: Record, domain: str) -> _Plan:
         """What `matches` make of `record` for a recipient at `domain`."""
         queue = ""
         for match in matches:
             if match.by_queue:
                 queue = record.queue
-        key = matches, domain, record.site, record.egress_source, queue
-        plan = self._plans.get(key)
+        kind = matches, domain, record.site, record.egress_source, queue
+        plan = self._plans.get(kind)
         if plan is None:
-            if len(self._plans) >= self._PLANS_MAX:
-                self._plans.clear()
-            plan = self._plans[key] = tuple(self._step(m, record, domain) for m in matches)
+            plan = tuple(self._step(match, record, domain) for match in matches)
+            if len(record.site) + len(queue) <= self._PLAN_LENGTH:
+                if len(self._plans) >= self._PLANS_MAX:
+                    self._plans.clear()
+                self._plans[kind] = plan
         return plan
 
     def _step(self, match: Match, record: Record, domain: str) -> _Step:

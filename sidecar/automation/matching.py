@@ -110,52 +110,99 @@ class RuleList(Generic[_Found]):
                 yield one
 
 
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """What is known of a domain and some common rules: given `mx`, `matches` apply."""
+
+    needs_mx: bool
+    mx: MxAnswer | None
+    matches: tuple[Match, ...]
+
+
 class Common:
     """The rules of ``default`` and the providers that match some text, to be asked by domain."""
 
-    __slots__ = ("_known", "default", "providers", "shaping")
+    __slots__ = ("_fits", "_number", "default", "providers", "shaping")
 
-    _KNOWN_MAX: Final = 1024
+    _FITS_MAX: Final = 4096
 
     def __init__(
         self,
         shaping: Shaping,
-        default: tuple[Match, ...],
-        providers: tuple[tuple[ProviderBlock, tuple[Match, ...]], ...],
+        default: tuple[Match, ...] = (),
+        providers: tuple[tuple[ProviderBlock, tuple[Match, ...]], ...] = (),
+        *,
+        number: int = 0,
+        fits: dict[tuple[int, str], _Fit] | None = None,
     ) -> None:
+        """`fits`: what is known of all those of one load, by `number` and domain."""
         self.shaping = shaping
         self.default = default
         self.providers = providers
-        # Domain → what it takes and what fits, given the MX of the last time.
-        self._known: dict[str, tuple[bool, MxAnswer | None, tuple[Match, ...]]] = {}
+        self._number = number
+        self._fits = {} if fits is None else fits
 
     def __bool__(self) -> bool:
         return bool(self.default or self.providers)
 
     def needs_mx(self, domain: str) -> bool:
         """Whether it takes the MX of `domain` to tell which providers fit."""
-        known = self._known.get(domain)
-        return self._learn(domain, None)[0] if known is None else known[0]
+        known = self._fits.get((self._number, domain))
+        return (known or self._learn(domain, None)).needs_mx
 
     def fitting(self, domain: str, mx: MxAnswer | None) -> tuple[Match, ...]:
         """Those that apply to `domain`, given its MX (None: it does not resolve)."""
-        known = self._known.get(domain)
-        if known is None or known[1] is not mx:
+        known = self._fits.get((self._number, domain))
+        if known is None or known.mx is not mx:
             known = self._learn(domain, mx)
-        return known[2]
+        return known.matches
 
-    def _learn(
-        self, domain: str, mx: MxAnswer | None
-    ) -> tuple[bool, MxAnswer | None, tuple[Match, ...]]:
+    def _learn(self, domain: str, mx: MxAnswer | None) -> _Fit:
         needs = any(self.shaping.needs_mx(block, domain) for block, _ in self.providers)
         matches = self.default
         for block, found in self.providers:
             if self.shaping.provider_matches(block, domain, mx):
                 matches += found
-        if len(self._known) >= self._KNOWN_MAX:
-            self._known.clear()
-        self._known[domain] = known = needs, mx, matches
+        if len(self._fits) >= self._FITS_MAX:
+            self._fits.clear()
+        known = self._fits[self._number, domain] = _Fit(needs, mx, matches)
         return known
+
+
+class _Commons:
+    """Arranges the common rules that match a text; the same object for the same rules."""
+
+    __slots__ = ("_count", "_fits", "_homes", "_known", "_shaping")
+
+    _KNOWN_MAX: Final = 1024
+
+    def __init__(self, shaping: Shaping, homes: tuple[ProviderBlock | None, ...]) -> None:
+        """`homes`: the provider that each rule of the list belongs to; None for ``default``."""
+        self._shaping = shaping
+        self._homes = homes
+        self._known: dict[Numbered, Common] = {}
+        self._fits: dict[tuple[int, str], _Fit] = {}
+        self._count = 0
+
+    def __call__(self, found: Numbered) -> Common:
+        common = self._known.get(found)
+        if common is None:
+            if len(self._known) >= self._KNOWN_MAX:
+                self._known.clear()
+            common = self._known[found] = self._arrange(found)
+        return common
+
+    def _arrange(self, found: Numbered) -> Common:
+        default: tuple[Match, ...] = ()
+        providers: list[tuple[ProviderBlock, tuple[Match, ...]]] = []
+        for block, group in groupby(found, key=lambda one: self._homes[one[0]]):
+            matches = tuple(match for _, match in group)
+            if block is None:
+                default = matches
+            else:
+                providers.append((block, matches))
+        self._count += 1
+        return Common(self._shaping, default, tuple(providers), number=self._count, fits=self._fits)
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -177,16 +224,14 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
     def alone(self, match: Match) -> Candidate:
         """The same record with this match only."""
-        nothing = Common(self.common.shaping, (), ())
+        nothing = Common(self.common.shaping)
         return Candidate(self.record, self.domain, nothing, (match,), needs_mx=False)
 
 
 class Matcher:
     """The rules of one load, ready to match records.  A reload makes another."""
 
-    __slots__ = ("_common", "_commons", "_domains", "_homes", "_sites", "shaping")
-
-    _COMMONS_MAX: Final = 1024
+    __slots__ = ("_common", "_domains", "_sites", "shaping")
 
     def __init__(self, shaping: Shaping) -> None:
         self.shaping = shaping
@@ -194,9 +239,8 @@ class Matcher:
         homes += [(None, rule) for rule in (shaping.default.rules if shaping.default else ())]
         homes += [(block, rule) for block in shaping.providers.values() for rule in block.rules]
         # One list for default and all providers: most records have neither's rules match.
-        self._common = RuleList((rule for _, rule in homes), arrange=self._arrange)
-        self._homes = tuple(block for block, _ in homes)
-        self._commons: dict[Numbered, Common] = {}
+        arrange = _Commons(shaping, tuple(block for block, _ in homes))
+        self._common = RuleList((rule for _, rule in homes), arrange=arrange)
         self._sites = _by_name({n: b.rules for n, b in shaping.sites.items()})
         self._domains = _by_name({n: b.rules for n, b in shaping.domains.items()})
 
@@ -221,24 +265,6 @@ class Matcher:
         if not (common or specific):
             return None
         return Candidate(record, domain, common, specific, common.needs_mx(domain))
-
-    def _arrange(self, found: Numbered) -> Common:
-        """`found` by where the rules are from; the same object for the same rules."""
-        known = self._commons.get(found)
-        if known is not None:
-            return known
-        default: tuple[Match, ...] = ()
-        providers: list[tuple[ProviderBlock, tuple[Match, ...]]] = []
-        for block, group in groupby(found, key=lambda one: self._homes[one[0]]):
-            matches = tuple(match for _, match in group)
-            if block is None:
-                default = matches
-            else:
-                providers.append((block, matches))
-        if len(self._commons) >= self._COMMONS_MAX:
-            self._commons.clear()
-        common = self._commons[found] = Common(self.shaping, default, tuple(providers))
-        return common
 
 
 def _by_name(rules: Mapping[str, tuple[Rule, ...]]) -> dict[str, RuleList[tuple[Match, ...]]]:

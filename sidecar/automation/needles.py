@@ -70,16 +70,15 @@ def choose(literals: Iterable[Literal]) -> dict[bytes, tuple[Literal, ...]] | No
     missing = set(range(len(wanted)))
     needles: dict[bytes, tuple[Literal, ...]] = {_ESCAPED_ASCII: ()}
     while missing:
-        best = max(
-            (
-                (_worth(window, covered), window)
-                for window, found in places.items()
-                if (covered := len({place.literal for place in found} & missing))
-            ),
-            default=None,
-        )
-        if best is None:
+        covers = {
+            window: covered
+            for window, found in places.items()
+            if (covered := len({place.literal for place in found} & missing))
+        }
+        # What a window covers only shrinks, so it can be told early that there will be too many.
+        if max(covers.values(), default=0) * (MAX_NEEDLES - len(needles)) < len(missing):
             return None
+        best = max((_worth(window, covered), window) for window, covered in covers.items())
         chosen = [place for place in places[best[1]] if place.literal in missing]
         missing -= {place.literal for place in chosen}
         for needle, meant in _needles(best[1], chosen, wanted):

@@ -88,10 +88,6 @@ class Prefilter:
             if line and not self._unwanted(line):
                 yield line
 
-    def lines(self, data: bytes) -> Iterator[bytes]:
-        """The lines of `data` that may match, without their line ends, each once, in order."""
-        return self.wanted(self.sift(data))
-
     def _unwanted(self, line: bytes) -> bool:
         """Whether `line` begins with a record that nobody wants, and says no other type."""
         return line.startswith(self._skipped) and line.find(_TYPE, len(_TYPE) + 1) < 0

@@ -210,19 +210,21 @@ class _Search:
 class _Around:
     """What to look for around a needle that was found."""
 
-    __slots__ = ("_literals", "_reach", "_search")
+    __slots__ = ("_literals", "_reach", "_search", "_sure")
 
-    def __init__(self, literals: Iterable[Literal]) -> None:
+    def __init__(self, literals: Iterable[Literal], sure: Iterable[bytes]) -> None:
+        """`sure`: needles that are enough by themselves, where this one may hide them."""
         self._literals = tuple(literals)
-        self._reach = max(map(_longest, self._literals))
+        self._sure = tuple(sure)
+        self._reach = max((*map(_longest, self._literals), *map(len, self._sure)))
         # Compiled when first needed: most needles are never found.
         self._search: Callable[[bytes, int, int], object] | None = None
 
     def look(self, data: bytes, start: int, end: int) -> bool:
         """Whether one of the literals may be where a needle is, from `start` to `end`."""
         if self._search is None:
-            every = b"|".join(map(_however_spelt_at_all, self._literals))
-            self._search = re.compile(every).search
+            every = (*map(_however_spelt_at_all, self._literals), *map(_hex, self._sure))
+            self._search = re.compile(b"|".join(every)).search
         reach = self._reach
         return self._search(data, start - reach if start > reach else 0, end + reach) is not None
 
@@ -234,10 +236,13 @@ def _around(needle: bytes, needles: Mapping[bytes, tuple[Literal, ...]]) -> _Aro
         return None
     # Of needles that overlap only one is found: it must speak for the others as well.
     every = dict.fromkeys(meant)
+    sure: list[bytes] = []
     for other, hidden in needles.items():
         if _may_overlap(needle, other):
             every |= dict.fromkeys(hidden)
-    return _Around(every)
+            if not hidden:
+                sure.append(other)
+    return _Around(every, sure)
 
 
 def _may_overlap(found: bytes, hidden: bytes) -> bool:

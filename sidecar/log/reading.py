@@ -24,7 +24,7 @@ from .segment import Block, Position, SegmentId, content_head, fingerprint, fing
 __all__ = ["BATCH_SIZE", "OPEN_MAX", "Batch", "Checkpoint", "OnProblem", "Reading", "TailStats"]
 
 BATCH_SIZE: Final = 4 * 1024 * 1024
-"""Bytes of the lines in a batch, about."""
+"""Bytes of the lines kept for a batch, about."""
 
 BATCH_READ: Final = 32 * 1024 * 1024
 """Decompressed bytes read for a batch, about, where few of them are kept.

@@ -68,11 +68,11 @@ class Block:
 
     ``data`` is whole lines, each ended by a line feed, except perhaps the very
     last before the end of the segment or a damaged place; it may be empty where
-    there is only a loss to report, or where the reader was told which lines are
-    wanted (``reading``).  ``position`` is the one behind these lines, ``lines`` how
-    many there were, wanted or not, ``size`` how many bytes.  ``bad_lines`` counts
-    those skipped for their length, ``lost_bytes`` bytes that could not be read
-    (compressed ones) or were the rest of a cut line (decompressed ones).
+    there is only a loss to report.  ``position`` is the one behind the lines,
+    ``lines`` and ``size`` are how many lines and bytes the log has there (``reading``
+    may keep fewer in ``data``).  ``bad_lines`` counts those skipped for their
+    length, ``lost_bytes`` bytes that could not be read (compressed ones) or were the
+    rest of a cut line (decompressed ones).
     """
 
     segment: str

@@ -142,8 +142,8 @@ class Endpoint:
         self._background.start()
         self._accepting = threading.Thread(
             target=server.serve_forever,
-            # How often it looks whether it should stop; stop() wakes it.
-            kwargs={"poll_interval": 60},
+            # How often it looks whether it should stop: stop() wakes it, if it can.
+            kwargs={"poll_interval": 5},
             name="publish-accept",
             daemon=True,
         )
@@ -172,7 +172,7 @@ class Endpoint:
         if self._server is None:
             return
         with contextlib.suppress(OSError):
-            # Wakes the accepting thread.
+            # Wakes the accepting thread, which would look only now and then.
             self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._accepting.join()

@@ -18,6 +18,7 @@ from sidecar.problems import Problem, ProblemError
 from sidecar.store import Store, StoreError, StoreLostError, Transaction
 
 from .logging import Log
+from .state import effects
 
 _COMMIT_SECONDS = 0.5
 """How long what has no outcome (a position, a threshold's count) may wait for its commit,
@@ -33,8 +34,8 @@ _LAST_TRIES = 3
 class Commits:
     """One store's pending changes.
 
-    ``effects``: what an outcome changes in the store; asked for once for all that
-    was decided since the last commit, of which only the last of each key counts.
+    What outcomes change in the store is written down once for all that was decided
+    since the last commit, of which only the last of each key counts.
     ``everything``: the whole state as one transaction, for a store that lost
     its file.  ``on_commit``: called with what was decided once that is committed.
     """
@@ -43,13 +44,11 @@ class Commits:
         self,
         store: Store,
         *,
-        effects: Callable[[Outcome], Transaction],
         everything: Callable[[], Transaction],
         on_commit: Callable[[Outcome], None],
         log: Log,
     ) -> None:
         self._store = store
-        self._effects = effects
         self._everything = everything
         self._on_commit = on_commit
         self._log = log
@@ -66,11 +65,8 @@ class Commits:
         """Have `changes` and the effects of `outcome` committed soon; `outcome` published then."""
         self._pending.add(changes)
         if outcome is not None:
-            self._decided.add(outcome)
+            self._decided.add(Outcome(outcome.entries, outcome.dropped))
             self._unpublished.add(outcome)
-            events = self._unpublished.events
-            if len(events) > 2 * _EVENTS_MAX:  # the disk holds them up
-                events[:] = {event.key: event for event in events}.values()
         self._note_time()
 
     def add_expired(self, outcome: Outcome) -> None:
@@ -122,7 +118,7 @@ class Commits:
         """Commit what is pending; False when the disk won't have it now."""
         if self._since is not None:
             reached("before-commit")
-            self._pending.add(self._effects(self._decided))
+            self._pending.add(effects(self._decided))
             self._decided = Outcome()
             try:
                 self._store.commit(self._pending)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from sidecar.automation.matching import Matcher
 from sidecar.automation.prefilter import Prefilter
@@ -44,7 +45,7 @@ Settle = Callable[[], Settled]
 """Reads options, environment and policy anew; raises ProblemError."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rules:
     """One load of the rules, with what is made of it."""
 
@@ -52,9 +53,16 @@ class Rules:
     shaping: Shaping
     matcher: Matcher
     prefilter: Prefilter
-    count: int
-    patterns: tuple[Pattern, ...]
-    """Those of all the rules, each object once."""
+
+    @cached_property
+    def count(self) -> int:
+        """How many rules there are."""
+        return len(self.shaping.all_rules())
+
+    @cached_property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Those of all the rules, each object once."""
+        return tuple({id(p): p for rule in self.shaping.all_rules() for p in rule.regexes}.values())
 
     @property
     def found(self) -> tuple[Problem, ...]:
@@ -99,14 +107,11 @@ async def load_rules(
         resolver=resolver,
         copies=copies,
     )
-    rules = shaping.all_rules()
     return Rules(
         settings=settings,
         shaping=shaping,
         matcher=Matcher(shaping),
-        prefilter=Prefilter.for_rules(rules, skip_types=settings.skip_record_types),
-        count=len(rules),
-        patterns=tuple({id(p): p for rule in rules for p in rule.regexes}.values()),
+        prefilter=Prefilter.for_rules(shaping.all_rules(), skip_types=settings.skip_record_types),
     )
 
 

@@ -36,7 +36,7 @@ from .mx import resolve_all
 from .published import Published
 from .publisher import Publisher
 from .rules import RuleBook, Rules
-from .state import number, restore, transaction
+from .state import number, progress, restore, transaction
 
 _COPY = "copy:"
 """Before the URL in the name under which the state file keeps the last good copy."""
@@ -88,13 +88,7 @@ class Service:
         self.checkpoints: dict[str, CheckpointRow] = dict(saved.checkpoints)
         """How far each segment has been read, in memory: what is pending included."""
         self.kumod_ids: dict[str, str] = dict(saved.kumod_ids)
-        self.commits = Commits(
-            store,
-            effects=lambda outcome: transaction(self.automation, outcome),
-            everything=self._everything,
-            on_commit=self._publish,
-            log=log,
-        )
+        self.commits = Commits(store, everything=self._everything, on_commit=self._publish, log=log)
         self.commits.add(cleaning)
         self.commits.add(Transaction(drop_entries=gone))
         self.lost_names: deque[str] = deque(_names(saved.meta.get(_LOST)), maxlen=_NAMES_KEPT)
@@ -159,6 +153,8 @@ class Service:
         changes.counters = dict(self.counters)
         changes.meta = self._meta()
         self._note_answers(changes)
+        # Last: a mistake in the above must not leave half a batch to be committed.
+        changes.add(progress(self.automation))
         self.commits.add(changes, outcome)
         if self.commits.due or (self.commits.outcomes and not batch.more):
             await self.commits.commit()
@@ -260,12 +256,18 @@ class Service:
         return whole
 
     def _publish(self, outcome: Outcome) -> None:
-        """Take what is committed into the published view, unless its time is over by now."""
+        """Take what is committed into the view; tell of what came about and still holds."""
         now_ns = self.clock()
         self.view.commit(outcome)
         self.view.expire(now_ns)
         if self.publisher is not None:
-            self.publisher.changed([e for e in outcome.events if e.expires_ns > now_ns])
+            self.publisher.changed(
+                [
+                    event
+                    for event in outcome.events
+                    if event.expires_ns > now_ns and event.key in outcome.entries
+                ]
+            )
 
     # Time.
 

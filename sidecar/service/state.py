@@ -63,14 +63,30 @@ def number(meta: Mapping[str, str], name: str) -> int:
 
 
 def transaction(automation: Automation, outcome: Outcome) -> Transaction:
-    """What `outcome`, and the thresholds since the last call, change in the store."""
-    counts, oldest = automation.thresholds.take_changes()
+    """What `outcome`, and the automation since the last call, change in the store."""
+    changes = progress(automation)
+    changes.add(effects(outcome))
+    return changes
+
+
+def effects(outcome: Outcome) -> Transaction:
+    """What `outcome` changes in the store: the entries."""
     return Transaction(
         entries={
             key: EntryRow(key, entry.kind, to_payload(entry), entry.expires_ns, entry.seq)
             for key, entry in outcome.entries.items()
         },
         drop_entries=set(outcome.dropped),
+    )
+
+
+def progress(automation: Automation) -> Transaction:
+    """What else has changed since the last call: the thresholds, and how far matches are numbered.
+
+    Taken for each batch, so that it goes with the position behind that batch.
+    """
+    counts, oldest = automation.thresholds.take_changes()
+    return Transaction(
         threshold_counts=counts,
         prune_thresholds=oldest,
         meta={_SEQ: str(automation.seq), _NEWEST: str(automation.newest_ns)},

@@ -120,11 +120,12 @@ class Transaction:
             first = later.prune_thresholds.get(scope, second)
             return scope not in later.drop_thresholds and second >= first
 
-        self.threshold_counts = {
-            (scope, second): count
-            for (scope, second), count in self.threshold_counts.items()
-            if outlives(scope, second)
-        }
+        if later.prune_thresholds or later.drop_thresholds:
+            self.threshold_counts = {
+                (scope, second): count
+                for (scope, second), count in self.threshold_counts.items()
+                if outlives(scope, second)
+            }
         self.threshold_counts.update(later.threshold_counts)
         self.drop_thresholds |= later.drop_thresholds
         for scope, first in later.prune_thresholds.items():

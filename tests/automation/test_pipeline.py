@@ -168,6 +168,10 @@ def decided(shaping: Shaping, parts: Iterable[bytes], lines: Lines) -> tuple[Out
     return whole, automation
 
 
+def filtered_by(prefilter: Prefilter) -> Lines:
+    return lambda data: prefilter.wanted(prefilter.sift(data))
+
+
 def load(text: str) -> Shaping:
     with TemporaryDirectory() as directory:
         path = Path(directory) / "shaping.toml"
@@ -206,7 +210,7 @@ def test_the_filtered_pipeline_decides_what_the_unfiltered_one_does(
     )
     whole = b"\n".join(log) + (b"\n" if ended else b"")
     parts = list(blocks(whole, cuts, compressed=compressed))
-    filtered, ours = decided(shaping, parts, prefilter.lines)
+    filtered, ours = decided(shaping, parts, filtered_by(prefilter))
     unfiltered, theirs = decided(shaping, [whole], lambda data: data.split(b"\n"))
     assert filtered.entries == unfiltered.entries
     assert filtered.events == unfiltered.events
@@ -256,5 +260,5 @@ def test_rules_and_records_as_generated_do_match() -> None:
         "event_time": format_rfc3339(NOW * NS),
     }
     prefilter = Prefilter([p for rule in shaping.all_rules() for p in rule.regexes])
-    outcome, _ = decided(shaping, [json.dumps(record).encode()], prefilter.lines)
+    outcome, _ = decided(shaping, [json.dumps(record).encode()], filtered_by(prefilter))
     assert len(outcome.entries) == 1

@@ -45,6 +45,10 @@ def line(content: str, *, kind: str = "TransientFailure") -> bytes:
     return serde(record(content, kind=kind))
 
 
+def handed_on(prefilter: Prefilter, data: bytes) -> list[bytes]:
+    return list(prefilter.wanted(prefilter.sift(data)))
+
+
 def serde(value: object) -> bytes:
     """As kumod writes it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
@@ -76,7 +80,7 @@ def filtered(
     pattern_sources: list[str], data: bytes, scanner: Callable[[Iterable[Literal]], Scanner]
 ) -> list[bytes]:
     compiled = [compile_pattern(source) for source in pattern_sources]
-    return list(Prefilter(compiled, scanner=scanner).lines(data))
+    return handed_on(Prefilter(compiled, scanner=scanner), data)
 
 
 # -- what comes through ----------------------------------------------------------------
@@ -146,22 +150,22 @@ def test_skipped_types_are_dropped(scanner: Callable[[Iterable[Literal]], Scanne
     data = b"\n".join([reception, delivery, glued])
     compiled = [compile_pattern("blocked")]
     skipping = Prefilter(compiled, skip_types=["Reception"], scanner=scanner)
-    assert list(skipping.lines(data)) == [delivery, glued]
-    assert list(Prefilter(compiled, scanner=scanner).lines(data)) == [reception, delivery, glued]
+    assert handed_on(skipping, data) == [delivery, glued]
+    assert handed_on(Prefilter(compiled, scanner=scanner), data) == [reception, delivery, glued]
 
 
 @pytest.mark.parametrize("glued", [ascii_only(record("blocked")), b'{ "type": 1, "x": blocked'])
 def test_a_skipped_type_hides_no_record_behind_it_however_it_is_written(glued: bytes) -> None:
     behind = line("ok", kind="Reception") + glued
     prefilter = Prefilter([compile_pattern("blocked")], skip_types=["Reception"])
-    assert list(prefilter.lines(behind)) == [behind]
+    assert handed_on(prefilter, behind) == [behind]
 
 
 def test_of_a_type_said_twice_the_last_one_counts() -> None:
     twice = line("blocked").replace(b"{", b'{"type":"Reception",', 1)
     assert decode(twice).type == "TransientFailure"
     prefilter = Prefilter([compile_pattern("blocked")], skip_types=["Reception"])
-    assert list(prefilter.lines(twice)) == [twice]
+    assert handed_on(prefilter, twice) == [twice]
 
 
 @pytest.mark.parametrize("scanner", SCANNERS)
@@ -177,7 +181,7 @@ def test_a_pattern_without_a_literal_lets_everything_through() -> None:
     prefilter = Prefilter(compiled, skip_types=["Reception"])
     data = b"\n".join([line("ok"), line("ok", kind="Reception"), b"junk", b""])
     assert prefilter.unfiltered == (compiled[1],)
-    assert list(prefilter.lines(data)) == [line("ok"), b"junk"]
+    assert handed_on(prefilter, data) == [line("ok"), b"junk"]
 
 
 @pytest.mark.parametrize("scanner", SCANNERS)
@@ -190,7 +194,7 @@ def test_a_rule_of_one_site_without_a_literal_wants_its_lines_only(
     data = b"\n".join([line("ok"), here, line("blocked"), line("ok")])
     prefilter = Prefilter.for_rules([blocked, any_5xx], scanner=scanner)
     assert prefilter.unfiltered == ()
-    assert list(prefilter.lines(data)) == [here, line("blocked")]
+    assert handed_on(prefilter, data) == [here, line("blocked")]
 
 
 @pytest.mark.parametrize("kind", ["default", "provider", "domain"])
@@ -198,7 +202,7 @@ def test_a_rule_of_a_wider_scope_without_a_literal_wants_all_lines(kind: ScopeKi
     any_5xx = rule(r"^5\d\d ", Scope(kind, "example.net"))
     prefilter = Prefilter.for_rules([any_5xx])
     assert prefilter.unfiltered == any_5xx.regexes
-    assert list(prefilter.lines(line("ok"))) == [line("ok")]
+    assert handed_on(prefilter, line("ok")) == [line("ok")]
 
 
 def rule(regex: str, scope: Scope) -> Rule:
@@ -220,7 +224,7 @@ def rule(regex: str, scope: Scope) -> Rule:
 def test_without_patterns_no_line_matters() -> None:
     prefilter = Prefilter([])
     assert prefilter.engine == "none"
-    assert list(prefilter.lines(line("blocked"))) == []
+    assert handed_on(prefilter, line("blocked")) == []
 
 
 @pytest.mark.parametrize(
@@ -344,8 +348,8 @@ def test_filtering_changes_no_decision(
     compiled = [compile_pattern(source) for source in sources]
     prefilter = Prefilter(compiled, skip_types=["Reception"], scanner=scanner)
     blocks = _blocks(written, cuts)
-    handed_on = [one for block in blocks for one in prefilter.lines(block)]
-    assert _wanted(handed_on, compiled) == _wanted(written, compiled)
+    found = [one for block in blocks for one in handed_on(prefilter, block)]
+    assert _wanted(found, compiled) == _wanted(written, compiled)
 
 
 def _blocks(written: list[bytes], cuts: set[int]) -> list[bytes]:
@@ -369,3 +373,28 @@ def _wanted(written: list[bytes], compiled: list[Pattern]) -> list[bytes]:
         if decoded.type != "Reception" and any(p.search(text) is not None for p in compiled):
             found.append(one)
     return found
+
+
+def test_a_sifted_block_is_whole_lines() -> None:
+    prefilter = Prefilter([compile_pattern("blocked")])
+    data = b"".join(
+        one + b"\n" for one in (line("ok"), line("blocked"), line("ok"), line("blocked"))
+    )
+    assert prefilter.sift(data) == 2 * (line("blocked") + b"\n")
+    assert prefilter.sift(data[:-1]) == 2 * (line("blocked") + b"\n")
+    assert prefilter.sift(line("ok") + b"\n") == b""
+    assert prefilter.sift(b"") == b""
+
+
+def test_without_a_filter_a_block_stays_as_it_is() -> None:
+    prefilter = Prefilter([compile_pattern("[a-z]")], skip_types=["Reception"])
+    data = line("ok", kind="Reception") + b"\n" + line("ok") + b"\n"
+    assert prefilter.sift(data) is data
+    assert list(prefilter.wanted(data)) == [line("ok")]
+
+
+def test_a_needle_that_hides_the_one_for_escapes() -> None:
+    patterns = [compile_pattern(source) for source in ("(?i)0Xb9", '(?i)/\\\\K\\[1b"')]
+    spelt = line("#").replace(b"#", rb"\/\\K[1b\u0022")
+    assert patterns[1].search(decode(spelt).response_line) is not None
+    assert handed_on(Prefilter(patterns), spelt) == [spelt]

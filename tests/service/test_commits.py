@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from sidecar.automation.decide import Automation, Outcome
+from sidecar.automation.decide import Outcome
 from sidecar.automation.entries import Entry, ReadyQSuspension
 from sidecar.problems import Problem
-from sidecar.service.commits import _EVENTS_MAX, Commits
+from sidecar.service.commits import Commits
 from sidecar.service.logging import Log
-from sidecar.service.state import transaction
 from sidecar.store import Store, StoreError, Transaction
 from sidecar.times import NS
 
@@ -30,10 +29,8 @@ class Kept:
         self.store = Store.open(path)
         self.store.load()
         self.published: list[Outcome] = []
-        self.automation = Automation()
         self.commits = Commits(
             self.store,
-            effects=lambda outcome: transaction(self.automation, outcome),
             everything=Transaction,
             on_commit=self.published.append,
             log=Log(stream=io.StringIO()),
@@ -100,21 +97,3 @@ def test_nothing_is_published_that_is_not_stored(
     assert kept.stored() == {(HELD.key, FAR + NS)}
     assert kept.commits.try_commit()
     assert len(kept.published) == 1
-
-
-def test_thresholds_are_stored_with_whatever_is_committed_next(kept: Kept) -> None:
-    kept.automation.thresholds.record("60 hash site", 60, 100)
-    kept.commits.add(Transaction(meta={"position": "1"}))
-    assert kept.commits.try_commit()
-    assert kept.store.load().threshold_counts == {("60 hash site", 100): 1}
-    assert kept.published == []
-
-
-def test_events_that_wait_for_the_disk_are_as_many_as_their_entries(kept: Kept) -> None:
-    for number in range(2 * _EVENTS_MAX + 2):
-        kept.put(replace(HELD, expires_ns=FAR + number), replace(OTHER, expires_ns=FAR + number))
-    assert kept.commits.try_commit()
-    (outcome,) = kept.published
-    assert len(outcome.events) <= 2 * _EVENTS_MAX + 2
-    last = FAR + 2 * _EVENTS_MAX + 1
-    assert {e.key: e.expires_ns for e in outcome.events} == {HELD.key: last, OTHER.key: last}

@@ -13,7 +13,7 @@ import functools
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from . import nodes
 
@@ -257,29 +257,31 @@ def _all_characters() -> str:
 @functools.lru_cache(maxsize=32)
 def _unicode_bracket(inside: str) -> int:
     members = 0
-    import regex  # noqa: PLC0415 - as below
-
-    for run in regex.finditer(f"[{inside}]+", _all_characters()):
+    for run in _regex().finditer(f"[{inside}]+", _all_characters()):
         members |= (1 << run.end()) - (1 << run.start())
     return members
 
 
 def _characters_in(inside: str, text: str) -> list[str]:
     """The characters of `text` that are in a bracket of the ``regex`` module."""
-    import regex  # noqa: PLC0415 - most rules do without, and it takes a while to import
-
-    return regex.findall(f"[{inside}]", text)
+    found: list[str] = _regex().findall(f"[{inside}]", text)
+    return found
 
 
 def _is_known(inside: str) -> bool:
     """Whether the ``regex`` module knows what is in this bracket."""
-    import regex  # noqa: PLC0415 - as above
-
+    regex = _regex()
     try:
         regex.compile(f"[{inside}]")
     except regex.error:
         return False
     return True
+
+
+def _regex() -> Any:
+    import regex  # noqa: PLC0415 - most rules do without, and it takes a while to import
+
+    return regex
 
 
 @functools.lru_cache(maxsize=1)

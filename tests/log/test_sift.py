@@ -1,0 +1,60 @@
+"""Lines that nobody wants are read and counted, and not kept."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from sidecar.log import reading
+from sidecar.log.reading import Batch, Sift
+from sidecar.log.segment import BLOCK_SIZE
+from sidecar.log.tail import Tail
+
+LINES = [b'{"number":%d,"padding":"%s"}\n' % (number, b"x" * 200) for number in range(20_000)]
+NAME = "20261122-120000.000000000"
+
+
+def wanted(data: bytes) -> bytes:
+    return b"".join(line for line in data.splitlines(keepends=True) if line[10:14] == b"1234")
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    path = tmp_path / NAME
+    path.write_bytes(zstandard.ZstdCompressor().compress(b"".join(LINES)))
+    path.chmod(0o444)
+    return tmp_path
+
+
+def read(directory: Path, sift: Sift | None) -> list[Batch]:
+    async def all_of_it() -> list[Batch]:
+        async with Tail(directory, sift=sift) as tail:
+            batches = [batch async for batch in tail.blocks(follow=False)]
+            assert (tail.stats.lines, tail.stats.bytes) == (len(LINES), sum(map(len, LINES)))
+            return batches
+
+    return asyncio.run(all_of_it())
+
+
+def test_what_is_sifted_out_is_counted_and_stepped_over(logs: Path) -> None:
+    batches = read(logs, wanted)
+    blocks = [block for batch in batches for block in batch.blocks]
+    assert b"".join(b.data for b in blocks) == wanted(b"".join(LINES)) != b""
+    assert sum(b.lines for b in blocks) == len(LINES)
+    assert sum(b.size for b in blocks) == sum(map(len, LINES))
+    assert batches[-1].checkpoints[NAME].position.lines == len(LINES)
+
+
+def test_a_batch_reads_far_where_little_is_kept(
+    logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "BATCH_SIZE", BLOCK_SIZE)
+    monkeypatch.setattr(reading, "BATCH_READ", 4 * BLOCK_SIZE)
+    read_all = [sum(b.size for b in batch.blocks) for batch in read(logs, None)]
+    read_some = [sum(b.size for b in batch.blocks) for batch in read(logs, wanted)]
+    assert max(read_all) < 2 * BLOCK_SIZE
+    assert 4 * BLOCK_SIZE <= max(read_some) < 6 * BLOCK_SIZE
+    assert sum(read_all) == sum(read_some) == sum(map(len, LINES))
