@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -171,11 +171,11 @@ class Reading:
         await self._close(segment)
         self.known.remove(segment)
 
-    async def settle(self, *, grace: float, before_ns: int | None = None) -> None:
+    async def settle(self, *, grace: float, old: Collection[str] = ()) -> None:
         """Conclude about vanished segments what can be concluded after `grace` seconds.
 
-        What was not wholly read is lost.  Those that were opened before
-        `before_ns`, or are too many, are forgotten.
+        What was not wholly read is lost.  Those that are wholly read are forgotten
+        if they are among `old` (names), or too many.
         """
         due = time.monotonic() - grace
         vanished = self.known.vanished
@@ -184,9 +184,8 @@ class Reading:
                 await self._drain(segment)
                 if not segment.done:
                     self._lose(segment)
-        if before_ns is not None:
-            for segment in [s for s in vanished if s.done and s.time_ns < before_ns]:
-                await self.forget(segment)
+        for segment in [s for s in vanished if s.done and s.name in old]:
+            await self.forget(segment)
         for segment in [s for s in vanished[: max(len(vanished) - VANISHED_KEPT, 0)] if s.done]:
             await self.forget(segment)
 

@@ -212,7 +212,7 @@ class Tail:
             await self._examine(segment.name)
         if listing or self._listed is None or self._listed.due(place, eventful=self._eventful):
             await self._list(place)
-        await self._reading.settle(grace=VANISH_SECONDS, before_ns=self._since_ns)
+        await self._reading.settle(grace=VANISH_SECONDS, old=self._old_vanished())
 
     def _no_directory(self, error: OSError) -> None:
         """It may come back, with all that was in it: nothing is concluded from its absence."""
@@ -276,7 +276,7 @@ class Tail:
         known = self._reading.known.segments
         old = self._closed_before(inodes)
         for name, checkpoint in self._checkpoints.items():
-            if name not in inodes:
+            if name not in inodes and self._matches(name):
                 segment = self._reading.known.add(
                     name, self.directory / name, None, checkpoint=checkpoint
                 )
@@ -327,11 +327,35 @@ class Tail:
             newest[parsed.suffix] = max(newest.get(parsed.suffix, moment), moment)
         return {name for at, name, suffix in opened if newest[suffix] != (at, name)}
 
+    def _old_vanished(self) -> set[str]:
+        """Names of vanished segments that would be left alone if they came back."""
+        known, since_ns = self._reading.known, self._since_ns
+        if not known.vanished or since_ns is None:
+            return set()
+        closed = self._closed_before(known.segments)
+        return {
+            s.name
+            for s in known.vanished
+            if s.name in closed or (s.parsed.opened_ns is None and 0 < s.time_ns < since_ns)
+        }
+
+    def _is_growing(self, name: str) -> bool:
+        """Whether it was lately written to and may be yet, whatever came after it.
+
+        kumod may keep several logs in one directory.
+        """
+        try:
+            state = FileState.of(os.stat(self.directory / name))
+        except OSError:
+            return False
+        return not state.finished and state.mtime_ns >= (self._since_ns or 0)
+
     async def _skip(self, name: str, segment: Segment | None) -> bool:
         """Whether this old segment is to be left alone: not if reading it has begun."""
         if segment is None:
             checkpoint = self._checkpoints.get(name)
-            if checkpoint is not None and not checkpoint.done:
+            begun = checkpoint is not None and not checkpoint.done
+            if begun or self._is_growing(name):
                 return False
             self._skipped.add(name)
             if checkpoint is not None:

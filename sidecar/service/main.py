@@ -35,7 +35,7 @@ from .checkpoints import tail_for
 from .clock import GuardedClock
 from .logging import Log
 from .progress import progress_on_terminal
-from .publisher import Publisher
+from .publisher import BOUNCED_NAME, SUSPENDED_NAME, Publisher
 from .reload import changes, signature
 from .retention import Keeper, keep_within
 from .rules import RuleBook, Settle, Settled, load_rules
@@ -50,6 +50,7 @@ DEBUG = "TSA_SIDECAR_DEBUG"
 """A variable: set, an error of the program's own ends with its traceback."""
 
 
+_BESIDE_THE_STATE = ("", "-journal", "-shm", "-wal", ".cancel", ".lock", ".status.json")
 _CANCEL_SECONDS = 1.0
 
 
@@ -190,8 +191,16 @@ def _say_jump(log: Log, ns: int) -> None:
 def _spare_what_is_read(settings: Settings) -> None:
     """ProblemError where the overlay would take the place of the operator's rules or policy.
 
-    The overlay itself may well be among the rule files, as it is among kumod's.
+    Or of a file of our own, or where it would be read as a log.  The overlay itself may
+    well be among the rule files, as it is among kumod's.
     """
+    overlay = Path(os.path.realpath(settings.overlay))
+    state = Path(os.path.realpath(settings.state))
+    beside = {state.with_name(state.name + end) for end in _BESIDE_THE_STATE}
+    if overlay in beside or overlay.name in (SUSPENDED_NAME, BOUNCED_NAME):
+        raise _overlay_problem(settings, "another file of tsa-sidecar's own has this name")
+    if overlay.parent == Path(os.path.realpath(settings.log_dir)):
+        raise _overlay_problem(settings, "it would be read as a segment of the log")
     read = {os.path.realpath(file) for file in settings.shaping}
     read |= {os.path.realpath(file) for file in settings.dns_zones}
     if settings.policy is not None:
@@ -202,12 +211,12 @@ def _spare_what_is_read(settings: Settings) -> None:
     mark = FIRST_LINE.encode()
     with contextlib.suppress(OSError), open(target, "rb") as file:
         if file.read(len(mark)) not in (b"", mark):
-            raise ProblemError.one(
-                "overlay-write",
-                "the overlay would replace this file, which is read: name another with --overlay "
-                "or TSA_SIDECAR_OVERLAY",
-                file=str(settings.overlay),
-            )
+            raise _overlay_problem(settings, "the overlay would replace this file, which is read")
+
+
+def _overlay_problem(settings: Settings, why: str) -> ProblemError:
+    message = f"{why}: name another with --overlay or TSA_SIDECAR_OVERLAY"
+    return ProblemError.one("overlay-write", message, file=str(settings.overlay))
 
 
 def _ensure_overlay(path: Path) -> None:

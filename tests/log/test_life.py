@@ -802,7 +802,39 @@ def test_deleted_segments_are_forgotten_in_time(tmp_path: Path) -> None:
     assert len(follower.checkpoints) == 10  # they may come back
     follower.start = Start("recent", NOON_NS + 6 * 60 * 1_000_000_000)
     follower.once()
+    assert len(follower.checkpoints) == 5  # the last of them was open until then
+    follower.start = Start("recent", NOON_NS + 7 * 60 * 1_000_000_000)
+    follower.once()
     assert len(follower.checkpoints) == 4
+
+
+def test_what_is_away_for_a_run_is_not_read_again(tmp_path: Path) -> None:
+    """A log directory that was not mounted, say: an empty one in its place."""
+    write_segments(tmp_path / "logs", 6, each=3)
+    follower = Follower(tmp_path / "logs")
+    assert len(follower.once()) == 18
+    (tmp_path / "logs").rename(tmp_path / "away")
+    (tmp_path / "logs").mkdir()
+    # The third was still open then, so its records may matter yet.
+    follower.start = Start("recent", NOON_NS + int(2.5 * 60 * 1_000_000_000))
+    assert follower.once() == []
+    (tmp_path / "logs").rmdir()
+    (tmp_path / "away").rename(tmp_path / "logs")
+    assert follower.once() == []
+
+
+def test_what_the_pattern_leaves_out_is_not_taken_for_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "20261122-120000.000000001"
+    path.write_bytes(b'{"n":1}\n')
+    follower = Follower(tmp_path)
+    assert len(follower.once()) == 1
+    follower.pattern = "other*"
+    assert follower.once() == []
+    assert (follower.codes, follower.lost) == ([], [])
+    follower.pattern = "*"
+    with path.open("ab") as file:
+        file.write(b'{"n":2}\n')
+    assert follower.once() == [b'{"n":2}']
 
 
 def test_not_more_deleted_segments_are_remembered_than_is_sensible(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import shutil
 import tempfile
@@ -437,6 +438,25 @@ def test_recent_takes_suffixes_with_dots_for_series_of_their_own(tmp_path: Path)
     noon_ns = parse_name("20261122-120000").opened_ns
     # The first of them is still open, whatever came after it in the other series.
     assert len(Follower(tmp_path, start=Start("recent", noon_ns)).once()) == 3
+
+
+def test_recent_takes_what_is_still_being_written_whatever_came_after_it(tmp_path: Path) -> None:
+    """Two logs in one directory, say, of which one is opened seldom."""
+    since_ns = parse_name("20261122-120000").opened_ns
+    assert since_ns is not None
+    for name, mode, age in (
+        ("20261122-080000.0", 0o644, 1),
+        ("20261122-080000.1", 0o644, -1),
+        ("20261122-080000.2", 0o444, 1),
+        ("20261122-090000.3", 0o644, -1),
+    ):
+        path = tmp_path / name
+        path.write_bytes(b'{"name":"%s"}\n' % name.encode())
+        path.chmod(mode)
+        os.utime(path, ns=(since_ns + age, since_ns + age))
+    follower = Follower(tmp_path, start=Start("recent", since_ns))
+    read = [json.loads(line)["name"] for line in follower.once()]
+    assert read == ["20261122-080000.0", "20261122-090000.3"]
 
 
 def test_beginning_reads_all_and_without_a_moment_recent_does_too(tmp_path: Path) -> None:

@@ -33,3 +33,28 @@ def test_the_overlay_may_be_among_the_rule_files_as_in_kumods_list(setup: Setup)
     setup.log(failure(1, domain="both.example"))
     setup.once("--shaping", str(setup.overlay_file))
     assert "both.example" in setup.overlay()
+
+
+@pytest.mark.parametrize("end", ["", ".lock", ".status.json", "-wal"])
+def test_the_state_is_not_replaced_by_the_overlay(setup: Setup, end: str) -> None:
+    setup.once()
+    place = setup.state_file.with_name(setup.state_file.name + end)
+    before = setup.state_file.read_bytes()
+    running = setup.start("--once", listen=False, overlay=str(place))
+    assert running.wait() == 1
+    assert f"{place}: another file of tsa-sidecar's own has this name" in running.output
+    assert setup.state_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["suspended.json", "bounced.json"])
+def test_the_files_beside_the_overlay_are_not_the_overlay(setup: Setup, name: str) -> None:
+    running = setup.start("--once", listen=False, overlay=str(setup.base / name))
+    assert running.wait() == 1
+    assert "another file of tsa-sidecar's own has this name" in running.output
+
+
+def test_the_overlay_is_not_among_the_segments(setup: Setup) -> None:
+    place = setup.logs / "shaping.toml"
+    running = setup.start("--once", listen=False, overlay=str(place))
+    assert running.wait() == 1
+    assert f"{place}: it would be read as a segment of the log" in running.output
