@@ -86,7 +86,7 @@ def _slow_problem(rule: Rule) -> Problem:
     sources = ", ".join(repr(p.source) for p in rule.regexes if p.literals() is None)
     message = (
         f"regex {sources} has no text that a matching record must hold: with it in force every "
-        "record is decoded, not just those that a rule may match, which costs some four times "
+        "record is decoded, not just those that a rule may match, which costs some six times "
         "the processor time"
     )
     return Problem("warning", "no-literal", message, rule.file, rule.line, rule.where)
