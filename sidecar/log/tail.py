@@ -212,7 +212,9 @@ class Tail:
             await self._examine(segment.name)
         if listing or self._listed is None or self._listed.due(place, eventful=self._eventful):
             await self._list(place)
-        await self._reading.settle(grace=VANISH_SECONDS, old=self._old_vanished())
+            listing = True
+        old = self._old_vanished() if listing else ()
+        await self._reading.settle(grace=VANISH_SECONDS, old=old)
 
     def _no_directory(self, error: OSError) -> None:
         """It may come back, with all that was in it: nothing is concluded from its absence."""
