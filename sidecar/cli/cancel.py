@@ -34,7 +34,7 @@ def cancel(numbers: tuple[int, ...], **options: object) -> None:
     Exit code: 0 they are taken back; 1 one is not in force, or it could not be done.
     """
     settings = settle(options, require=()).settings
-    entries = _named(settings, numbers)
+    entries = _named(settings, tuple(dict.fromkeys(numbers)))
     if not _take_back(settings, [entry.key for entry in entries]):
         raise ProblemError.one(
             "cancel-waits",
@@ -47,7 +47,7 @@ def cancel(numbers: tuple[int, ...], **options: object) -> None:
 
 
 def _named(settings: Settings, numbers: tuple[int, ...]) -> list[Entry]:
-    """The entries with these numbers; ProblemError for the others."""
+    """The entries with these numbers, each given once; ProblemError for those not in force."""
     by_number = {}
     for row in read_saved(settings.state).entries.values():
         if row.seq in numbers and row.expires_ns > time.time_ns():
@@ -59,7 +59,7 @@ def _named(settings: Settings, numbers: tuple[int, ...]) -> list[Entry]:
     ]
     if unknown:
         raise ProblemError(unknown)
-    return [by_number[number] for number in dict.fromkeys(numbers)]
+    return [by_number[number] for number in numbers]
 
 
 def _take_back(settings: Settings, keys: list[str]) -> bool:

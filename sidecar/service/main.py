@@ -26,7 +26,7 @@ from sidecar.publish.metrics import Metrics
 from sidecar.publish.overlay_file import write_atomically
 from sidecar.settings import Address, Settings
 from sidecar.shaping.mx import Resolver
-from sidecar.store import Saved, Store, StoreError
+from sidecar.store import Saved, Store, StoreError, state_files
 from sidecar.systemd import Notifier
 from sidecar.times import NS, until_tick
 
@@ -50,7 +50,6 @@ DEBUG = "TSA_SIDECAR_DEBUG"
 """A variable: set, an error of the program's own ends with its traceback."""
 
 
-_BESIDE_THE_STATE = ("", "-journal", "-shm", "-wal", ".cancel", ".lock", ".status.json")
 _CANCEL_SECONDS = 1.0
 
 
@@ -194,10 +193,10 @@ def _spare_what_is_read(settings: Settings) -> None:
     Or of a file of our own, or where it would be read as a log.  The overlay itself may
     well be among the rule files, as it is among kumod's.
     """
-    overlay = Path(os.path.realpath(settings.overlay))
-    state = Path(os.path.realpath(settings.state))
-    beside = {state.with_name(state.name + end) for end in _BESIDE_THE_STATE}
-    if overlay in beside or overlay.name in (SUSPENDED_NAME, BOUNCED_NAME):
+    target = os.path.realpath(settings.overlay)
+    overlay, state = Path(target), Path(os.path.realpath(settings.state))
+    ours = {*state_files(state), requests_path(state), status_path(state)}
+    if overlay in ours or overlay.name in (SUSPENDED_NAME, BOUNCED_NAME):
         raise _overlay_problem(settings, "another file of tsa-sidecar's own has this name")
     if overlay.parent == Path(os.path.realpath(settings.log_dir)):
         raise _overlay_problem(settings, "it would be read as a segment of the log")
@@ -205,7 +204,6 @@ def _spare_what_is_read(settings: Settings) -> None:
     read |= {os.path.realpath(file) for file in settings.dns_zones}
     if settings.policy is not None:
         read.add(os.path.realpath(settings.policy))
-    target = os.path.realpath(settings.overlay)
     if target not in read:
         return
     mark = FIRST_LINE.encode()

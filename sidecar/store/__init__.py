@@ -3,7 +3,7 @@
 Knows rows, not rules.
 """
 
-from .database import Store, StoreError, StoreLostError, read_saved
+from .database import Store, StoreError, StoreLostError, read_saved, state_files
 from .rows import CheckpointRow, EntryRow, Saved, Transaction
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "StoreLostError",
     "Transaction",
     "read_saved",
+    "state_files",
 ]

@@ -40,6 +40,7 @@ _WAL_BYTES_KEPT = 8 * 1024 * 1024
 _TIDY_EVERY = 256  # commits
 _TIDY_PAGES = 256  # freed at once: about a millisecond's work
 _SMALLEST = 512  # bytes: the smallest page that SQLite knows
+_LOCK = ".lock"
 _DATABASE_SUFFIXES = frozenset({".db", ".db3", ".sqlite", ".sqlite3"})
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -93,7 +94,7 @@ class Store:
             return cls(None, connection)
         file = _resolve(Path(path))
         _make_directory(file)
-        lock = ProcessLock(file.with_name(file.name + ".lock"), subject=str(file))
+        lock = ProcessLock(file.with_name(file.name + _LOCK), subject=str(file))
         try:
             problem = _prepare(file, used_before=lock.used_before)
             with _as_problem(file):
@@ -258,14 +259,17 @@ def read_saved(path: str | os.PathLike[str]) -> Saved:
     with _as_problem(file):
         if not file.exists():
             raise ProblemError.one("state-missing", "there is no such state file", file=str(file))
-        if file.is_dir():
-            message = "is a directory: name the state file in it"
-            raise ProblemError.one("state-missing", message, file=str(file))
+    _refuse_other_kinds(file)
     damage = _examine(file)
     if damage is not None:
         raise ProblemError.one("state-corrupt", f"the state is damaged: {damage}", file=str(file))
     with _as_problem(file), contextlib.closing(_connect_read_only(file)) as connection:
         return statements.read(connection)
+
+
+def state_files(path: Path) -> set[Path]:
+    """The state file `path` and what SQLite and the lock keep beside it."""
+    return {path.with_name(path.name + end) for end in ("", "-journal", "-shm", "-wal", _LOCK)}
 
 
 def _resolve(path: Path) -> Path:

@@ -168,6 +168,10 @@ def decided(shaping: Shaping, parts: Iterable[bytes], lines: Lines) -> tuple[Out
     return whole, automation
 
 
+def windows(automation: Automation) -> dict[str, dict[int, int]]:
+    return {scope: dict(window.items()) for scope, window in automation.thresholds.scopes()}
+
+
 def filtered_by(prefilter: Prefilter) -> Lines:
     return lambda data: prefilter.wanted(prefilter.sift(data))
 
@@ -216,9 +220,7 @@ def test_the_filtered_pipeline_decides_what_the_unfiltered_one_does(
     assert filtered.events == unfiltered.events
     assert filtered.counts == unfiltered.counts
     assert ours.seq == theirs.seq
-    assert {s: dict(w.items()) for s, w in ours.thresholds.scopes()} == {
-        s: dict(w.items()) for s, w in theirs.thresholds.scopes()
-    }
+    assert windows(ours) == windows(theirs)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=80)
@@ -242,9 +244,7 @@ def test_a_batch_decides_what_its_records_do_one_by_one(rules: str, log: list[by
     expired = [[to_payload(e) for e in a.entries.expire(far_ns)] for a in (ours, theirs)]
     assert expired[0] == expired[1]
     assert ours.seq == theirs.seq
-    assert {s: dict(w.items()) for s, w in ours.thresholds.scopes()} == {
-        s: dict(w.items()) for s, w in theirs.thresholds.scopes()
-    }
+    assert windows(ours) == windows(theirs)
 
 
 def test_rules_and_records_as_generated_do_match() -> None:

@@ -316,9 +316,9 @@ def test_a_request_that_was_left_behind_is_carried_out_at_the_next_start(setup: 
 def test_an_entry_that_is_not_in_force_cannot_be_taken_back(setup: Setup) -> None:
     setup.log(failure(1))
     setup.once()
-    code, output = cancel(setup, "77")
+    code, output = cancel(setup, "77", "77")
     assert code == 1
-    assert "no entry 77 is in force" in output
+    assert output.count("no entry 77 is in force") == 1
     assert len(setup.saved().entries) == 1
 
 

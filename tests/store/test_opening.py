@@ -95,8 +95,9 @@ def test_a_file_of_another_kind_is_refused_untouched(tmp_path: Path, name: str) 
 
 def test_a_directory_in_its_place_is_refused(path: Path) -> None:
     path.mkdir()
-    with pytest.raises(ProblemError, match="is a directory"):
-        Store.open(path)
+    for use in (Store.open, read_saved):
+        with pytest.raises(ProblemError, match="is a directory: name a file with --state"):
+            use(path)
 
 
 def test_a_loop_of_links_is_refused(path: Path) -> None:
