@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -398,3 +399,13 @@ def test_a_needle_that_hides_the_one_for_escapes() -> None:
     spelt = line("#").replace(b"#", rb"\/\\K[1b\u0022")
     assert patterns[1].search(decode(spelt).response_line) is not None
     assert handed_on(Prefilter(patterns), spelt) == [spelt]
+
+
+def test_a_machine_without_hyperscan_has_the_same_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [compile_pattern(f"reason {number:04x} of many") for number in range(0, 65_536, 61)]
+    data = b"\n".join(line(f"reason {number:04x} of many") for number in range(0, 1_000, 7))
+    with_it = Prefilter(many)
+    monkeypatch.setitem(sys.modules, "hyperscan", None)
+    without = Prefilter(many)
+    assert (with_it.engine, without.engine) == ("hyperscan", "re2")
+    assert handed_on(without, data) == handed_on(with_it, data) != []
