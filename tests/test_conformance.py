@@ -23,7 +23,7 @@ from sidecar.automation.overlay import Overlay
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.problems import ProblemError
 from sidecar.service.mx import resolve_all
-from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import ZoneResolver
 from sidecar.times import NS, parse_rfc3339
 

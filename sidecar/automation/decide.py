@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from sidecar.log.record import Record
 from sidecar.shaping.hashes import action_hash
-from sidecar.shaping.merge import Shaping
+from sidecar.shaping.load import Shaping
 from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.rules import Action, Rule, Threshold
 from sidecar.times import NS

@@ -18,10 +18,10 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
+from sidecar.fancy.pattern import Pattern, PatternSet
 from sidecar.log.record import Record
-from sidecar.shaping.merge import ProviderBlock, Shaping
+from sidecar.shaping.load import ProviderBlock, Shaping
 from sidecar.shaping.mx import MxAnswer
-from sidecar.shaping.patterns import Pattern, PatternSet
 from sidecar.shaping.rules import Rule
 
 from .address import recipient_domain, site_name

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
-from sidecar.shaping.fancy.required import Literal
+from sidecar.fancy.literals import Literal
 
 MAX_NEEDLES: Final = 64
 """How many Rust's aho-corasick looks for with its SIMD search.  For 47 of them it takes two thirds

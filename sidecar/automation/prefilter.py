@@ -4,7 +4,7 @@ In: whole lines as bytes, a block of many at a time.  Out: those on which some r
 may match; every line on which one does match is among them.
 
 Each regex of each rule yields literals that any match must contain
-(:mod:`sidecar.shaping.fancy.required`), and one scan looks for all of them in a block at
+(:mod:`sidecar.fancy.literals`), and one scan looks for all of them in a block at
 once (:mod:`.scanners`).  A rule of one site whose regex has no usable literal is content
 with that site's lines; for one of a wider scope all lines are handed on.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from sidecar.shaping.patterns import Literal, Pattern
+from sidecar.fancy.pattern import Literal, Pattern
 from sidecar.shaping.rules import Rule, Scope
 
 from .scanners import Scanner, best_scanner

@@ -20,8 +20,8 @@ from typing import Any, Final, Protocol, TypeAlias
 import ahocorasick_rs
 import re2
 
-from sidecar.shaping.fancy.required import Literal
-from sidecar.shaping.patterns import re2_options
+from sidecar.fancy.literals import Literal
+from sidecar.fancy.pattern import re2_options
 
 from .needles import choose
 

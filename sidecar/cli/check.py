@@ -6,7 +6,7 @@ import click
 
 from sidecar.automation.overlay import one_line
 from sidecar.problems import Problem, ProblemError
-from sidecar.shaping.merge import MergeOptions
+from sidecar.shaping.load import MergeOptions
 from sidecar.tools.check import Report, failed
 from sidecar.tools.check import check as run_check
 

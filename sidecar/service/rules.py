@@ -14,11 +14,11 @@ from functools import cached_property
 
 from sidecar.automation.matching import Matcher
 from sidecar.automation.prefilter import Prefilter
+from sidecar.fancy.pattern import Pattern
 from sidecar.problems import Problem, ProblemError
 from sidecar.settings import Settings
-from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
-from sidecar.shaping.patterns import Pattern
 from sidecar.times import NS
 
 from .reload import Signature

@@ -1,7 +1,7 @@
 """The merged files as values, and what they say of a domain, a source and a site.
 
 In: a domain, its MX, an egress source, a site name.  Out: the providers it
-belongs to, the options in effect.  How the blocks come about is :mod:`.combine`.
+belongs to, the options in effect.  How the blocks come about is :mod:`.merge`.
 
 Source: KumoMTA's documentation of ``kumo.shaping.load`` and the recordings'
 ``egress_path``.
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..problems import Problem
-from .load import Match, ShapingFile, Sources, quoted
+from .documents import quoted
+from .file import ProviderMatch, ShapingFile, Sources
 from .mx import NEVER, MxAnswer
 from .names import is_name
 from .options import MERGEABLE, PROVIDER_SELECTION_RATE, Option
@@ -51,7 +52,7 @@ class ProviderBlock:
     options: Options
     sources: Sources
     rules: tuple[Rule, ...]
-    matches: tuple[Match, ...]
+    matches: tuple[ProviderMatch, ...]
     connection_limit: Option | None
     max_message_rate: Option | None
     file: str
@@ -157,7 +158,7 @@ def _bare(name: str) -> str:
     return name.removesuffix(".")
 
 
-def _host_matches(host: str, match: Match) -> bool:
+def _host_matches(host: str, match: ProviderMatch) -> bool:
     if match.kind == "MXSuffix":
         return _bare(host).endswith(match.text)
     return match.kind == "HostName" and _bare(host) == match.text

@@ -67,6 +67,11 @@ class Document:
         return 1
 
 
+def quoted(name: str) -> str:
+    """A name as a TOML key has it."""
+    return json.dumps(name, ensure_ascii=False)
+
+
 def parse_toml(text: str) -> Document:
     """A TOML document; DocumentError where it is none."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")

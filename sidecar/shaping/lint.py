@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from ..fancy.never import why_never
+from ..fancy.pattern import Pattern
 from ..problems import Problem
 from .blocks import Block, Options, ProviderBlock, Shaping
-from .load import FileBlock, Match, quoted
+from .documents import quoted
+from .file import FileBlock, ProviderMatch
 from .names import parse_name
-from .oneline import why_never
 from .options import Option, canonical, suggestion
-from .patterns import Pattern
 from .rules import Action, Rule
 from .specs import shown
 
@@ -141,7 +142,7 @@ def _no_match(shaping: Shaping, provider: ProviderBlock, where: str) -> Problem:
     return _warn("no-match", message, provider.file, provider.line, where)
 
 
-def _never_fits(match: Match) -> str | None:
+def _never_fits(match: ProviderMatch) -> str | None:
     """Why no name can fit, if so: names are compared as they are, lower-case, without final dot."""
     text = match.text
     if text.endswith("."):

@@ -1,148 +1,399 @@
-"""Shaping files loaded and merged into one: the room's front door.
+"""The merge: files go in one after another, a :class:`~.blocks.Shaping` comes out.
 
-In: the names of files, a resolver for MX, options of the merge.  Out: a
-:class:`Shaping`, immutable; ProblemError with everything that is wrong when
-upstream would not load the files.
-
-Source: KumoMTA's documentation of ``kumo.shaping.load``.
+Source: KumoMTA's documentation of ``kumo.shaping.load`` and the recordings.
+What upstream does without saying so, and is kept because kumod does it:
+``provider_max_message_rate`` counts only in the first file that names the
+provider; ``mx_rollup`` is decided file by file; a site or domain whose first
+block has ``replace_base`` discards the options of ``default`` and of providers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 
-from ..problems import Problem
-from .blocks import Block, ProviderBlock, Shaping
-from .combine import CheckLevel, Findings, MergeOptions, merge_files
-from .documents import DocumentError
-from .load import ShapingFile, read_file
-from .mx import Resolver
-from .source import SourceError, fetch, formats, is_url, parse, read_local
+from ..problems import Level, Problem, ProblemError
+from ..times import NS
+from .blocks import Block, ProviderBlock, Shaping, content_hash, overlay
+from .documents import quoted
+from .file import FileBlock, FileProvider, ProviderMatch, ShapingFile
+from .hashes import hashed
+from .mx import NEVER, MxAnswer, MxError, Resolver
+from .names import count_labels, parse_name
+from .options import PROVIDER_SELECTION_RATE, SCHEMA, Option, check_option, check_source_option
+from .rules import Rule, Scope, TomlValue
 
-__all__ = [
-    "Block",
-    "CheckLevel",
-    "MergeOptions",
-    "ProviderBlock",
-    "Shaping",
-    "load_shaping",
-    "merge_files",
-]
+CheckLevel = Literal["Ignore", "Warn", "Error"]
+"""What becomes of a finding: nothing, a warning, an error that does not stop the load."""
 
 
-async def load_shaping(
-    files: Sequence[str],
-    *,
-    options: MergeOptions,
-    resolver: Resolver,
-    copies: MutableMapping[str, str] | None = None,
-) -> Shaping:
-    """Read and merge `files`, in this order.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeOptions:
+    """How strict a load is, as in ``kumo.shaping.load``; ``http_timeout`` in seconds."""
 
-    `copies` holds the last good text of each URL: it stands in, with a warning,
-    while the URL can't be fetched, and is brought up to date by a load that
-    succeeds.  ProblemError with every error in every file when they don't load.
-    """
-    findings = Findings()
-    kept: MutableMapping[str, str] = {} if copies is None else copies
-    results = await asyncio.gather(*(_read(name, options, kept) for name in files))
-    loaded = []
-    for result in results:
-        findings.extend(result.findings)
-        loaded.append(result.file)
-    shaping = await merge_files(loaded, options=options, resolver=resolver, findings=findings)
-    for result in results:
-        if result.text is not None:
-            kept[result.file.name] = result.text
-    return shaping
+    provider_overlap: CheckLevel = "Ignore"
+    dns_fail: CheckLevel = "Ignore"
+    null_mx: CheckLevel = "Ignore"
+    aliased_site: CheckLevel = "Ignore"
+    remote_load: CheckLevel = "Ignore"
+    local_load: CheckLevel = "Error"
+    skip_remote: bool = False
+    http_timeout: float = 5.0
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, str | bool | int]) -> MergeOptions:
+        """From checked settings, where ``http_timeout`` is in nanoseconds."""
+        values: dict[str, Any] = dict(settings)
+        if "http_timeout" in values:
+            values["http_timeout"] = values["http_timeout"] / NS
+        return cls(**values)
+
+    @classmethod
+    def all_warn(cls) -> MergeOptions:
+        """Every finding as a warning, for checks."""
+        levels: dict[str, Any] = dict.fromkeys(_LEVELS, "Warn")
+        return cls(**levels)
+
+
+_LEVELS: Final = (
+    "provider_overlap",
+    "dns_fail",
+    "null_mx",
+    "aliased_site",
+    "remote_load",
+    "local_load",
+)
 
 
 @dataclass(slots=True)
-class _Read:
-    """One file as read; ``text`` only for what came fresh from a URL."""
+class Findings:
+    """Problems by what they do: fail the load, or be shown with it."""
 
-    file: ShapingFile
-    findings: Findings = field(default_factory=Findings)
-    text: str | None = None
+    fatal: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    errors: list[Problem] = field(default_factory=list)
+
+    def at(self, level: CheckLevel, problem: Problem) -> None:
+        """Note `problem` at the level that a merge option gives it."""
+        if level == "Warn":
+            self.warnings.append(replace(problem, level="warning"))
+        elif level == "Error":
+            self.errors.append(replace(problem, level="error"))
+
+    def extend(self, other: Findings) -> None:
+        self.fatal += other.fatal
+        self.warnings += other.warnings
+        self.errors += other.errors
 
 
-async def _read(name: str, options: MergeOptions, copies: Mapping[str, str]) -> _Read:
-    remote = is_url(name)
-    result = _Read(ShapingFile(name))
-    level = options.remote_load if remote else options.local_load
-    if remote and options.skip_remote:
-        result.findings.warnings.append(
-            Problem("warning", "skip-remote", "is ignored because skip_remote is set", name)
+async def merge_files(
+    files: Sequence[ShapingFile],
+    *,
+    options: MergeOptions,
+    resolver: Resolver,
+    findings: Findings | None = None,
+) -> Shaping:
+    """Merge files that are read already; raises as :func:`load_shaping` does."""
+    merge = _Merge(options, findings or Findings())
+    await merge.resolve(files, resolver)
+    for file in files:
+        merge.add(file)
+    merge.find_stale_and_aliased()
+    return merge.finish(tuple(files))
+
+
+@dataclass(slots=True)
+class _Building:
+    """A block in the making."""
+
+    first: FileBlock | FileProvider
+    options: dict[str, Option]
+    sources: dict[str, dict[str, Option]]
+    rules: list[Rule]
+    domains: list[str]
+    matches: list[ProviderMatch] = field(default_factory=list)
+    connection_limit: Option | None = None
+    max_message_rate: Option | None = None
+
+    @classmethod
+    def of(cls, block: FileBlock | FileProvider) -> _Building:
+        building = cls(block, {}, {}, [], [])
+        building._replace(block)
+        building.domains.append(block.name)
+        if isinstance(block, FileProvider):
+            building.max_message_rate = block.max_message_rate
+        return building
+
+    def add(self, block: FileBlock | FileProvider) -> None:
+        """What a later file says of the same."""
+        self.domains.append(block.name)
+        if block.replace_base:
+            self._replace(block)
+            return
+        overlay(self.options, block.options)
+        for source, source_options in block.sources.items():
+            overlay(self.sources.setdefault(source, {}), source_options)
+        self.rules += block.rules
+        if isinstance(block, FileProvider):
+            self.matches += block.matches
+            self.connection_limit = block.connection_limit or self.connection_limit
+
+    def _replace(self, block: FileBlock | FileProvider) -> None:
+        self.options = dict(block.options)
+        self.sources = {source: dict(options) for source, options in block.sources.items()}
+        self.rules = list(block.rules)
+        if isinstance(block, FileProvider):
+            self.matches = list(block.matches)
+            self.connection_limit = block.connection_limit
+
+    def all_options(self) -> Iterator[tuple[str, Option, bool]]:
+        """Each option with its name; True for a provider's ``sources``."""
+        yield from ((name, option, False) for name, option in self.options.items())
+        of_provider = isinstance(self.first, FileProvider)
+        for options in self.sources.values():
+            yield from ((name, option, of_provider) for name, option in options.items())
+
+    def block(self, name: str, scope: Scope, *, rollup: bool) -> Block:
+        return Block(
+            name=name,
+            options=self.options,
+            sources=self.sources,
+            rules=tuple(_placed(rule, scope, rollup=rollup) for rule in self.rules),
+            replace_base=self.first.replace_base,
+            domains=tuple(self.domains),
+            file=self.first.file,
+            line=self.first.line,
         )
-        return result
-    try:
-        text = await (fetch(name, options.http_timeout) if remote else read_local(name))
-    except SourceError as err:
-        return await _without(result, name, str(err), copies, level)
-    # In a thread: parsing a big file must not stop the service that waits for it.
-    await asyncio.to_thread(_take, result, text, level)
-    if remote and not result.findings.fatal:
-        result.text = text
-    return result
+
+    def provider(self, name: str) -> ProviderBlock:
+        scope = Scope("provider", name)
+        return ProviderBlock(
+            name=name,
+            options=self.options,
+            sources=self.sources,
+            rules=tuple(_placed(rule, scope, rollup=False) for rule in self.rules),
+            matches=tuple(self.matches),
+            connection_limit=self.connection_limit,
+            max_message_rate=self.max_message_rate,
+            file=self.first.file,
+            line=self.first.line,
+        )
 
 
-async def _without(
-    result: _Read, name: str, reason: str, copies: Mapping[str, str], level: CheckLevel
-) -> _Read:
-    """What becomes of a file that can't be read: the last good copy, or nothing."""
-    if is_url(name) and name in copies:
-        await asyncio.to_thread(_take, result, copies[name], level)
-        message = f"{reason}; the last good copy stands in"
-        result.findings.warnings.append(Problem("warning", "remote-load", message, name))
-        return result
-    code = "remote-load" if is_url(name) else "local-load"
-    message = f"can't be loaded and is left out: {reason}"
-    result.findings.at(level, Problem("error", code, message, name))
-    return result
+def _placed(rule: Rule, scope: Scope, *, rollup: bool) -> Rule:
+    """The rule with what its place decides."""
+    return hashed(replace(rule, scope=scope, rollup=rollup))
 
 
-def _take(result: _Read, text: str, level: CheckLevel) -> None:
-    """Parse `text` into `result`.
+class _Merge:
+    """Files go in one after another; a Shaping comes out."""
 
-    A file whose name says its format must be right; one that does not is left
-    out, at `level`, when it is right in neither format.
-    """
-    name = result.file.name
-    kinds = formats(name)
-    attempts = [_attempt(name, kind, text) for kind in kinds]
-    good = next((a for a in attempts if not any(p.level == "error" for p in a[1])), None)
-    if good is not None:
-        result.file, problems = good
-        result.findings.warnings += problems
-    elif len(kinds) == 1:
-        result.file, problems = attempts[0]
-        result.findings.fatal += (p for p in problems if p.level == "error")
-        result.findings.warnings += (p for p in problems if p.level == "warning")
-    else:
-        looks_json = text.lstrip().startswith("{")
-        for problem in attempts[kinds.index(".json" if looks_json else ".toml")][1]:
-            message = f"{problem.message} (the file is left out: it is neither TOML nor JSON)"
-            result.findings.at(level, replace(problem, message=message))
+    def __init__(self, options: MergeOptions, findings: Findings) -> None:
+        self.options = options
+        self.findings = findings
+        self.default: _Building | None = None
+        self.sites: dict[str, _Building] = {}
+        self.domains: dict[str, _Building] = {}
+        self.providers: dict[str, _Building] = {}
+        self.mx: dict[str, MxAnswer | MxError] = {}
+        self.ignored: list[FileBlock] = []
 
+    async def resolve(self, files: Iterable[ShapingFile], resolver: Resolver) -> None:
+        """Ask for the MX of every domain with ``mx_rollup``, all at once."""
+        domains = dict.fromkeys(
+            block.name for file in files for block in file.domains if block.mx_rollup
+        )
+        answers = await asyncio.gather(*(_ask(resolver, domain) for domain in domains))
+        self.mx = dict(zip(domains, answers, strict=True))
 
-def _attempt(name: str, kind: str, text: str) -> tuple[ShapingFile, list[Problem]]:
-    try:
-        document = parse(kind, text)
-    except DocumentError as err:
-        syntax = "TOML" if kind == ".toml" else "JSON"
-        message = f"not valid {syntax}: {err}"
-        return ShapingFile(name), [
-            Problem("error", f"bad-{syntax.lower()}", message, name, err.line)
+    def add(self, file: ShapingFile) -> None:
+        """Merge one file."""
+        if file.default is not None:
+            if self.default is None:
+                self.default = _Building.of(file.default)
+            else:
+                self.default.add(file.default)
+        for block in file.domains:
+            self._add_domain(block)
+        for provider in file.providers:
+            _add(self.providers, provider.name, provider)
+
+    def _add_domain(self, block: FileBlock) -> None:
+        if _has_one_label(block.name):
+            message = (
+                f"domain {quoted(block.name)} is a single label; a domain needs quotes, as in "
+                f'["{block.name}.com"], or TOML takes each dot for a table within a table'
+            )
+            self.findings.warnings.append(_at(block, "one-label-domain", message))
+        if not block.mx_rollup:
+            _add(self.domains, block.name, block)
+            return
+        mx = self.mx[block.name]
+        if isinstance(mx, MxError):
+            message = f"{mx}; what the file says of that domain is ignored"
+            self._ignore(block, self.options.dns_fail, _at(block, "mx-failed", message))
+        elif mx.is_null:
+            message = (
+                f"domain {block.name} has a null MX, so it belongs to no site and can't have "
+                "mx_rollup = true; what the file says of it is ignored"
+            )
+            self._ignore(block, self.options.null_mx, _at(block, "null-mx", message))
+        else:
+            _add(self.sites, mx.site_name, block)
+
+    def _ignore(self, block: FileBlock, level: CheckLevel, problem: Problem) -> None:
+        self.ignored.append(block)
+        self.findings.at(level, problem)
+
+    def find_stale_and_aliased(self) -> None:
+        """Answers the DNS could not renew, and sites that several tables make."""
+        for answer in self.mx.values():
+            if isinstance(answer, MxAnswer) and answer.stale is not None:
+                message = (
+                    f"MX for {answer.domain} can't be refreshed ({answer.stale}); "
+                    "the last good answer stands"
+                )
+                self.findings.warnings.append(Problem("warning", "mx-stale", message))
+        for site, building in self.sites.items():
+            if len(building.domains) > 1:
+                message = (
+                    f"several domain tables are of the same site {site}: "
+                    f"{', '.join(building.domains)}; what they say is merged"
+                )
+                self.findings.at(
+                    self.options.aliased_site, _at(building.first, "aliased-site", message)
+                )
+
+    def _overlaps(self, shaping: Shaping) -> None:
+        for domain, answer in self.mx.items():
+            mx = answer if isinstance(answer, MxAnswer) else None
+            fitting = [
+                p.name
+                for p in shaping.providers.values()
+                if shaping.provider_matches(p, domain, mx)
+            ]
+            if fitting:
+                message = f"domain {domain} is also matched by provider(s): {', '.join(fitting)}"
+                block = next(b for f in shaping.files for b in f.domains if b.name == domain)
+                self.findings.at(
+                    self.options.provider_overlap, _at(block, "provider-overlap", message)
+                )
+
+    def finish(self, files: tuple[ShapingFile, ...]) -> Shaping:
+        """The merged result; ProblemError with everything that fails the load."""
+        self._check_options(files)
+        if self.findings.fatal:
+            raise ProblemError(
+                [*self.findings.fatal, *self.findings.errors, *self.findings.warnings]
+            )
+        shaping = self._shaping(files)
+        self._overlaps(shaping)
+        return replace(
+            shaping, warnings=tuple(self.findings.warnings), errors=tuple(self.findings.errors)
+        )
+
+    def _shaping(self, files: tuple[ShapingFile, ...]) -> Shaping:
+        shaping = Shaping(
+            files=files,
+            default=None
+            if self.default is None
+            else self.default.block("default", Scope("default"), rollup=True),
+            providers={name: b.provider(name) for name, b in self.providers.items()},
+            sites={n: b.block(n, Scope("site", n), rollup=True) for n, b in self.sites.items()},
+            domains={
+                n: b.block(n, Scope("domain", n), rollup=False) for n, b in self.domains.items()
+            },
+            mx={d: a for d, a in self.mx.items() if isinstance(a, MxAnswer)},
+            unresolved={d: a.reason for d, a in self.mx.items() if isinstance(a, MxError)},
+            expires_ns=min((_expiry(a) for a in self.mx.values()), default=NEVER),
+        )
+        rules = shaping.all_rules()
+        longest = max((rule.duration_ns for rule in rules), default=0)
+        period = max((rule.trigger.period for rule in rules if rule.trigger is not None), default=0)
+        return replace(shaping, hash=content_hash(shaping), horizon_ns=longest + period * NS)
+
+    def _check_options(self, files: Iterable[ShapingFile]) -> None:
+        """Options that are left after the merge must be right; of others a warning will do."""
+        default = [] if self.default is None else [self.default]
+        left = [*default, *self.sites.values(), *self.domains.values(), *self.providers.values()]
+        found = [
+            problem
+            for building in left
+            for name, option, of_provider in building.all_options()
+            for problem in _wrong(name, option, of_provider=of_provider)
         ]
-    file, problems = read_file(document, name)
-    if document.comment_line is not None:
-        message = (
-            "JSON has no comments: read here all the same, but kumod itself will refuse this file"
-        )
-        problems.append(Problem("warning", "json-comments", message, name, document.comment_line))
-    if document.trailing_line is not None:
-        message = "what follows the document's last } is ignored, by kumod as well"
-        problems.append(Problem("warning", "json-trailing", message, name, document.trailing_line))
-    return file, problems
+        self.findings.fatal += (p for p in found if p.level == "error")
+        self.findings.warnings += dict.fromkeys(p for p in found if p.level == "warning")
+        self.findings.warnings += _shadowed(files, {(p.file, p.line, p.message) for p in found})
+
+
+def _shadowed(
+    files: Iterable[ShapingFile], found: set[tuple[str | None, int | None, str]]
+) -> Iterator[Problem]:
+    """What is wrong with options that are not left after the merge."""
+    for file in files:
+        for block in file.blocks:
+            of_domain = isinstance(block, FileBlock) and block is not file.default
+            one_label = of_domain and _has_one_label(block.name)
+            for name, option, of_provider in _Building.of(block).all_options():
+                # [gmail.com] without quotes has a finding of its own.
+                if one_label and isinstance(option.value, dict):
+                    continue
+                for problem in _wrong(name, option, of_provider=of_provider):
+                    if (problem.file, problem.line, problem.message) not in found:
+                        message = (
+                            f"{problem.message} "
+                            "(loads only because nothing of it is left after the merge)"
+                        )
+                        yield replace(problem, level="warning", message=message)
+
+
+def _wrong(name: str, option: Option, *, of_provider: bool) -> Iterator[Problem]:
+    """What is wrong with one option.
+
+    Upstream does not look at ``provider_source_selection_rate`` while it loads;
+    kumod then fails every path of the provider, so it is a warning here.
+    """
+    lenient = of_provider and name == PROVIDER_SELECTION_RATE
+    level: Level = "warning" if lenient else "error"
+    check = check_source_option if of_provider else check_option
+    parts: list[tuple[TomlValue, Option]] = [(option.value, option)]
+    if option.inner:
+        parts = [({key: inner.value}, inner) for key, inner in option.inner.items()]
+    for value, origin in parts:
+        for reason in check(name, value):
+            known = name in SCHEMA or lenient
+            where = f"{origin.scope} {name}" if known else origin.scope
+            code = "bad-value" if known else "unknown-option"
+            yield Problem(level, code, reason, origin.file, origin.line, where)
+
+
+async def _ask(resolver: Resolver, domain: str) -> MxAnswer | MxError:
+    try:
+        return await resolver.resolve(domain)
+    except MxError as err:
+        return err
+
+
+def _expiry(answer: MxAnswer | MxError) -> int:
+    return answer.expires_ns if isinstance(answer, MxAnswer) else answer.retry_ns
+
+
+def _add(buildings: dict[str, _Building], name: str, block: FileBlock | FileProvider) -> None:
+    if name in buildings:
+        buildings[name].add(block)
+    else:
+        buildings[name] = _Building.of(block)
+
+
+def _at(block: FileBlock | FileProvider, code: str, message: str) -> Problem:
+    return Problem("warning", code, message, block.file, block.line)
+
+
+def _has_one_label(domain: str) -> bool:
+    try:
+        return count_labels(parse_name(domain)) == 1
+    except ValueError:
+        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from .patterns import Pattern
+from ..fancy.pattern import Pattern
 
 TomlValue: TypeAlias = (
     "str | int | float | bool | list[TomlValue] | dict[str, TomlValue]"  # what an option may hold

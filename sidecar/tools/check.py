@@ -14,7 +14,7 @@ from typing import Any, Final
 from sidecar.automation.prefilter import decodes_all
 from sidecar.problems import Problem, ProblemError
 from sidecar.shaping.lint import lint
-from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
 from sidecar.shaping.rules import Rule
 

@@ -19,12 +19,12 @@ from sidecar.automation.entries import Entry, Override
 from sidecar.automation.matching import Candidate, Match
 from sidecar.automation.overlay import Overlay
 from sidecar.automation.pipeline import Tally, consider
+from sidecar.fancy.pattern import TIME_LIMIT, Pattern
 from sidecar.log.record import LOG_PROTOCOL, Record, decode
 from sidecar.service.rules import Rules
-from sidecar.shaping.load import quoted
-from sidecar.shaping.merge import ProviderBlock, Shaping
+from sidecar.shaping.documents import quoted
+from sidecar.shaping.load import ProviderBlock, Shaping
 from sidecar.shaping.mx import MxAnswer, MxError
-from sidecar.shaping.patterns import TIME_LIMIT, Pattern
 from sidecar.shaping.rules import Rule, Scope
 from sidecar.times import format_rfc3339
 

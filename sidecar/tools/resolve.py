@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.automation.address import site_name
-from sidecar.shaping.merge import Shaping
+from sidecar.shaping.load import Shaping
 from sidecar.shaping.mx import MxAnswer, MxError
 from sidecar.shaping.names import is_name
 from sidecar.shaping.options import Option

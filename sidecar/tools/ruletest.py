@@ -20,7 +20,7 @@ from sidecar.automation.pipeline import Tally, candidates
 from sidecar.log.record import SKIPPED_TYPES, UNSPECIFIED_SOURCE, BadLine, decode
 from sidecar.problems import Problem, ProblemError
 from sidecar.service.mx import resolve_all
-from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import MxAnswer, ZoneResolver
 from sidecar.times import NS, format_rfc3339
 

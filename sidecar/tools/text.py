@@ -14,7 +14,7 @@ from sidecar.automation.entries import (
     SchedQSuspension,
 )
 from sidecar.automation.overlay import one_line
-from sidecar.shaping.load import quoted
+from sidecar.shaping.documents import quoted
 from sidecar.shaping.rules import Rule, TomlValue
 from sidecar.times import NS
 

@@ -11,7 +11,7 @@ import pytest
 from sidecar.automation.decide import LATENESS, Automation, Outcome, scope_period
 from sidecar.automation.matching import Matcher
 from sidecar.automation.pipeline import Tally, candidates
-from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import ZoneResolver
 from sidecar.times import NS, format_rfc3339
 

@@ -11,10 +11,10 @@ import pytest
 
 from sidecar.automation.decide import Automation
 from sidecar.automation.matching import Common, Matcher, Numbered, RuleList
+from sidecar.fancy.pattern import Pattern, compile_pattern
 from sidecar.log.record import Record
-from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import OfflineResolver
-from sidecar.shaping.patterns import Pattern, compile_pattern
 from sidecar.shaping.rules import Action, Rule, Scope
 from sidecar.times import NS
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.automation.needles import MAX_NEEDLES, choose
 from sidecar.automation.scanners import NeedleScanner, Re2Scanner
-from sidecar.shaping.patterns import Literal
+from sidecar.fancy.pattern import Literal
 
 # Few letters, so that needles overlap and literals are parts of each other.
 WORDS = st.text(alphabet='aAbBkK["\\[1é', min_size=3, max_size=9)

@@ -19,14 +19,14 @@ from sidecar.automation.matching import Matcher
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.automation.prefilter import Prefilter
 from sidecar.automation.scanners import HyperscanScanner, Re2Scanner, Scanner, best_scanner
+from sidecar.fancy.pattern import Literal, PatternError, compile_pattern
 from sidecar.log.record import SKIPPED_TYPES
 from sidecar.log.segment import SegmentReader
 from sidecar.service.mx import resolve_all
-from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import ZoneResolver
-from sidecar.shaping.patterns import Literal, PatternError, compile_pattern
 from sidecar.times import NS, format_rfc3339
-from tests.shaping.pattern_texts import patterns
+from tests.fancy.pattern_texts import patterns
 
 NOW = 1_795_360_000
 """Seconds; the moment that the tests take for the present."""

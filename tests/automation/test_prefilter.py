@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from sidecar.automation.prefilter import Prefilter
 from sidecar.automation.scanners import HyperscanScanner, Re2Scanner, Scanner, best_scanner
+from sidecar.fancy.pattern import Literal, Pattern, compile_pattern
 from sidecar.log.record import decode
-from sidecar.shaping.patterns import Literal, Pattern, compile_pattern
 from sidecar.shaping.rules import Action, Rule, Scope, ScopeKind
-from tests.shaping.pattern_texts import patterns
+from tests.fancy.pattern_texts import patterns
 
 SCANNERS: list[Callable[[Iterable[Literal]], Scanner]] = [
     best_scanner,

@@ -31,7 +31,7 @@ from sidecar.automation.pipeline import Tally, candidates
 from sidecar.faults import STEPS
 from sidecar.publish.http import EVENTS_PATH
 from sidecar.service.published import frame_text
-from sidecar.shaping.merge import MergeOptions, load_shaping
+from sidecar.shaping.load import MergeOptions, load_shaping
 from sidecar.shaping.mx import OfflineResolver
 from sidecar.store import Saved
 from tests.kumod_standin import WebSocketClient

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sidecar.problems import Problem, ProblemError
-from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import OfflineResolver, Resolver
 
 

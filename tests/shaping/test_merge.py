@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from sidecar.problems import ProblemError
 from sidecar.shaping.blocks import Block, ProviderBlock, overlay
-from sidecar.shaping.load import FileBlock, FileProvider, Match, ShapingFile
-from sidecar.shaping.merge import MergeOptions, Shaping, merge_files
+from sidecar.shaping.file import FileBlock, FileProvider, ProviderMatch, ShapingFile
+from sidecar.shaping.load import MergeOptions, Shaping, merge_files
 from sidecar.shaping.mx import MxAnswer, MxError, OfflineResolver, ZoneResolver
 from sidecar.shaping.options import MERGEABLE, Option
 from sidecar.times import NS
@@ -394,7 +394,7 @@ def file_providers(draw: st.DrawFn) -> FileProvider:
         file="f",
         line=1,
         matches=tuple(
-            Match("DomainSuffix", text, "f", 1)
+            ProviderMatch("DomainSuffix", text, "f", 1)
             for text in draw(st.lists(st.sampled_from("xyz"), max_size=2))
         ),
         replace_base=draw(st.booleans()),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sidecar.problems import ProblemError
-from sidecar.shaping.merge import MergeOptions, Shaping
+from sidecar.shaping.load import MergeOptions, Shaping
 from sidecar.shaping.mx import MxAnswer, MxError, ZoneResolver
 
 from .shared import load_names, write

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.problems import ProblemError
-from sidecar.shaping.merge import MergeOptions, Shaping, load_shaping
+from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import OfflineResolver
 from sidecar.shaping.source import LARGEST
 

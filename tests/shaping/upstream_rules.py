@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from sidecar.fancy.pattern import compile_pattern
 from sidecar.shaping.hashes import hashed
-from sidecar.shaping.patterns import compile_pattern
 from sidecar.shaping.rules import Action, Rule, Scope, Threshold
 from sidecar.shaping.specs import parse_duration, parse_throttle
 

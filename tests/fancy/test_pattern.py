@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.fancy.pattern import PatternError, PatternSet, compile_pattern
 from sidecar.log.record import Record
-from sidecar.shaping.patterns import PatternError, PatternSet, compile_pattern
-from tests.shaping.pattern_texts import patterns, texts
+from tests.fancy.pattern_texts import patterns, texts
 
 DATA = Path(__file__).parent.parent / "data"
 ANSWERS: list[dict[str, Any]] = json.loads((DATA / "fancy-regex.json").read_text())

@@ -10,18 +10,18 @@ import re2
 import regex
 from hypothesis import assume, example, given
 
-from sidecar.shaping.fancy import emit, nodes
-from sidecar.shaping.fancy.charset import AsciiAlphabet, UnicodeAlphabet, evaluate
-from sidecar.shaping.fancy.parse import parse
-from sidecar.shaping.patterns import compile_pattern, re2_options
-from tests.shaping.pattern_texts import ascii_texts, patterns, texts
+from sidecar.fancy import nodes, translate
+from sidecar.fancy.charset import AsciiAlphabet, UnicodeAlphabet, evaluate
+from sidecar.fancy.parse import parse
+from sidecar.fancy.pattern import compile_pattern, re2_options
+from tests.fancy.pattern_texts import ascii_texts, patterns, texts
 
 
 def _re2(source: str, *, ascii_only: bool) -> re2._Regexp:
     alphabet = AsciiAlphabet() if ascii_only else UnicodeAlphabet()
     try:
-        return re2.compile(emit.to_re2(parse(source), alphabet), re2_options())
-    except emit.NotInLanguage:
+        return re2.compile(translate.to_re2(parse(source), alphabet), re2_options())
+    except translate.NotInLanguage:
         assume(False)
 
 
@@ -31,7 +31,7 @@ def _re2(source: str, *, ascii_only: bool) -> re2._Regexp:
 def test_three_engines_agree_on_ascii(source: str, text: str) -> None:
     python = re.search(source, text, re.ASCII)
     google = _re2(source, ascii_only=True).search(text)
-    backtracker = regex.search(emit.to_regex(parse(source), AsciiAlphabet()), text)
+    backtracker = regex.search(translate.to_regex(parse(source), AsciiAlphabet()), text)
     assert (python is None, python is None) == (google is None, backtracker is None)
 
 
@@ -40,15 +40,15 @@ def test_three_engines_agree_on_ascii(source: str, text: str) -> None:
 @example(r"(\w)+.", "٣ſ")
 def test_re2_and_regex_agree_on_everything(source: str, text: str) -> None:
     google = _re2(source, ascii_only=False).search(text)
-    backtracker = regex.search(emit.to_regex(parse(source), UnicodeAlphabet()), text)
+    backtracker = regex.search(translate.to_regex(parse(source), UnicodeAlphabet()), text)
     assert (google is None) == (backtracker is None)
 
 
 @given(patterns(), ascii_texts())
 def test_the_alphabet_of_ascii_is_enough_for_ascii(source: str, text: str) -> None:
     parsed = parse(source)
-    small = regex.search(emit.to_regex(parsed, AsciiAlphabet()), text)
-    whole = regex.search(emit.to_regex(parsed, UnicodeAlphabet()), text)
+    small = regex.search(translate.to_regex(parsed, AsciiAlphabet()), text)
+    whole = regex.search(translate.to_regex(parsed, UnicodeAlphabet()), text)
     assert (small and small.span()) == (whole and whole.span())
 
 
@@ -56,7 +56,7 @@ def test_the_alphabet_of_ascii_is_enough_for_ascii(source: str, text: str) -> No
 @example(r"(?=(a))(?!b)\1", "a")
 @example(r"(a)?(?(1)b|c)(?>a|ab)", "ca")
 def test_the_guard_lets_every_match_through(source: str, text: str) -> None:
-    guard = emit.to_guard(parse(source), UnicodeAlphabet())
+    guard = translate.to_guard(parse(source), UnicodeAlphabet())
     if compile_pattern(source).search(text) is not None:
         assert re2.search(guard, text, re2_options()) is not None
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .fancy import nodes
-from .fancy.parse import parse
+from . import nodes
+from .parse import parse
 
 
 @dataclass(frozen=True, slots=True)

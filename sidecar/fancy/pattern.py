@@ -21,10 +21,10 @@ from typing import Final
 
 import re2
 
-from .fancy import analyse, emit, parse
-from .fancy.charset import Alphabet, AsciiAlphabet, UnicodeAlphabet
-from .fancy.errors import PatternError
-from .fancy.required import Literal, required
+from . import check, parse, translate
+from .charset import Alphabet, AsciiAlphabet, UnicodeAlphabet
+from .errors import PatternError
+from .literals import Literal, required
 
 __all__ = ["Literal", "Pattern", "PatternError", "PatternSet", "compile_pattern", "re2_options"]
 
@@ -52,7 +52,7 @@ class Pattern:
         self.timeouts = 0
         """How often the time limit struck."""
         self._parsed: Final = parse.parse(source)
-        analyse.check(self._parsed)
+        check.check(self._parsed)
         alphabet = AsciiAlphabet()
         search = self._on_re2(alphabet)
         self.engine: Final = "regex" if search is None else "re2"
@@ -75,8 +75,8 @@ class Pattern:
 
     def _on_re2(self, alphabet: Alphabet) -> _Search | None:
         try:
-            compiled = re2.compile(emit.to_re2(self._parsed, alphabet), re2_options())
-        except (emit.NotInLanguage, re2.error):
+            compiled = re2.compile(translate.to_re2(self._parsed, alphabet), re2_options())
+        except (translate.NotInLanguage, re2.error):
             return None
         group = min(compiled.groups, 1)
         # Of ASCII the bytes are the characters, and for text re2's Python half counts them.
@@ -92,8 +92,8 @@ class Pattern:
         import regex  # noqa: PLC0415 - most rules do without, and it takes a while to import
 
         try:
-            compiled = regex.compile(emit.to_regex(self._parsed, alphabet))
-        except (emit.NotInLanguage, regex.error, RecursionError, OverflowError) as error:
+            compiled = regex.compile(translate.to_regex(self._parsed, alphabet))
+        except (translate.NotInLanguage, regex.error, RecursionError, OverflowError) as error:
             raise PatternError(f"valid in KumoMTA, but cannot be run here: {error}") from None
         guard = _guard(self._parsed, alphabet)
 
@@ -125,7 +125,7 @@ class Pattern:
 
 def _guard(parsed: parse.Parsed, alphabet: Alphabet) -> re2._Regexp | None:
     try:
-        return re2.compile(emit.to_guard(parsed, alphabet), re2_options())
+        return re2.compile(translate.to_guard(parsed, alphabet), re2_options())
     except re2.error:  # too large for RE2
         return None
 
@@ -185,7 +185,7 @@ def compile_pattern(source: str) -> Pattern:
 
 
 def re2_options() -> re2.Options:
-    """Options for patterns that were written by :func:`emit.to_re2`."""
+    """Options for patterns that were written by :func:`translate.to_re2`."""
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _RE2_MEMORY
