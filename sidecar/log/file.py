@@ -15,7 +15,8 @@ import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from .codec import detect
-from .segment import HEAD_SIZE, START, Block, Position, SegmentReader
+from .identity import HEAD_SIZE
+from .reader import START, Block, Position, SegmentReader
 
 CHUNK_SIZE: Final = 512 * 1024
 """Raw bytes read at once: some megabytes of log, far more than a hand-over to a thread costs."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .file import FileState, SegmentFile
+from .identity import SegmentId
 from .names import SegmentName, parse_name
-from .segment import START, Position, SegmentId
+from .reader import START, Position
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 from sidecar.problems import Problem, ProblemError
 
 from .file import CHUNK_SIZE, FileState
+from .identity import content_head
 from .names import parse_name
 from .reading import Batch, OnProblem, Reading, TailStats, first_time_ns
-from .segment import content_head
 
 
 async def read_paths(

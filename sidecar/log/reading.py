@@ -18,8 +18,9 @@ from sidecar.times import NS
 
 from .codec import foreign_format
 from .file import SegmentFile
+from .identity import SegmentId, content_head, fingerprint, fingerprint_fits
 from .known import Checkpoint, Known, Segment
-from .segment import Block, Position, SegmentId, content_head, fingerprint, fingerprint_fits
+from .reader import Block, Position
 
 __all__ = ["BATCH_SIZE", "OPEN_MAX", "Batch", "Checkpoint", "OnProblem", "Reading", "TailStats"]
 

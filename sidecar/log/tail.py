@@ -23,10 +23,10 @@ from sidecar.problems import Problem
 from sidecar.times import until_tick
 
 from .file import FileState
+from .identity import HEAD_SIZE, fingerprint_fits
 from .known import Checkpoint, Segment
 from .names import parse_name
 from .reading import Batch, OnProblem, Reading, Sift, TailStats
-from .segment import HEAD_SIZE, fingerprint_fits
 from .watch import DirectoryWatch
 
 POLL_SECONDS: Final = 1.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from sidecar.log.identity import SegmentId
+from sidecar.log.reader import Position
 from sidecar.log.reading import Batch, Checkpoint, Sift
-from sidecar.log.segment import Position, SegmentId
 from sidecar.log.tail import Start, Tail
 from sidecar.problems import Problem
 from sidecar.settings import Settings

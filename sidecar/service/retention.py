@@ -19,8 +19,8 @@ from fnmatch import translate
 from pathlib import Path
 
 from sidecar.log.file import FileState
+from sidecar.log.identity import HEAD_SIZE, fingerprint_fits
 from sidecar.log.names import parse_name
-from sidecar.log.segment import HEAD_SIZE, fingerprint_fits
 from sidecar.settings import Retention
 from sidecar.store import CheckpointRow, Store, StoreError
 

@@ -19,8 +19,8 @@ from sidecar.automation.decide import Outcome
 from sidecar.automation.matching import Candidate
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.faults import reached
+from sidecar.log.reader import Block
 from sidecar.log.reading import Batch
-from sidecar.log.segment import Block
 from sidecar.log.tail import Tail
 from sidecar.problems import Problem
 from sidecar.publish.metrics import Metrics

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.automation.address import QueueName, recipient_domain
+from sidecar.log.reader import LINE_MAX
 from sidecar.log.record import UNSPECIFIED_SOURCE, BadLine, Record, decode
-from sidecar.log.segment import LINE_MAX
 from sidecar.problems import ProblemError
 from sidecar.shaping.mx import MxAnswer, MxError, Resolver
 

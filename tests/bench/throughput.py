@@ -12,8 +12,8 @@ from pathlib import Path
 
 import zstandard
 
+from sidecar.log.reader import SegmentReader
 from sidecar.log.record import BadLine, decode
-from sidecar.log.segment import SegmentReader
 from tests.bench.logs import LogSpec, generate, segments
 from tests.bench.measure import Figure, in_turn, own_cpu, run
 from tests.bench.sidecar import Sidecar

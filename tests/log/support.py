@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import zstandard
 
+from sidecar.log.reader import Block, SegmentReader
 from sidecar.log.reading import Batch, Checkpoint
-from sidecar.log.segment import Block, SegmentReader
 from sidecar.log.tail import Start, Tail
 from sidecar.problems import Problem
 

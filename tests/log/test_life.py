@@ -14,8 +14,8 @@ import pytest
 
 from sidecar.log import tail as tail_module
 from sidecar.log.file import SegmentFile
+from sidecar.log.reader import Block
 from sidecar.log.reading import Reading
-from sidecar.log.segment import Block
 from sidecar.log.tail import Start
 from tests.kumod_writer import KumodWriter, record, take_write_bits
 

@@ -9,8 +9,8 @@ import pytest
 import zstandard
 
 from sidecar.log import reading
+from sidecar.log.reader import BLOCK_SIZE
 from sidecar.log.reading import Batch, Sift
-from sidecar.log.segment import BLOCK_SIZE
 from sidecar.log.tail import Tail
 
 LINES = [b'{"number":%d,"padding":"%s"}\n' % (number, b"x" * 200) for number in range(20_000)]

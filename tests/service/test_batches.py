@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.automation.decide import Automation
+from sidecar.log.identity import SegmentId
+from sidecar.log.reader import Block, Position
 from sidecar.log.reading import Batch, Checkpoint
-from sidecar.log.segment import Block, Position, SegmentId
 from sidecar.publish.metrics import Metrics
 from sidecar.service.logging import Log
 from sidecar.service.rules import RuleBook, Rules, Settled, load_rules

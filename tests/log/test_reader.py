@@ -16,17 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.log.codec import BLOCK_MAX, detect, foreign_format
-from sidecar.log.segment import (
-    BLOCK_SIZE,
-    HEAD_SIZE,
-    LINE_MAX,
-    START,
-    SegmentReader,
-    content_head,
-    count_lines,
-    fingerprint,
-    fingerprint_fits,
-)
+from sidecar.log.identity import HEAD_SIZE, content_head, fingerprint, fingerprint_fits
+from sidecar.log.reader import BLOCK_SIZE, LINE_MAX, START, SegmentReader, count_lines
 
 from .support import Read, decompress, gzipped, read_pieces, recorded, take, zstd
 

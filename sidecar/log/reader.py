@@ -6,13 +6,13 @@ that is done once per line.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from .codec import BLOCK_MAX, HEAD_MIN, Damage, Decoder, Kind, detect, new_decoder
+from .identity import HEAD_SIZE
 from .record import BadLine, decode
 
 LINE_MAX: Final = 8 * 1024 * 1024
@@ -23,9 +23,6 @@ BLOCK_SIZE: Final = 512 * 1024
 matter, small enough for a processor's cache."""
 
 _BUFFER_SIZE: Final = BLOCK_SIZE + BLOCK_MAX
-
-HEAD_SIZE: Final = 4096
-"""How many bytes of a segment's beginning tell it from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +46,6 @@ START: Final = Position()
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentId:
-    """What tells a segment from others, even of the same name.
-
-    ``fingerprint`` is of its first raw bytes, ``content`` of its first
-    decompressed bytes and so survives recompression; see :func:`fingerprint`.
-    """
-
-    name: str
-    inode: int
-    fingerprint: str = ""
-    content: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Block:
     """Some lines of a segment.
 
@@ -82,36 +65,6 @@ class Block:
     size: int
     bad_lines: int = 0
     lost_bytes: int = 0
-
-
-def fingerprint(head: bytes) -> str:
-    """``COUNT:HEX`` of the first :data:`HEAD_SIZE` bytes, or of all there are; "" for none."""
-    head = head[:HEAD_SIZE]
-    return f"{len(head)}:{hashlib.sha256(head).hexdigest()[:32]}" if head else ""
-
-
-def fingerprint_fits(known: str, head: bytes) -> bool | None:
-    """Whether `head` begins with what `known` was made from; None where `head` is too short."""
-    count = int(known.split(":", 1)[0] or 0)
-    if len(head) < count:
-        return None
-    return fingerprint(head[:count]) == known
-
-
-def content_head(raw: bytes) -> bytes:
-    """The first :data:`HEAD_SIZE` decompressed bytes of a segment that begins with `raw`."""
-    if len(raw) < HEAD_MIN:
-        return b""
-    decoder = new_decoder(detect(raw))
-    decoder.feed(raw)
-    buffer = bytearray(BLOCK_MAX)
-    head = b""
-    while len(head) < HEAD_SIZE:
-        count = decoder.decode_into(memoryview(buffer))
-        if count == 0 or decoder.broken:
-            break
-        head += buffer[: min(count, HEAD_SIZE)]
-    return head[:HEAD_SIZE]
 
 
 def count_lines(data: bytes) -> int:
