@@ -42,6 +42,17 @@ class Problem:
         return ": ".join(parts)
 
 
+def one_line(text: str) -> str:
+    r"""`text` on one line: what is no printable character or space as ``\n``, ``\u2028`` …
+
+    For a terminal, which would obey control characters, a log, and a TOML comment,
+    which must not hold any.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class ProblemError(Exception):
     """Something a person gave can't be used; ``problems`` says all that is wrong with it."""
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import tomlkit
 from tomlkit.items import KeyType, SingleKey
 
+from sidecar.problems import one_line
 from sidecar.shaping.options import check_option
 from sidecar.shaping.rules import TomlValue
 from sidecar.times import format_rfc3339
@@ -214,16 +215,6 @@ def _value(value: TomlValue) -> str:
         table.update(value)
         return table.as_string()
     return tomlkit.item(value).as_string()
-
-
-def one_line(text: str) -> str:
-    r"""`text` fit for a comment: what is no printable character or space as ``\n``, ``\u2028`` …
-
-    TOML forbids control characters in comments, and a line break would end it.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _sound_section(name: str, mx_rollup: bool, overrides: list[Override]) -> str | None:

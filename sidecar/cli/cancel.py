@@ -7,8 +7,7 @@ import time
 import click
 
 from sidecar.automation.entries import Entry, from_payload
-from sidecar.automation.overlay import one_line
-from sidecar.problems import Problem, ProblemError
+from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.service.cancel import ask
 from sidecar.service.takeover import drop_entries
 from sidecar.settings import Settings

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sidecar.automation.overlay import one_line
-from sidecar.problems import Problem, ProblemError
+from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.shaping.load import MergeOptions
 from sidecar.tools.check import Report, failed
 from sidecar.tools.check import check as run_check

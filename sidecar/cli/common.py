@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from sidecar.automation.overlay import one_line
 from sidecar.policy import load_settings
-from sidecar.problems import Problem, ProblemError
+from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.service.rules import Settled
 from sidecar.settings import Settings, setting
 from sidecar.shaping.mx import DnsResolver, OfflineResolver, Resolver, ZoneResolver

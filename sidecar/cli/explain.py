@@ -13,8 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sidecar.automation.decide import Automation
-from sidecar.automation.overlay import one_line
-from sidecar.problems import ProblemError
+from sidecar.problems import ProblemError, one_line
 from sidecar.service.rules import Rules
 from sidecar.service.state import restore
 from sidecar.shaping.mx import MxAnswer

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from sidecar.automation.entries import ReadyQSuspension, SchedQBounce, SchedQSuspension
-from sidecar.automation.overlay import one_line
+from sidecar.problems import one_line
 from sidecar.service.replay import Progress, Replay, newest_record
 from sidecar.service.replay import replay as run_replay
 from sidecar.service.rules import Rules, load_rules

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from sidecar.automation.overlay import one_line
 from sidecar.log.record import UNSPECIFIED_SOURCE
-from sidecar.problems import ProblemError
+from sidecar.problems import ProblemError, one_line
 from sidecar.settings import Settings
 from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.options import Option

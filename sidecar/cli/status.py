@@ -14,8 +14,7 @@ import click
 from rich.console import Console
 
 from sidecar.automation.entries import Entry, from_payload
-from sidecar.automation.overlay import one_line
-from sidecar.problems import ProblemError
+from sidecar.problems import ProblemError, one_line
 from sidecar.publish.http import STATUS_PATH
 from sidecar.settings import Address, Settings
 from sidecar.store import read_saved

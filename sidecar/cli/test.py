@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from sidecar.automation.overlay import one_line
-from sidecar.problems import Problem, ProblemError
+from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.tools.casefile import FORMAT
 from sidecar.tools.comparing import Difference
 from sidecar.tools.ruletest import CaseResult, FileResult, describe_counts, run_file

@@ -4,29 +4,46 @@ In: an event, a level and its fields.  Out: one line.  Text is ``LEVEL event
 key=value …`` (systemd's journal adds the time; without it, set
 ``--log-format json``, which has its own).  What the input can repeat is
 limited to a few lines a minute per event, with the number left out.
+
+:func:`everything_to` brings in what libraries and the interpreter say by ways of
+their own, so that nothing reaches stderr past these limits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import sys
+import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Literal, TextIO
 
-from sidecar.problems import Problem
+from sidecar.problems import Problem, one_line
 from sidecar.times import format_rfc3339
 
 Level = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
 _PER_MINUTE = 10
+_PER_MINUTE_IN_ALL = 1000
+_MINUTE_NS = 60_000_000_000
+_TEXT_MAX = 1000
+
+_Kind = tuple[str, object]
+_ALL: _Kind = ("", None)
 
 
 class Log:
-    """Writes log lines; at most ten a minute of the same event and file."""
+    """Writes log lines, from any thread.
 
-    __slots__ = ("_clock", "_format", "_recent", "_stream")
+    At most ten a minute of the same event and file, a thousand in all.
+    """
+
+    __slots__ = ("_clock", "_format", "_lock", "_recent", "_stream")
 
     def __init__(
         self,
@@ -38,7 +55,10 @@ class Log:
         self._format = log_format
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._recent: dict[tuple[str, object], list[int]] = {}
+        # Reentrant: a warning or a destructor's error may come up while a line is written.
+        self._lock = threading.RLock()
+        # By kind of line: when its minute began, lines written, lines left out.
+        self._recent: dict[_Kind, tuple[int, int, int]] = {}
 
     def info(self, event: str, **fields: object) -> None:
         """Something an operator may want to know."""
@@ -63,50 +83,107 @@ class Log:
             fields["where"] = problem.where
         self.write(problem.level, problem.message, fields)
 
-    def write(self, level: Level, event: str, fields: dict[str, object]) -> None:
-        """One line, unless there were too many of its kind."""
+    def write(
+        self, level: Level, event: str, fields: dict[str, object], *, kind: str | None = None
+    ) -> None:
+        """One line, unless there were too many of its `kind` (the event, unless given)."""
         now = self._clock()
-        left_out = self._too_many(event, fields.get("file"), now)
-        if left_out is None:
-            return
-        if left_out:
-            fields = {**fields, "left_out": left_out}
-        if self._format == "json":
-            line = json.dumps(
-                {"time": format_rfc3339(now), "level": level, "event": event, **fields},
-                default=str,
-            )
-        else:
-            parts = [level.upper(), _word(event, bare=True)]
-            parts += [f"{name}={_word(value)}" for name, value in fields.items()]
-            line = " ".join(parts)
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
+        with self._lock:
+            left_out = self._admit((kind or event, fields.get("file")), now)
+            if left_out is None:
+                return
+            if left_out:
+                fields = {**fields, "left_out": left_out}
             # A log that can't be written is no reason to stop shaping traffic.
-            return
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.write(self._line(level, event, fields, now) + "\n")
+                self._stream.flush()
 
-    def _too_many(self, event: str, file: object, now: int) -> int | None:
-        """None: leave the line out; else how many were left out before it."""
+    def _line(self, level: Level, event: str, fields: dict[str, object], now: int) -> str:
+        if self._format == "json":
+            said = {"time": format_rfc3339(now), "level": level, "event": event, **fields}
+            return json.dumps(said, default=str)
+        parts = [level.upper(), one_line(event)]
+        parts += [f"{name}={_word(value)}" for name, value in fields.items()]
+        return " ".join(parts)
+
+    def _admit(self, kind: _Kind, now: int) -> int | None:
+        """How many lines like this were left out since the last; None: leave this one out, too."""
         if len(self._recent) > 4096:
-            self._recent.clear()
-        minute, written, left_out = self._recent.setdefault((event, file), [now, 0, 0])
-        if not 0 <= now - minute < 60_000_000_000:
-            self._recent[event, file] = [now, 1, 0]
-            return left_out
-        entry = self._recent[event, file]
-        if written >= _PER_MINUTE:
-            entry[2] += 1
-            return None
-        entry[1] += 1
-        return 0
+            self._recent = {_ALL: self._recent.get(_ALL, (now, 0, 0))}
+        left_out = 0
+        for key, most in ((kind, _PER_MINUTE), (_ALL, _PER_MINUTE_IN_ALL)):
+            began, written, missed = self._recent.get(key, (now, 0, 0))
+            if not 0 <= now - began < _MINUTE_NS:
+                left_out, (began, written, missed) = max(left_out, missed), (now, 0, 0)
+            if written >= most:
+                self._recent[key] = (began, written, missed + 1)
+                return None
+            self._recent[key] = (began, written + 1, missed)
+        return left_out
 
 
-def _word(value: object, *, bare: bool = False) -> str:
-    text = str(value)
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    if bare:
-        return text
+def _word(value: object) -> str:
+    text = one_line(str(value))
     return json.dumps(text, ensure_ascii=False) if not text or " " in text or '"' in text else text
+
+
+@contextlib.contextmanager
+def everything_to(log: Log) -> Iterator[None]:
+    """Have what libraries and the interpreter say written by `log`, until the end of the block.
+
+    That is: the logging module (asyncio and watchdog use it), warnings, errors in
+    destructors and in threads.  None of it may fill the journal by itself.
+    """
+    root, handler = logging.getLogger(), _Handler(log)
+    before = root.handlers[:], root.level, sys.unraisablehook, threading.excepthook
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    sys.unraisablehook = lambda args: _say_error(
+        log, "an error was passed over", args.exc_value or args.exc_type, args.exc_traceback
+    )
+    threading.excepthook = lambda args: _say_error(
+        log, "a thread ended with an error", args.exc_value or args.exc_type, args.exc_traceback
+    )
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers[:], level, sys.unraisablehook, threading.excepthook = before
+        root.setLevel(level)
+
+
+class _Handler(logging.Handler):
+    """Hands records of the logging module to our log; those of one format are of one kind."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001 - a library's format may not fit its arguments
+            text = str(record.msg)
+        fields: dict[str, object] = {"by": record.name, "text": text[:_TEXT_MAX]}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields |= _error_fields(record.exc_info[1], record.exc_info[2])
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+        kind = f"{record.name} {str(record.msg)[:200]}"
+        self._log.write(level, "a library says", fields, kind=kind)
+
+
+def _say_error(
+    log: Log, event: str, error: BaseException | type | None, trace: TracebackType | None
+) -> None:
+    if error is not SystemExit:
+        log.write("error", event, _error_fields(error, trace))
+
+
+def _error_fields(error: object, trace: TracebackType | None) -> dict[str, object]:
+    """What went wrong and where, without a traceback."""
+    fields: dict[str, object] = {"error": repr(error)[:_TEXT_MAX]}
+    if frames := traceback.extract_tb(trace, limit=-1):
+        fields["at"] = f"{frames[0].filename}:{frames[0].lineno}"
+    return fields

@@ -33,7 +33,7 @@ from sidecar.times import NS, until_tick
 from .cancel import carry_out, requests_path
 from .checkpoints import tail_for
 from .clock import GuardedClock
-from .logging import Log
+from .logging import Log, everything_to
 from .progress import progress_on_terminal
 from .publisher import BOUNCED_NAME, SUSPENDED_NAME, Publisher
 from .reload import changes, signature
@@ -91,7 +91,7 @@ async def serve(
     _spare_what_is_read(settings)
     _ensure_overlay(settings.overlay)
     metrics = Metrics.create(process=True)
-    with Store.open(settings.state) as store:
+    with everything_to(log), Store.open(settings.state) as store:
         saved = _load(store)
         for problem in store.problems:
             log.problem(problem)

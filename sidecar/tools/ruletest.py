@@ -15,10 +15,9 @@ from typing import Any, Final
 
 from sidecar.automation.decide import Automation
 from sidecar.automation.matching import Matcher
-from sidecar.automation.overlay import one_line
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.log.record import SKIPPED_TYPES, UNSPECIFIED_SOURCE, BadLine, decode
-from sidecar.problems import Problem, ProblemError
+from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.service.mx import resolve_all
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import MxAnswer, ZoneResolver

@@ -13,7 +13,7 @@ from sidecar.automation.entries import (
     SchedQBounce,
     SchedQSuspension,
 )
-from sidecar.automation.overlay import one_line
+from sidecar.problems import one_line
 from sidecar.shaping.documents import quoted
 from sidecar.shaping.rules import Rule, TomlValue
 from sidecar.times import NS

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.automation.entries import Override
-from sidecar.automation.overlay import Overlay, one_line
+from sidecar.automation.overlay import Overlay
+from sidecar.problems import one_line
 from sidecar.shaping.rules import TomlValue
 
 NOW = 1_795_360_060_612_938_000
