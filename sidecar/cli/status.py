@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import json
 import os
 import time
@@ -71,16 +71,15 @@ def _service(settings: Settings) -> Document | None:
 
 
 def _asked(address: Address) -> Document | None:
+    from sidecar.http_client import Unreachable, get  # noqa: PLC0415 - 30 ms
+
     host = "127.0.0.1" if address.host in ("0.0.0.0", "::") else address.host  # noqa: S104
-    connection = http.client.HTTPConnection(host, address.port, timeout=_SECONDS)
+    url = f"http://{Address(host, address.port)}{STATUS_PATH}"
     try:
-        connection.request("GET", STATUS_PATH)
-        answer = connection.getresponse()
-        return _document(answer.read(1 << 24)) if answer.status == 200 else None
-    except (OSError, http.client.HTTPException):
+        answer = asyncio.run(get(url, seconds=_SECONDS, largest=1 << 24))
+    except Unreachable:
         return None
-    finally:
-        connection.close()
+    return _document(answer.body) if answer.status == 200 else None
 
 
 def _document(data: bytes) -> Document | None:

@@ -17,14 +17,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from sidecar.http_client import Answer, Unreachable
 from sidecar.problems import Problem
-from sidecar.publish.admin_api import AdminApi, Answer, ApiAddress, Unreachable, parse_api_url
+from sidecar.publish.admin_api import AdminApi, ApiAddress, parse_api_url, read_json
 from sidecar.publish.holds import (
     PATHS,
     DesiredState,
@@ -147,7 +147,7 @@ class _Problems:
     """Each kind of trouble is reported once, until it has been well again."""
 
     def __init__(self, address: ApiAddress, on_problem: Callable[[Problem], None]) -> None:
-        self._shown = address.shown
+        self._shown = address.url
         self._on_problem = on_problem
         # By code: who has it.  One kumod that is down is one trouble, not one a task.
         self._ill: dict[str, set[str]] = {}
@@ -179,7 +179,6 @@ class _Link:
         self.pace = pace
         self.problems = _Problems(address, on_problem)
         self._address = address
-        self._context = ssl.create_default_context() if address.tls else None
 
     async def keep_at(self, task: _Task) -> None:
         """Do `task` for ever, over a connection; wait longer and longer while it fails."""
@@ -187,9 +186,7 @@ class _Link:
         while True:
             await task.ready()
             try:
-                async with AdminApi(
-                    self._address, seconds=self.pace.answer, context=self._context
-                ) as api:
+                async with AdminApi(self._address, seconds=self.pace.answer) as api:
                     await task.work(api)
             except Unreachable as reason:
                 self.metrics.kumod_up.set(0)
@@ -403,7 +400,7 @@ class _Pusher:
         if answer.status >= 400:
             raise Unreachable(f"GET {PATHS[kind]}: {answer.status} {answer.text}")
         try:
-            return read_list(kind, answer.json(), time.time_ns())
+            return read_list(kind, read_json(answer), time.time_ns())
         except ValueError as error:
             raise Unreachable(f"GET {PATHS[kind]}: {error}") from error
 
@@ -468,7 +465,7 @@ class _Pusher:
             self._link.problems.report("entry", message, who=key)
             return None
         self._not_refused(key)
-        document = answer.json()
+        document = read_json(answer)
         entry_id = document.get("id") if isinstance(document, dict) else None
         if not isinstance(entry_id, str):
             raise Unreachable(f"POST {PATHS[kind]}: an answer without an id")

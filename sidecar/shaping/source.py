@@ -9,14 +9,8 @@ anything else is tried as both.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
-import urllib.error
-import urllib.request
-from concurrent.futures import Future
-from http.client import HTTPException, HTTPResponse
-from threading import Thread
+from http import HTTPStatus
 from typing import Final
 
 import aiofiles
@@ -25,6 +19,8 @@ from .documents import Document, DocumentError, parse_json, parse_toml
 
 LARGEST: Final = 16 << 20
 """Bytes.  A shaping file of this size is something else by mistake."""
+
+_REDIRECTS: Final = 5
 
 
 class SourceError(Exception):
@@ -53,51 +49,31 @@ async def read_local(path: str) -> str:
 
 async def fetch(url: str, timeout_s: float) -> str:
     """The text at a URL; SourceError when it does not come whole within `timeout_s` seconds."""
-    answer: Future[bytes] = Future()
-    # A thread of its own, that nobody waits for: a server that drips its headers holds it
-    # up for as long as it likes, and neither reading the log nor ending may wait for that.
-    Thread(target=_fetch, args=(answer, url, timeout_s), daemon=True, name="fetch").start()
+    from sidecar.http_client import Unreachable, get  # noqa: PLC0415 - 30 ms, for those who need it
+
     try:
-        data = await asyncio.wait_for(asyncio.wrap_future(answer), timeout_s + 0.5)
-    except TimeoutError:
-        raise SourceError(f"no answer within {timeout_s:g} s") from None
-    return _decode(data)
+        answer = await get(
+            url, seconds=timeout_s, largest=LARGEST, redirects=_REDIRECTS, use_proxy=True
+        )
+    except Unreachable as err:
+        raise SourceError(f"can't be fetched: {err}") from None
+    if answer.status != 200:
+        raise SourceError(f"the server answers {answer.status} {_phrase(answer.status)}".rstrip())
+    if not answer.whole:
+        raise SourceError(
+            "the server does not say how long it is (Content-Length or chunks), "
+            "so a part can't be told from the whole"
+        )
+    if not answer.body.strip():
+        raise SourceError("the server answers with an empty file")
+    return _decode(answer.body)
 
 
-def _fetch(answer: Future[bytes], url: str, timeout: float) -> None:
-    answer.set_running_or_notify_cancel()  # from here on it can't be cancelled, only not awaited
+def _phrase(status: int) -> str:
     try:
-        answer.set_result(_get(url, timeout))
-    except Exception as err:  # noqa: BLE001 - whoever awaits the answer gets it
-        answer.set_exception(err)
-
-
-def _get(url: str, timeout: float) -> bytes:
-    deadline = time.monotonic() + timeout
-    try:
-        request = urllib.request.Request(url, headers={"Accept": "*/*"})  # noqa: S310 - http(s) only, see is_url
-        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310 - as above
-            return _read_all(response, deadline)
-    except urllib.error.HTTPError as err:
-        err.close()
-        raise SourceError(f"the server answers {err.code} {err.reason}") from None
-    except urllib.error.URLError as err:
-        raise SourceError(f"can't be fetched: {err.reason}") from None
-    except (OSError, HTTPException, ValueError) as err:
-        raise SourceError(f"can't be fetched: {err or type(err).__name__}") from None
-
-
-def _read_all(response: HTTPResponse, deadline: float) -> bytes:
-    """The body.  The socket's time limit is for each part; a server that drips needs this one."""
-    parts, size = [], 0
-    while part := response.read1(1 << 16):
-        parts.append(part)
-        size += len(part)
-        if size > LARGEST:
-            break
-        if time.monotonic() > deadline:
-            raise SourceError("does not come whole in time")
-    return b"".join(parts)
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def _decode(data: bytes) -> str:

@@ -247,7 +247,7 @@ def test_a_server_that_drips_its_headers_holds_up_nothing() -> None:
         assert time.monotonic() - began < 3
         stop.set()
         server.join()
-    assert "no answer within 0.3 s" in shaping.warnings[0].message
+    assert "no answer within 0.3 seconds" in shaping.warnings[0].message
 
 
 def test_an_endless_or_undecodable_body_is_refused() -> None:
