@@ -64,7 +64,9 @@ class Shaping:
     """The merged files.  Immutable; equal content has an equal ``hash``.
 
     ``errors`` are findings that the merge options call errors although the
-    files load.  ``mx`` holds the answers for domains with ``mx_rollup``,
+    files load.  ``remote`` says of each file by URL that did not come, whatever the
+    merge options make of it: an error where nothing stands in for it, a warning where
+    the last good copy does.  ``mx`` holds the answers for domains with ``mx_rollup``,
     ``unresolved`` the domains whose blocks are ignored for want of one, with
     the reason.  ``expires_ns`` is when the first of those is worth asking
     again, ``horizon_ns`` how far back records can matter: the longest duration
@@ -78,6 +80,7 @@ class Shaping:
     domains: Mapping[str, Block]
     warnings: tuple[Problem, ...] = ()
     errors: tuple[Problem, ...] = ()
+    remote: tuple[Problem, ...] = ()
     mx: Mapping[str, MxAnswer] = field(default_factory=dict)
     unresolved: Mapping[str, str] = field(default_factory=dict)
     expires_ns: int = NEVER

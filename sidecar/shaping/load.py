@@ -10,7 +10,7 @@ Source: KumoMTA's documentation of ``kumo.shaping.load``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..problems import Problem
@@ -41,9 +41,10 @@ async def load_shaping(
 ) -> Shaping:
     """Read and merge `files`, in this order.
 
-    `copies` holds the last good text of each URL: it stands in, with a warning,
-    while the URL can't be fetched, and is brought up to date by a load that
-    succeeds.  ProblemError with every error in every file when they don't load.
+    `copies` holds the last good text of each URL.  It stands in, with a warning,
+    while what comes from the URL can't be fetched or used; it is replaced only by
+    what was parsed and merged.  ProblemError with every error in every file when
+    they don't load.
     """
     findings = Findings()
     kept: MutableMapping[str, str] = {} if copies is None else copies
@@ -56,16 +57,21 @@ async def load_shaping(
     for result in results:
         if result.text is not None:
             kept[result.file.name] = result.text
-    return shaping
+    return replace(shaping, remote=tuple(r.remote for r in results if r.remote is not None))
 
 
 @dataclass(slots=True)
 class _Read:
-    """One file as read; ``text`` only for what came fresh from a URL."""
+    """One file as read.
+
+    ``text``: of a file that came fresh from a URL and is good.  ``remote``: what
+    is wrong with one that should have.
+    """
 
     file: ShapingFile
     findings: Findings = field(default_factory=Findings)
     text: str | None = None
+    remote: Problem | None = None
 
 
 async def _read(name: str, options: MergeOptions, copies: Mapping[str, str]) -> _Read:
@@ -80,31 +86,43 @@ async def _read(name: str, options: MergeOptions, copies: Mapping[str, str]) -> 
     try:
         text = await (fetch(name, options.http_timeout) if remote else read_local(name))
     except SourceError as err:
-        return await _without(result, name, str(err), copies, level)
+        return await _without(result, str(err), copies, level)
     # In a thread: parsing a big file must not stop the service that waits for it.
-    await asyncio.to_thread(_take, result, text, level)
-    if remote and not result.findings.fatal:
+    wrong = await asyncio.to_thread(_take, result, text, level)
+    if remote and wrong is None:
         result.text = text
+    elif remote and name in copies:
+        return await _without(_Read(ShapingFile(name)), str(wrong), copies, level)
+    elif remote:
+        result.remote = _missing(name, str(wrong))
     return result
 
 
 async def _without(
-    result: _Read, name: str, reason: str, copies: Mapping[str, str], level: CheckLevel
+    result: _Read, reason: str, copies: Mapping[str, str], level: CheckLevel
 ) -> _Read:
     """What becomes of a file that can't be read: the last good copy, or nothing."""
+    name = result.file.name
     if is_url(name) and name in copies:
         await asyncio.to_thread(_take, result, copies[name], level)
         message = f"{reason}; the last good copy stands in"
-        result.findings.warnings.append(Problem("warning", "remote-load", message, name))
+        result.remote = Problem("warning", "remote-load", message, name)
+        result.findings.warnings.append(result.remote)
         return result
     code = "remote-load" if is_url(name) else "local-load"
     message = f"can't be loaded and is left out: {reason}"
     result.findings.at(level, Problem("error", code, message, name))
+    if is_url(name):
+        result.remote = _missing(name, reason)
     return result
 
 
-def _take(result: _Read, text: str, level: CheckLevel) -> None:
-    """Parse `text` into `result`.
+def _missing(name: str, reason: str) -> Problem:
+    return Problem("error", "remote-missing", f"its rules were never loaded: {reason}", name)
+
+
+def _take(result: _Read, text: str, level: CheckLevel) -> Problem | None:
+    """Parse `text` into `result`; returns what is wrong with it, if anything is.
 
     A file whose name says its format must be right; one that does not is left
     out, at `level`, when it is right in neither format.
@@ -112,19 +130,27 @@ def _take(result: _Read, text: str, level: CheckLevel) -> None:
     name = result.file.name
     kinds = formats(name)
     attempts = [_attempt(name, kind, text) for kind in kinds]
-    good = next((a for a in attempts if not any(p.level == "error" for p in a[1])), None)
+    good = next((a for a in attempts if _error(a[1]) is None), None)
     if good is not None:
         result.file, problems = good
         result.findings.warnings += problems
-    elif len(kinds) == 1:
+        return None
+    if len(kinds) == 1:
         result.file, problems = attempts[0]
         result.findings.fatal += (p for p in problems if p.level == "error")
         result.findings.warnings += (p for p in problems if p.level == "warning")
-    else:
-        looks_json = text.lstrip().startswith("{")
-        for problem in attempts[kinds.index(".json" if looks_json else ".toml")][1]:
-            message = f"{problem.message} (the file is left out: it is neither TOML nor JSON)"
-            result.findings.at(level, replace(problem, message=message))
+        return _error(problems)
+    looks_json = text.lstrip().startswith("{")
+    problems = attempts[kinds.index(".json" if looks_json else ".toml")][1]
+    for problem in problems:
+        message = f"{problem.message} (the file is left out: it is neither TOML nor JSON)"
+        result.findings.at(level, replace(problem, message=message))
+    return _error(problems)
+
+
+def _error(problems: Iterable[Problem]) -> Problem | None:
+    """The first that is an error."""
+    return next((p for p in problems if p.level == "error"), None)
 
 
 def _attempt(name: str, kind: str, text: str) -> tuple[ShapingFile, list[Problem]]:

@@ -112,6 +112,19 @@ def test_a_rule_file_by_http_that_is_down_after_a_restart_is_taken_from_the_stat
     assert "remote.example" in setup.overlay()
 
 
+def test_a_rule_file_that_comes_empty_replaces_no_good_copy(setup: Setup) -> None:
+    with serving(setup.base) as url:
+        address = url.format(setup.rules.name)
+        setup.once(shaping=address)
+        setup.rules.write_text("")
+        setup.log(failure(1, domain="meanwhile.example"))
+        setup.once(shaping=address)
+        assert "meanwhile.example" in setup.overlay()
+    setup.log(failure(2, domain="down.example"))
+    setup.once(shaping=address)
+    assert "down.example" in setup.overlay()
+
+
 @contextmanager
 def name_server(answers: list[str]) -> Iterator[str]:
     """A name server on a thread of its own, which knows these records; its address."""

@@ -195,13 +195,82 @@ def test_without_a_copy_a_url_is_left_out() -> None:
         assert [p.code for p in errors] == ["remote-load"]
 
 
-def test_a_url_with_a_wrong_file_fails_the_load_and_keeps_the_copy() -> None:
+@pytest.mark.parametrize("name", ["shaping.toml", "rules"])
+@pytest.mark.parametrize("text", ["[default", "<html>busy</html>", "", "\n \n"])
+def test_the_last_good_copy_stands_in_for_a_wrong_file_and_is_kept(name: str, text: str) -> None:
     with serving() as server:
-        copies = {server.url(): TOML}
+        copies = {server.url(name): TOML}
+        server.body = text.encode()
+        shaping = fetch(server.url(name), copies=copies, options=MergeOptions())
+        assert ready(shaping) == 7
+        (problem,) = shaping.remote
+        assert problem.level == "warning"
+        assert "last good copy" in problem.message
+        assert copies == {server.url(name): TOML}
+
+
+def test_a_url_with_an_unknown_option_fails_the_load_and_keeps_the_copy() -> None:
+    with serving() as server:
         server.body = b"[default]\nnope = 1\n"
+        both: list[dict[str, str]] = [{}, {server.url(): TOML}]
+        for copies in both:
+            before = dict(copies)
+            with pytest.raises(ProblemError, match="unknown option"):
+                fetch(server.url(), copies=copies)
+            assert copies == before
+
+
+def test_a_copy_is_not_replaced_by_what_does_not_merge(tmp_path: Path) -> None:
+    (other,) = write(tmp_path, {"other.toml": "[default]\nnope = 1\n"})
+    with serving() as server:
+        server.body = b"[default]\nmax_ready = 8\n"
+        copies = {server.url(): TOML}
         with pytest.raises(ProblemError, match="unknown option"):
-            fetch(server.url(), copies=copies)
+            fetch(server.url(), other, copies=copies)
         assert copies == {server.url(): TOML}
+
+
+FIVE = "".join(f'["d{n}.example"]\nmx_rollup = false\nmax_ready = {n + 5}\n' for n in range(5))
+CUT = FIVE[: FIVE.index('["d1')].encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"HTTP/1.1 200 OK\r\nContent-Length: {len(FIVE)}\r\n\r\n".encode() + CUT,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(CUT), CUT),
+        b"HTTP/1.0 200 OK\r\n\r\n" + CUT,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 206 Partial Content\r\nContent-Length: %d\r\n\r\n%s" % (len(CUT), CUT),
+        b"HTTP/1.1 302 Found\r\nLocation: /a.toml\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["length", "chunks", "unknown-length", "empty", "part", "redirected-for-ever"],
+)  # fmt: skip
+def test_a_file_cut_short_is_an_error_and_the_last_good_copy_stays(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        name = f"http://127.0.0.1:{listener.getsockname()[1]}/a.toml"
+        copies = {name: FIVE}
+        shaping = fetch(name, copies=copies, options=MergeOptions())
+        assert (len(shaping.domains), copies) == (5, {name: FIVE})
+        assert [p.level for p in shaping.remote] == ["warning"]
+        shaping = fetch(name, copies={}, options=MergeOptions())
+        assert (len(shaping.domains), shaping.warnings) == (0, ())
+        # Told all the same, although remote_load is Ignore.
+        (missing,) = shaping.remote
+        assert (missing.level, missing.code) == ("error", "remote-missing")
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join()
 
 
 def test_a_url_without_an_ending_is_tried_as_both() -> None:
