@@ -39,7 +39,7 @@ def cancel(numbers: tuple[int, ...], **options: object) -> None:
             "cancel-waits",
             f"asked for, but the service has not done it within {_SECONDS:g} s; it will, "
             "unless it hangs (`tsa-sidecar status`)",
-            file=str(settings.state),
+            file=str(settings.fixed.state),
         )
     for entry in entries:
         click.echo(f"taken back: {one_line(shown_entry(entry))}")
@@ -48,11 +48,13 @@ def cancel(numbers: tuple[int, ...], **options: object) -> None:
 def _named(settings: Settings, numbers: tuple[int, ...]) -> list[Entry]:
     """The entries with these numbers, each given once; ProblemError for those not in force."""
     by_number = {}
-    for row in read_saved(settings.state).entries.values():
+    for row in read_saved(settings.fixed.state).entries.values():
         if row.seq in numbers and row.expires_ns > time.time_ns():
             by_number[row.seq] = from_payload(row.kind, row.payload)
     unknown = [
-        Problem("error", "no-entry", f"no entry {number} is in force", file=str(settings.state))
+        Problem(
+            "error", "no-entry", f"no entry {number} is in force", file=str(settings.fixed.state)
+        )
         for number in numbers
         if number not in by_number
     ]
@@ -64,13 +66,13 @@ def _named(settings: Settings, numbers: tuple[int, ...]) -> list[Entry]:
 def _take_back(settings: Settings, keys: list[str]) -> bool:
     """By the service where it runs; False when it doesn't get round to it."""
     try:
-        with Store.open(settings.state) as store:
+        with Store.open(settings.fixed.state) as store:
             drop_entries(store, keys)
         return True
     except ProblemError as error:
         if error.problems[0].code != "state-in-use":
             raise
-    request = ask(settings.state, keys)
+    request = ask(settings.fixed.state, keys)
     deadline = time.monotonic() + _SECONDS
     while request.exists():
         if time.monotonic() > deadline:

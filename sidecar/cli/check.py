@@ -47,8 +47,8 @@ def _report(no_dns: bool, options: dict[str, object]) -> Report:
         return failed((), error.problems)
     report = run_async(
         run_check(
-            settings.shaping,
-            options=MergeOptions.from_mapping(settings.merge_options),
+            settings.reloaded.shaping,
+            options=MergeOptions.from_mapping(settings.reloaded.merge_options),
             resolver=resolver_for(settings, no_dns=no_dns),
         )
     )

@@ -101,10 +101,10 @@ def resolver_for(
     """
     if no_dns:
         return OfflineResolver()
-    texts = [read_text(path) for path in settings.dns_zones]
+    texts = [read_text(path) for path in settings.fixed.dns_zones]
     if texts:
-        return ZoneResolver(texts, files=[str(path) for path in settings.dns_zones])
-    said = settings.dns
+        return ZoneResolver(texts, files=[str(path) for path in settings.fixed.dns_zones])
+    said = settings.fixed.dns
     if said.zones and not said.system and not said.nameservers:
         return ZoneResolver(said.zones)
     timeout = said.mx_timeout_ns or said.timeout_ns

@@ -93,9 +93,9 @@ def init(
     found = find(tree, prefix=_whole(kumomta, "--kumomta"))
     settings = resolve_settings(options, env, _policy(tree, kumomta, env), require=())
     for name in ("log_dir", "overlay"):
-        _whole(getattr(settings, name), settings.origins[name].text)
+        _whole(getattr(settings.fixed, name), settings.origins[name].text)
     who = tree.user("tsa-sidecar", extra_groups=("kumod",)) or _present()
-    plan = needed(tree, settings.overlay)
+    plan = needed(tree, settings.fixed.overlay)
     findings = _show_findings(tree, found, settings, who, road)
     _show_lines(found, settings, road)
     _show_plan(plan, write=write)
@@ -160,10 +160,10 @@ def _overlay(tree: Tree, settings: Settings, who: Identity) -> list[Finding]:
 def _show_findings(
     tree: Tree, found: KumoMTA, settings: Settings, who: Identity, road: Road
 ) -> list[Finding]:
-    url = settings.kumod_api or KUMOD
+    url = settings.fixed.kumod_api or KUMOD
     sections: Mapping[str, list[Finding]] = {
         "KumoMTA": [
-            *kumomta_findings(found, road, settings.overlay),
+            *kumomta_findings(found, road, settings.fixed.overlay),
             endpoint_finding(url),
         ],
         "Rules": list(rules_findings(tree, found, settings)),
@@ -210,11 +210,11 @@ def _indented(text: str) -> None:
 
 
 def _wiring(found: KumoMTA, settings: Settings, road: Road) -> Wiring:
-    wiring = Wiring(road=road, overlay=settings.overlay, extra_files=_own_rules(settings))
-    if settings.listen is not None:
-        wiring = replace(wiring, url=f"http://{settings.listen}")
+    wiring = Wiring(road=road, overlay=settings.fixed.overlay, extra_files=_own_rules(settings))
+    if settings.fixed.listen is not None:
+        wiring = replace(wiring, url=f"http://{settings.fixed.listen}")
     if found.setup is not None and found.setup.extra_files is not None:
-        files = tuple(f for f in found.setup.extra_files if f != str(settings.overlay))
+        files = tuple(f for f in found.setup.extra_files if f != str(settings.fixed.overlay))
         wiring = replace(wiring, extra_files=files)
     kept = [log for log in found.logs if log.directory != wiring.fast_log]
     if kept:
@@ -226,18 +226,18 @@ def _wiring(found: KumoMTA, settings: Settings, road: Road) -> Wiring:
 
 def _own_rules(settings: Settings) -> tuple[str, ...]:
     """The rule files beside KumoMTA's own, which kumod's shaping.lua loads unasked."""
-    return tuple(name for name in settings.shaping if name != DEFAULT_RULES)
+    return tuple(name for name in settings.reloaded.shaping if name != DEFAULT_RULES)
 
 
 def _variables(wiring: Wiring, settings: Settings) -> dict[str, str]:
     """What the environment file has to say for these lines and doesn't yet."""
     wanted = {}
-    if wiring.fast_log is not None and settings.log_dir != wiring.fast_log:
+    if wiring.fast_log is not None and settings.fixed.log_dir != wiring.fast_log:
         wanted["TSA_SIDECAR_LOG_DIR"] = str(wiring.fast_log)
         wanted["TSA_SIDECAR_RETENTION"] = f'"{FAST_LOG_RETENTION}"'
-    if wiring.road == "file" and settings.kumod_api is None:
+    if wiring.road == "file" and settings.fixed.kumod_api is None:
         wanted["TSA_SIDECAR_KUMOD_API"] = KUMOD
-    if wiring.road != "subscribe" and settings.listen is not None:
+    if wiring.road != "subscribe" and settings.fixed.listen is not None:
         wanted["TSA_SIDECAR_LISTEN"] = "none"
     return wanted
 

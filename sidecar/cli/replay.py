@@ -47,14 +47,14 @@ def replay(logs: tuple[Path, ...], at: str | None, as_json: bool, **options: obj
 
     async def work() -> tuple[Replay, Rules]:
         resolver = resolver_for(settings)
-        rules = await load_rules(settings, resolver)
+        rules = await load_rules(settings.reloaded, resolver, warnings=settings.warnings)
         with ExitStack() as stack:
             progress = _progress(stack, logs, passes=1 if at_ns is not None else 2)
             now_ns = at_ns
             if now_ns is None:
                 now_ns = await newest_record(
                     logs,
-                    skip_types=settings.skip_record_types,
+                    skip_types=settings.reloaded.skip_record_types,
                     progress=progress,
                 )
             result = await run_replay(

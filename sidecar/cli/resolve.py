@@ -50,13 +50,14 @@ def resolve(
         raise ProblemError.one("bad-domain", "the domain is empty", where="DOMAIN")
     settings = settle(options, require=("shaping",)).settings
     overlay = None if no_overlay else _overlay(settings)
-    files = tuple(f for f in settings.shaping if overlay is None or Path(f) != overlay)
+    files = tuple(f for f in settings.reloaded.shaping if overlay is None or Path(f) != overlay)
     if overlay is not None:
         files = (*files, str(overlay))
 
     async def work() -> Resolution:
         resolver = resolver_for(settings)
-        rules = await rules_for_a_tool(replace(settings, shaping=files), resolver)
+        named = replace(settings, reloaded=replace(settings.reloaded, shaping=files))
+        rules = await rules_for_a_tool(named, resolver)
         report(rules.problems)
         return run_resolve(
             rules.shaping,
@@ -76,7 +77,7 @@ def resolve(
 
 def _overlay(settings: Settings) -> Path | None:
     """The overlay where there is one; one that was named must be there."""
-    path = settings.overlay
+    path = settings.fixed.overlay
     if path.exists():
         return path
     origin = settings.origins["overlay"]

@@ -35,7 +35,7 @@ def export(**options: object) -> None:
     The service may be running: what it has committed so far is printed.
     """
     settings = settle(options, require=()).settings
-    document = export_state(read_saved(settings.state))
+    document = export_state(read_saved(settings.fixed.state))
     click.echo(json.dumps(document, indent=1, ensure_ascii=True))
 
 
@@ -77,11 +77,11 @@ def _import_ours(file: Path, settings: Settings, *, replace: bool) -> None:
     except (ValueError, RecursionError) as error:
         raise ProblemError.one("state-foreign", f"is no JSON: {error}", file=str(file)) from None
     saved, problems = import_state(document, file=str(file))
-    with Store.open(settings.state) as store:
-        put_in_place(store, saved, replace=replace, file=str(settings.state))
+    with Store.open(settings.fixed.state) as store:
+        put_in_place(store, saved, replace=replace, file=str(settings.fixed.state))
     report(problems)
     click.echo(
-        f"{settings.state}: {len(saved.entries)} entries and "
+        f"{settings.fixed.state}: {len(saved.entries)} entries and "
         f"{counted(len(saved.checkpoints), 'segment')} taken over; {len(problems)} left out"
     )
 
@@ -89,7 +89,7 @@ def _import_ours(file: Path, settings: Settings, *, replace: bool) -> None:
 def _import_daemons(file: Path, settings: Settings) -> None:
     data = file.read_bytes()
     rules = _rules(settings)
-    with Store.open(settings.state) as store:
+    with Store.open(settings.fixed.state) as store:
         daemon = read_tsa_daemon(
             data,
             time.time_ns(),
@@ -106,7 +106,7 @@ def _import_daemons(file: Path, settings: Settings) -> None:
             store,
             daemon,
             rules=() if rules is None else rules.shaping.all_rules(),
-            from_end=settings.start == "end",
+            from_end=settings.fixed.start == "end",
             file=str(file),
         )
     problems = [*daemon.problems, *taken.problems]
@@ -114,7 +114,7 @@ def _import_daemons(file: Path, settings: Settings) -> None:
     if daemon.unlisted:
         report([Problem("warning", "more", f"{daemon.unlisted} more not listed", file=str(file))])
     click.echo(
-        f"{settings.state}: {taken.entries} entries and "
+        f"{settings.fixed.state}: {taken.entries} entries and "
         f"{counted(taken.counted_seconds, 'second')} of thresholds taken over; "
         f"{daemon.expired} entries had expired, "
         f"{len(problems) + daemon.unlisted} left out"
@@ -123,6 +123,6 @@ def _import_daemons(file: Path, settings: Settings) -> None:
 
 def _rules(settings: Settings) -> Rules | None:
     """The rules, to which the histories of thresholds belong; None where none are named."""
-    if not settings.shaping:
+    if not settings.reloaded.shaping:
         return None
-    return run_async(load_rules(settings, OfflineResolver()))
+    return run_async(load_rules(settings.reloaded, OfflineResolver()))

@@ -45,7 +45,7 @@ def status(context: click.Context, /, as_json: bool, **options: object) -> None:
     """
     settings = settle(options, require=()).settings
     service = _service(settings)
-    entries = _entries(settings.state)
+    entries = _entries(settings.fixed.state)
     running = _runs(service)
     if as_json:
         print_json(
@@ -60,10 +60,10 @@ def status(context: click.Context, /, as_json: bool, **options: object) -> None:
 
 def _service(settings: Settings) -> Document | None:
     """The service's own document: from its listener, or else from its file."""
-    document = None if settings.listen is None else _asked(settings.listen)
+    document = None if settings.fixed.listen is None else _asked(settings.fixed.listen)
     if document is not None:
         return document
-    file = settings.state.with_name(settings.state.name + ".status.json")
+    file = settings.fixed.state.with_name(settings.fixed.state.name + ".status.json")
     try:
         return _document(file.read_bytes())
     except OSError:

@@ -98,7 +98,7 @@ def _setup_findings(kumomta: KumoMTA, road: Road, overlay: Path) -> Iterator[Fin
 def rules_findings(tree: Tree, kumomta: KumoMTA, settings: Settings) -> Iterator[Finding]:
     """Which rule files will the sidecar read, and are they there?"""
     given = settings.origins["shaping"].kind != "default"
-    names = settings.shaping if given else kumomta.kumods_rules
+    names = settings.reloaded.shaping if given else kumomta.kumods_rules
     where = settings.origins["shaping"].text if given else kumomta.policy_position
     if not names:
         row = setting("shaping")
@@ -109,14 +109,14 @@ def rules_findings(tree: Tree, kumomta: KumoMTA, settings: Settings) -> Iterator
         )
         return
     if not given:
-        value = " ".join(n for n in names if n != str(settings.overlay))
+        value = " ".join(n for n in names if n != str(settings.fixed.overlay))
         yield Finding(
             "fail",
             f"the rules are in kumod's policy only ({where})",
             f'put TSA_SIDECAR_SHAPING="{value}" into {ENVIRONMENT}',
         )
     for name in names:
-        if name == str(settings.overlay):
+        if name == str(settings.fixed.overlay):
             if given:
                 yield Finding("fail", f"{name} is the overlay, not a rule file", f"see {where}")
         elif "://" in name or tree.at(Path("/") / name).is_file():
@@ -129,7 +129,7 @@ def log_findings(
     tree: Tree, kumomta: KumoMTA, settings: Settings, who: Identity
 ) -> Iterator[Finding]:
     """Is it kumod's log that the sidecar reads, may it, and how soon does it come?"""
-    directory = settings.log_dir
+    directory = settings.fixed.log_dir
     origin = settings.origins["log_dir"]
     source = "by default" if origin.kind == "default" else origin.text
     yield from _readable(tree, directory, who)
@@ -191,7 +191,7 @@ def overlay_findings(
     tree: Tree, settings: Settings, who: Identity, kumod: Identity | None
 ) -> Iterator[Finding]:
     """May the sidecar write the overlay, may kumod read it, and is it valid?"""
-    overlay = settings.overlay
+    overlay = settings.fixed.overlay
     directory = overlay.parent
     if not tree.at(directory).is_dir():
         yield Finding("warn", f"{directory} is not there", "--write creates it")

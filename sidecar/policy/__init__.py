@@ -6,6 +6,6 @@ ProblemError with the Lua file and line.
 """
 
 from sidecar.policy.load import Limits, load_policy, load_settings
-from sidecar.policy.values import LogLine, Policy, Said
+from sidecar.settings.said import LogLine, Policy, Said
 
 __all__ = ["Limits", "LogLine", "Policy", "Said", "load_policy", "load_settings"]

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.policy import dns, functions
-from sidecar.policy.values import LogLine, Said
 from sidecar.problems import Problem
 from sidecar.settings import DnsSettings, did_you_mean, policy_keys, setting
+from sidecar.settings.said import LogLine, Said
 from sidecar.shaping.specs import parse_duration
 
 MAX_DEPTH = 64

@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 from sidecar import __version__
 from sidecar.policy import functions
 from sidecar.policy.host import Host, from_lua, to_lua
-from sidecar.policy.values import Policy
 from sidecar.problems import Problem, ProblemError
 from sidecar.settings import DEFAULT_POLICY, Settings, policy_path, resolve_settings
+from sidecar.settings.said import Policy
 
 VERSION = "2026.08.01-tsa-sidecar"
 """``kumo.version`` for policies that ask: the KumoMTA whose manner this follows."""

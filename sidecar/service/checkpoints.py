@@ -62,11 +62,11 @@ def tail_for(
     `sift` chooses the lines that matter.
     """
     return Tail(
-        settings.log_dir,
-        pattern=settings.pattern,
+        settings.fixed.log_dir,
+        pattern=settings.fixed.pattern,
         checkpoints=from_rows(saved),
-        start=Start(settings.start, since_ns),
-        poll_seconds=settings.poll_seconds,
+        start=Start(settings.fixed.start, since_ns),
+        poll_seconds=settings.fixed.poll_seconds,
         on_problem=on_problem,
         sift=sift,
     )

@@ -83,15 +83,15 @@ async def serve(
     publishing.
     """
     settings = settled.settings
-    log = Log(log_format=settings.log_format)
+    log = Log(log_format=settings.fixed.log_format)
     for message in settled.messages:
         log.info("the policy says", text=message)
     for problem in settings.warnings:
         log.problem(problem)
     _spare_what_is_read(settings)
-    _ensure_overlay(settings.overlay)
+    _ensure_overlay(settings.fixed.overlay)
     metrics = Metrics.create(process=True)
-    with everything_to(log), Store.open(settings.state) as store:
+    with everything_to(log), Store.open(settings.fixed.state) as store:
         saved = _load(store)
         for problem in store.problems:
             log.problem(problem)
@@ -104,12 +104,12 @@ async def serve(
             metrics=metrics,
             clock=clock or GuardedClock(on_jump=lambda ns: _say_jump(log, ns)),
         )
-        listen = None if once else settings.listen
+        listen = None if once else settings.fixed.listen
         with _endpoint(listen, settings, metrics=metrics, log=log) as endpoint:
             kumod = None if once else _kumod(settings, service, metrics=metrics, log=log)
             publisher = Publisher(
                 service.view,
-                overlay=settings.overlay,
+                overlay=settings.fixed.overlay,
                 endpoint=endpoint,
                 log=log,
                 metrics=metrics,
@@ -121,11 +121,11 @@ async def serve(
                 publisher,
                 metrics=metrics,
                 endpoint=endpoint,
-                file=status_path(settings.state),
+                file=status_path(settings.fixed.state),
             )
             parts = _Parts(
                 log=log,
-                state=settings.state,
+                state=settings.fixed.state,
                 store=store,
                 service=service,
                 publisher=publisher,
@@ -136,7 +136,9 @@ async def serve(
             )
             await publisher.write(publisher.snapshot())
             seen = signature(settled.files)
-            rules = await load_rules(settings, resolver, service.copies)
+            rules = await load_rules(
+                settings.reloaded, resolver, service.copies, warnings=settings.warnings
+            )
             service.keep_copies()
             metrics.rules_loaded_at.set(service.clock() / NS)
             for problem in rules.found:
@@ -151,7 +153,7 @@ async def serve(
 async def _read_log(parts: _Parts, saved: Saved, *, once: bool) -> None:
     service = parts.service
     assert service.book is not None
-    settings = service.book.rules.settings
+    settings = service.book.settled.settings
     tail = tail_for(
         settings,
         saved=saved.checkpoints,
@@ -193,17 +195,17 @@ def _spare_what_is_read(settings: Settings) -> None:
     Or of a file of our own, or where it would be read as a log.  The overlay itself may
     well be among the rule files, as it is among kumod's.
     """
-    target = os.path.realpath(settings.overlay)
-    overlay, state = Path(target), Path(os.path.realpath(settings.state))
+    target = os.path.realpath(settings.fixed.overlay)
+    overlay, state = Path(target), Path(os.path.realpath(settings.fixed.state))
     ours = {*state_files(state), requests_path(state), status_path(state)}
     if overlay in ours or overlay.name in (SUSPENDED_NAME, BOUNCED_NAME):
         raise _overlay_problem(settings, "another file of tsa-sidecar's own has this name")
-    if overlay.parent == Path(os.path.realpath(settings.log_dir)):
+    if overlay.parent == Path(os.path.realpath(settings.fixed.log_dir)):
         raise _overlay_problem(settings, "it would be read as a segment of the log")
-    read = {os.path.realpath(file) for file in settings.shaping}
-    read |= {os.path.realpath(file) for file in settings.dns_zones}
-    if settings.policy is not None:
-        read.add(os.path.realpath(settings.policy))
+    read = {os.path.realpath(file) for file in settings.reloaded.shaping}
+    read |= {os.path.realpath(file) for file in settings.fixed.dns_zones}
+    if settings.reloaded.policy is not None:
+        read.add(os.path.realpath(settings.reloaded.policy))
     if target not in read:
         return
     mark = FIRST_LINE.encode()
@@ -214,7 +216,7 @@ def _spare_what_is_read(settings: Settings) -> None:
 
 def _overlay_problem(settings: Settings, why: str) -> ProblemError:
     message = f"{why}: name another with --overlay or TSA_SIDECAR_OVERLAY"
-    return ProblemError.one("overlay-write", message, file=str(settings.overlay))
+    return ProblemError.one("overlay-write", message, file=str(settings.fixed.overlay))
 
 
 def _ensure_overlay(path: Path) -> None:
@@ -243,7 +245,7 @@ def _endpoint(
 
     with Endpoint(
         str(listen),
-        trusted_hosts=[str(n) for n in settings.trusted_hosts],
+        trusted_hosts=[str(n) for n in settings.fixed.trusted_hosts],
         metrics=metrics,
         on_problem=log.problem,
     ) as endpoint:
@@ -254,12 +256,12 @@ def _endpoint(
 def _kumod(
     settings: Settings, service: Service, *, metrics: Metrics, log: Log
 ) -> KumodClient | None:
-    if settings.kumod_api is None:
+    if settings.fixed.kumod_api is None:
         return None
     from sidecar.publish.kumod import KumodClient  # noqa: PLC0415
 
     return KumodClient(
-        settings.kumod_api,
+        settings.fixed.kumod_api,
         ids=service.kumod_ids,
         on_ids=service.keep_kumod_ids,
         on_problem=log.problem,
@@ -283,7 +285,7 @@ async def _run_once(parts: _Parts, tail: Tail) -> None:
 async def _run(parts: _Parts, tail: Tail) -> None:
     service, log = parts.service, parts.log
     assert service.book is not None
-    settings = service.book.rules.settings
+    settings = service.book.settled.settings
     stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -292,7 +294,7 @@ async def _run(parts: _Parts, tail: Tail) -> None:
     parts.status.state = "running"
     works = _works(parts, tail, hangup)
     parts.notifier.ready("reading the log")
-    log.info("started", pid=os.getpid(), log_dir=str(settings.log_dir))
+    log.info("started", pid=os.getpid(), log_dir=str(settings.fixed.log_dir))
     try:
         await _until(stop, works)
     finally:
@@ -340,13 +342,13 @@ async def _cancel(parts: _Parts, directory: Path) -> None:
 def _keeper(parts: _Parts) -> Keeper | None:
     service = parts.service
     assert service.book is not None
-    settings = service.book.rules.settings
-    if settings.retention is None:
+    settings = service.book.settled.settings
+    if settings.fixed.retention is None:
         return None
     keeper = Keeper(
-        settings.log_dir,
-        pattern=settings.pattern,
-        retention=settings.retention,
+        settings.fixed.log_dir,
+        pattern=settings.fixed.pattern,
+        retention=settings.fixed.retention,
         clock=service.clock,
         log=parts.log,
     )

@@ -16,7 +16,7 @@ from sidecar.automation.matching import Matcher
 from sidecar.automation.prefilter import Prefilter
 from sidecar.fancy.pattern import Pattern
 from sidecar.problems import Problem, ProblemError
-from sidecar.settings import Settings
+from sidecar.settings import Reloaded, Settings
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
 from sidecar.times import NS
@@ -37,7 +37,9 @@ class Settled:
     @property
     def files(self) -> list[str]:
         """The local files whose change calls for a reload."""
-        shaping = [f for f in self.settings.shaping if not f.startswith(("http://", "https://"))]
+        shaping = [
+            f for f in self.settings.reloaded.shaping if not f.startswith(("http://", "https://"))
+        ]
         return [*shaping, *self.policy_files]
 
 
@@ -49,10 +51,12 @@ Settle = Callable[[], Settled]
 class Rules:
     """One load of the rules, with what is made of it."""
 
-    settings: Settings
+    settings: Reloaded
     shaping: Shaping
     matcher: Matcher
     prefilter: Prefilter
+    warnings: tuple[Problem, ...] = ()
+    """What the settings have."""
 
     @cached_property
     def count(self) -> int:
@@ -91,11 +95,15 @@ class Rules:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """The same, and what the settings have."""
-        return (*self.settings.warnings, *self.found)
+        return (*self.warnings, *self.found)
 
 
 async def load_rules(
-    settings: Settings, resolver: Resolver, copies: MutableMapping[str, str] | None = None
+    settings: Reloaded,
+    resolver: Resolver,
+    copies: MutableMapping[str, str] | None = None,
+    *,
+    warnings: tuple[Problem, ...] = (),
 ) -> Rules:
     """Load and merge the shaping files; ProblemError when they do not load.
 
@@ -112,6 +120,7 @@ async def load_rules(
         shaping=shaping,
         matcher=Matcher(shaping),
         prefilter=Prefilter.for_rules(shaping.all_rules(), skip_types=settings.skip_record_types),
+        warnings=warnings,
     )
 
 
@@ -142,7 +151,12 @@ class RuleBook:
         """Read everything again; True when the rules changed."""
         try:
             settled = await asyncio.to_thread(self._settle)
-            rules = await load_rules(settled.settings, self._resolver, self._copies)
+            rules = await load_rules(
+                settled.settings.reloaded,
+                self._resolver,
+                self._copies,
+                warnings=settled.settings.warnings,
+            )
             self._refuse_gone(rules)
         except ProblemError as error:
             self.failure = error.problems

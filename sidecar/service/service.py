@@ -169,7 +169,7 @@ class Service:
             f"{count} of the lines up to line {block.position.lines} are no log records, or too "
             "long, and were passed over; further ones are only counted (`tsa-sidecar status`)"
         )
-        file = str(self.book.rules.settings.log_dir / block.segment)
+        file = str(self.book.settled.settings.fixed.log_dir / block.segment)
         self._log.problem(Problem("warning", "bad-line", message, file=file))
 
     def _note_positions(self, batch: Batch, changes: Transaction) -> None:
@@ -310,7 +310,7 @@ class Service:
         assert self.book is not None
         idle = set(self.automation.forget_idle_thresholds())
         self.commits.add(Transaction(drop_thresholds=idle))
-        if self.book.rules.settings.retention is None:
+        if self.book.settled.settings.fixed.retention is None:
             tail.forget_before(self._needed_since_ns())
 
     def since_ns(self) -> int:
@@ -321,7 +321,7 @@ class Service:
         stays where it was: all of them must be known.
         """
         assert self.book is not None
-        if self.floor_ns and self.book.rules.settings.retention is not None:
+        if self.floor_ns and self.book.settled.settings.fixed.retention is not None:
             return self.floor_ns
         return max(self.floor_ns, self._needed_since_ns())
 

@@ -14,5 +14,6 @@ async def rules_for_a_tool(settings: Settings, resolver: Resolver) -> Rules:
 
     ProblemError when they do not load.
     """
-    options = {"remote_load": "Warn", **settings.merge_options}
-    return await load_rules(replace(settings, merge_options=options), resolver)
+    options = {"remote_load": "Warn", **settings.reloaded.merge_options}
+    reloaded = replace(settings.reloaded, merge_options=options)
+    return await load_rules(reloaded, resolver, warnings=settings.warnings)

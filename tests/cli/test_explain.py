@@ -211,7 +211,7 @@ def load(directory: Path = RULES) -> tuple[Rules, Resolver]:
     zones = [(directory / name).read_text() for name in ("alpha.zone", "beta.zone")]
     settings = resolve_settings({"shaping": ("shaping.toml",)}, {}, None, require=("shaping",))
     resolver = ZoneResolver(zones)
-    return asyncio.run(load_rules(settings, resolver)), resolver
+    return asyncio.run(load_rules(settings.reloaded, resolver)), resolver
 
 
 def test_thresholds_of_the_state_count_and_the_state_stays_as_it_is(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ async def both_ways(scenario: dict[str, Any], directory: Path) -> tuple[list[Any
             names.append(str(directory / name))
     resolver = ZoneResolver(scenario["zones"])
     options = {"shaping": tuple(names), "skip_record_types": ("XferOut",)}
-    rules = await load_rules(resolve_settings(options, {}, None, require=()), resolver)
+    rules = await load_rules(resolve_settings(options, {}, None, require=()).reloaded, resolver)
     served, asked = Automation(), Automation()
     by_service: list[Any] = []
     by_explain: list[Any] = []

@@ -82,13 +82,15 @@ FIELDS = {
     "trusted_hosts": ("trusted_hosts", ("10.1.0.0/16",), "10.2.0.0/16 ::1", ["10.3.0.0/16"]),
     "kumod_api": ("kumod_api", "http://o:1", "http://v:2/", "https://p"),
     "retention": ("retention", "1 day", "2GB", "3 days"),
+    "max_entries": ("max_entries", "70000", "60_000", 80000),
     "poll": ("poll_seconds", "2s", "0.5", 3),
     "log_format": ("log_format", "json", "json", "json"),
 }
 
 
 def plain(name: str, settings: Settings) -> Any:
-    value = getattr(settings, FIELDS[name][0])
+    kind = settings.fixed if hasattr(settings.fixed, FIELDS[name][0]) else settings.reloaded
+    value = getattr(kind, FIELDS[name][0])
     return value.nameservers if isinstance(value, DnsSettings) else value
 
 
@@ -133,39 +135,45 @@ def test_the_values_of_the_matrix_differ() -> None:
 
 def test_the_defaults_fit_a_packaged_kumomta() -> None:
     settings = settle()
-    assert settings.policy is None
-    assert settings.shaping == ()
-    assert settings.log_dir == Path("/var/log/kumomta")
-    assert settings.overlay == Path("/opt/kumomta/etc/tsa-sidecar/shaping.toml")
-    assert settings.state == Path("/var/lib/tsa-sidecar/state.db")
-    assert settings.listen == Address("127.0.0.1", 8008)
-    assert settings.trusted_hosts == LOOPBACK
-    assert (settings.pattern, settings.start, settings.log_format) == ("*", "recent", "text")
-    assert settings.skip_record_types == SKIPPED_TYPES
-    assert settings.kumod_api is None
-    assert settings.retention is None
-    assert settings.ttl_ns == 300 * NS
-    assert settings.dns == DnsSettings()
+    assert settings.reloaded.policy is None
+    assert settings.reloaded.shaping == ()
+    assert settings.fixed.log_dir == Path("/var/log/kumomta")
+    assert settings.fixed.overlay == Path("/opt/kumomta/etc/tsa-sidecar/shaping.toml")
+    assert settings.fixed.state == Path("/var/lib/tsa-sidecar/state.db")
+    assert settings.fixed.listen == Address("127.0.0.1", 8008)
+    assert settings.fixed.trusted_hosts == LOOPBACK
+    assert (settings.fixed.pattern, settings.fixed.start, settings.fixed.log_format) == (
+        "*",
+        "recent",
+        "text",
+    )
+    assert settings.reloaded.skip_record_types == SKIPPED_TYPES
+    assert settings.fixed.kumod_api is None
+    assert settings.fixed.retention is None
+    assert settings.reloaded.ttl_ns == 300 * NS
+    assert settings.fixed.dns == DnsSettings()
     assert settings.warnings == ()
 
 
 def test_lists_of_options_and_empty_ones() -> None:
-    assert settle({"shaping": ()}, {}, policy_saying(shaping=["p"])).shaping == ("p",)
-    assert settle({"shaping": ("a b", "c")}).shaping == ("a b", "c")
-    assert settle({}, {PREFIX + "SHAPING": ' a "b c"\td '}).shaping == ("a", "b c", "d")
-    assert settle({}, {PREFIX + "SHAPING": ""}, policy_saying(shaping=["p"])).shaping == ("p",)
+    assert settle({"shaping": ()}, {}, policy_saying(shaping=["p"])).reloaded.shaping == ("p",)
+    assert settle({"shaping": ("a b", "c")}).reloaded.shaping == ("a b", "c")
+    assert settle({}, {PREFIX + "SHAPING": ' a "b c"\td '}).reloaded.shaping == ("a", "b c", "d")
+    assert settle({}, {PREFIX + "SHAPING": ""}, policy_saying(shaping=["p"])).reloaded.shaping == (
+        "p",
+    )
 
 
 @pytest.mark.parametrize("option", [("",), frozenset()])
 def test_no_record_type_need_be_skipped(option: object) -> None:
-    assert settle({"skip_record_types": option}).skip_record_types == frozenset()
-    assert settle({}, {PREFIX + "SKIP_RECORD_TYPES": ""}).skip_record_types == frozenset()
+    assert settle({"skip_record_types": option}).reloaded.skip_record_types == frozenset()
+    assert settle({}, {PREFIX + "SKIP_RECORD_TYPES": ""}).reloaded.skip_record_types == frozenset()
 
 
 def test_additional_record_types_add_to_those_in_force() -> None:
     added = {"additional_skip_record_types": ("OOB", "Feedback")}
-    assert settle(added).skip_record_types == SKIPPED_TYPES | {"OOB", "Feedback"}
-    assert settle(added | {"skip_record_types": ("Bounce",)}).skip_record_types == {
+    assert settle(added).reloaded.skip_record_types == SKIPPED_TYPES | {"OOB", "Feedback"}
+    assert settle(added | {"skip_record_types": ("Bounce",)}).reloaded.skip_record_types == {
         "Bounce",
         "OOB",
         "Feedback",
@@ -173,21 +181,25 @@ def test_additional_record_types_add_to_those_in_force() -> None:
 
 
 def test_a_record_type_of_a_newer_kumod_is_let_through() -> None:
-    assert settle({"skip_record_types": ("Quarantine",)}).skip_record_types == {"Quarantine"}
+    assert settle({"skip_record_types": ("Quarantine",)}).reloaded.skip_record_types == {
+        "Quarantine"
+    }
     assert 'did you mean "Reception"?' in str(refused({"skip_record_types": ("Recption",)})[0])
 
 
 def test_no_listener() -> None:
-    assert settle({"listen": False}).listen is None
-    assert settle({}, {PREFIX + "LISTEN": "none"}).listen is None
-    assert settle({"listen": "[::1]:1"}, {PREFIX + "LISTEN": "none"}).listen == Address("::1", 1)
+    assert settle({"listen": False}).fixed.listen is None
+    assert settle({}, {PREFIX + "LISTEN": "none"}).fixed.listen is None
+    assert settle({"listen": "[::1]:1"}, {PREFIX + "LISTEN": "none"}).fixed.listen == Address(
+        "::1", 1
+    )
 
 
 def test_variables_may_follow_the_options_spelling() -> None:
-    hosts = settle({}, {PREFIX + "TRUSTED_HOST": "10.0.0.0/8"}).trusted_hosts
+    hosts = settle({}, {PREFIX + "TRUSTED_HOST": "10.0.0.0/8"}).fixed.trusted_hosts
     assert hosts == (ipaddress.ip_network("10.0.0.0/8"),)
     both = {PREFIX + "DNS_ZONES": "/a", PREFIX + "DNS_ZONE": "/b"}
-    assert settle({}, both).dns_zones == (Path("/a"),)
+    assert settle({}, both).fixed.dns_zones == (Path("/a"),)
 
 
 def test_a_misspelt_variable_is_a_warning() -> None:
@@ -204,8 +216,8 @@ def test_the_policys_warnings_and_dns_are_handed_on() -> None:
     policy = Policy(path=Path(FILE), dns=DnsSettings(zones=("z",)), warnings=(warning,))
     settings = settle({"nameservers": ("10.0.0.1",)}, {}, policy)
     assert settings.warnings == (warning,)
-    assert settings.dns == DnsSettings(zones=("z",), nameservers=("10.0.0.1:53",))
-    assert settings.policy == Path(FILE)
+    assert settings.fixed.dns == DnsSettings(zones=("z",), nameservers=("10.0.0.1:53",))
+    assert settings.reloaded.policy == Path(FILE)
 
 
 def test_everything_wrong_is_said_at_once() -> None:
@@ -226,7 +238,7 @@ def test_everything_wrong_is_said_at_once() -> None:
 
 
 def test_what_an_option_overrides_need_not_be_right() -> None:
-    assert settle({"poll": "2s"}, {PREFIX + "POLL": "soon"}).poll_seconds == 2
+    assert settle({"poll": "2s"}, {PREFIX + "POLL": "soon"}).fixed.poll_seconds == 2
 
 
 # What is missing
@@ -277,14 +289,14 @@ def test_an_open_listener_needs_trusted_hosts(listen: str) -> None:
     assert problem.where == "--listen"
     assert "--trusted-host" in problem.message
     trusted = ("10.0.0.0/8",)
-    assert settle({"listen": listen, "trusted_hosts": trusted}).listen is not None
+    assert settle({"listen": listen, "trusted_hosts": trusted}).fixed.listen is not None
     by_policy = policy_saying(listen=listen, trusted_hosts=["::1"])
-    assert settle({}, {}, by_policy).listen == parse_address(listen)
+    assert settle({}, {}, by_policy).fixed.listen == parse_address(listen)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.8.8:1", "[::1]:1", "localhost:1"])
 def test_a_loopback_listener_does_not(listen: str) -> None:
-    assert settle({"listen": listen}).trusted_hosts == LOOPBACK
+    assert settle({"listen": listen}).fixed.trusted_hosts == LOOPBACK
 
 
 # Parsers
@@ -494,13 +506,13 @@ def test_load_settings_runs_the_policy_it_finds(tmp_path: Path) -> None:
     packaged = tmp_path / "tsa_init.lua"
     options = {"log_dir": tmp_path, "shaping": ("a.toml",)}
     settings, policy = load_settings(options, {}, default_policy=packaged)
-    assert (settings.policy, policy) == (None, None)
+    assert (settings.reloaded.policy, policy) == (None, None)
     packaged.write_text("require('sidecar').configure { state = '/x.db' }")
     settings, policy = load_settings(options, {}, default_policy=packaged)
-    assert settings.state == Path("/x.db")
+    assert settings.fixed.state == Path("/x.db")
     assert settings.origins["state"].text == f"{packaged}:1"
     assert policy is not None
-    assert policy.path == settings.policy == packaged
+    assert policy.path == settings.reloaded.policy == packaged
     with pytest.raises(ProblemError, match=r"none\.lua: can't be read"):
         load_settings({"policy": tmp_path / "none.lua"}, {})
 
@@ -527,7 +539,7 @@ def test_the_examples_of_the_environment_file_are_good(tmp_path: Path) -> None:
     settings = settle({}, env)
     assert settings.warnings == ()
     assert {o.kind for o in settings.origins.values()} == {"variable"}
-    assert settings.skip_record_types == SKIPPED_TYPES | {"Feedback", "OOB"}
+    assert settings.reloaded.skip_record_types == SKIPPED_TYPES | {"Feedback", "OOB"}
 
 
 def test_what_sidecar_configure_takes_is_all_but_the_policy() -> None:

@@ -54,7 +54,7 @@ class Sidecar:
             f'trigger = {{Threshold = "{trigger}"}}\n'
         )
         settings = resolve_settings({"shaping": (str(path),)}, {}, None, require=("shaping",))
-        rules = asyncio.run(load_rules(settings, OfflineResolver()))
+        rules = asyncio.run(load_rules(settings.reloaded, OfflineResolver()))
         settled = Settled(settings)
         self.service.book = RuleBook(
             lambda: settled, OfflineResolver(), settled, rules, seen={}, copies={}

@@ -50,7 +50,7 @@ async def processed(directory: Path, rules_file: Path) -> tuple[Service, list[st
         service = Service(
             store=store, saved=store.load(), resolver=resolver, log=log, metrics=Metrics.create()
         )
-        rules = await load_rules(settled.settings, resolver)
+        rules = await load_rules(settled.settings.reloaded, resolver)
         service.book = RuleBook(lambda: settled, resolver, settled, rules, seen={}, copies={})
         start = Start("beginning")
         async with Tail(directory, start=start, on_problem=log.problem) as tail:

@@ -191,9 +191,9 @@ def test_what_does_not_resolve_is_asked_for_before_the_ttl_has_passed(tmp_path: 
         def recall(self, domain: str) -> MxAnswer | None:
             return None
 
-    loaded = asyncio.run(load_rules(settings, Failing()))
+    loaded = asyncio.run(load_rules(settings.reloaded, Failing()))
     assert loaded.reload_ns(20 * NS) == 80 * NS
     assert loaded.reload_ns(99 * NS) == 30 * NS  # a load of many rules takes its time
     zone = "$ORIGIN late.example.\n@ 600 IN A 127.0.0.1\n"
-    whole = asyncio.run(load_rules(settings, ZoneResolver([zone])))
+    whole = asyncio.run(load_rules(settings.reloaded, ZoneResolver([zone])))
     assert whole.reload_ns(0) == 3600 * NS

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from sidecar.problems import Problem
-from sidecar.settings import Address, DnsSettings, Network
+
+from .values import Address, DnsSettings, Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Policy:
     """A policy that was run.
 
     ``values`` holds the checked values by setting name
-    (:data:`sidecar.settings.SETTINGS`), from KumoMTA's own calls and from
+    (:data:`~sidecar.settings.SETTINGS`), from KumoMTA's own calls and from
     ``sidecar.configure``, of which the latter wins.  ``files`` are all the
     files that took part, to be watched for changes.  ``tsa_db_path`` is where
     upstream's daemon kept its state, if the policy says so.
