@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     (?P<comment> --\[(?P<level>=*)\[ .*? (?:\](?P=level)\]|\Z) | --[^\n]* )
   | (?P<long> \[(?P<stop>=*)\[ \n? (?P<body>.*?) (?:\](?P=stop)\]|\Z) )
   | (?P<string> "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' )
-  | (?P<number> (?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)? )
+  | (?P<number> (?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)? )
   | (?P<name> [A-Za-z_]\w* )
   | (?P<other> \S )
     """,
@@ -30,7 +30,7 @@ _TOKEN = re.compile(
 )
 
 _ESCAPE = re.compile(
-    r"\\(?:x([0-9A-Fa-f]{2})|u\{([0-9A-Fa-f]{1,6})\}|(\d{1,3})|z\s*|(.))", re.DOTALL
+    r"\\(?:x([0-9A-Fa-f]{2})|u\{([0-9A-Fa-f]{1,6})\}|([0-9]{1,3})|z\s*|(.))", re.DOTALL
 )
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 

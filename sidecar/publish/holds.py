@@ -245,7 +245,7 @@ def duration_ns(text: str) -> int:
     """A duration as kumod prints it: ``1day 4h 59m 59s 994ms 586us 310ns``; 0: not one."""
     total = 0
     for part in text.split():
-        m = re.fullmatch(r"(\d{1,18})([a-zµ]+)", part)
+        m = re.fullmatch(r"([0-9]{1,18})([a-zµ]+)", part)
         if m is None:
             return 0
         unit = _UNIT.get(m[2]) or _UNIT.get(m[2].removesuffix("s"))

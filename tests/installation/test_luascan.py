@@ -107,6 +107,10 @@ def test_no_text_makes_it_fail(source: str) -> None:
     assert isinstance(calls(source, NAME), list)
 
 
+def test_only_ascii_digits_make_an_escape_or_a_number() -> None:
+    assert fields("x.configure_local_logs { A = '\\31\u1c50' }") == {"A": "\x1f\u1c50"}
+
+
 VALUES = st.recursive(
     st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)
     | st.booleans()
