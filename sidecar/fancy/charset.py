@@ -35,11 +35,12 @@ POSIX_NAMES: Final[Mapping[str, str]] = {
 }
 """POSIX classes, each as the inside of a bracket: ASCII only, whatever the flags."""
 
-_PERL: Final[Mapping[str, str]] = {
+PERL: Final[Mapping[str, str]] = {
     "d": r"\p{gc=Nd}",
     "s": r"\p{White_Space=Yes}",
     "w": r"\p{Alphabetic=Yes}\p{gc=M}\p{gc=Nd}\p{gc=Pc}\p{Join_Control=Yes}",
 }
+"""Rust's ``\\d``, ``\\s`` and ``\\w``, each as the inside of a bracket of the ``regex`` module."""
 
 _VALUED: Final = {
     "gc": "gc",
@@ -109,7 +110,7 @@ def evaluate(item: nodes.SetNode, alphabet: Alphabet, *, fold: bool) -> int:
         case nodes.SetRange(low, high):
             return alphabet.range(low, high)
         case nodes.SetPerl(kind, negated):
-            members = alphabet.bracket(_PERL[kind])
+            members = alphabet.bracket(PERL[kind])
             return alphabet.everything & ~members if negated else members
         case nodes.SetPosix(name, negated):
             return closed(alphabet.bracket(POSIX_NAMES[name]), negated=negated)
@@ -178,9 +179,9 @@ class AsciiAlphabet:
 
     # Of what most rules use, so that they need not wait for the regex module.
     _KNOWN: Final[Mapping[str, str]] = {
-        _PERL["d"]: "0123456789",
-        _PERL["s"]: "\t\n\v\f\r ",
-        _PERL["w"]: "_" + "".join(filter(str.isalnum, _CHARS)),
+        PERL["d"]: "0123456789",
+        PERL["s"]: "\t\n\v\f\r ",
+        PERL["w"]: "_" + "".join(filter(str.isalnum, _CHARS)),
     }
 
     everything: int = (1 << 130) - 1

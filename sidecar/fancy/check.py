@@ -1,4 +1,4 @@
-"""What fancy-regex works out of a tree before it compiles it, and refuses on that ground.
+"""Refuses a pattern that fancy-regex refuses, or that is too large to be run here.
 
 In: a parsed pattern.  Out: nothing, or :class:`PatternError`.
 """
@@ -14,6 +14,9 @@ from .parse import Parsed
 
 WEIGHT_LIMIT: Final = 10 << 20
 """Bytes that Rust's regex crate allows a compiled pattern (its ``size_limit``)."""
+
+COST_LIMIT: Final = 64 << 20
+"""Bytes that the ``regex`` module may take for a compiled pattern."""
 
 _PERL_WEIGHTS: Final = {"d": 5_125, "s": 680, "w": 50_000}
 
@@ -38,6 +41,11 @@ def check(parsed: Parsed) -> None:
     shape = _Checker(parsed.referenced).visit(parsed.root)
     if not shape.hard and _weight(parsed.root) > WEIGHT_LIMIT:
         raise PatternError("too large: KumoMTA refuses it because of its repetitions")
+    if shape.hard and (cost := _cost(parsed.root)) > COST_LIMIT:
+        raise PatternError(
+            f"valid in KumoMTA, but too large to be run here: its repetitions, written out, take "
+            f"about {cost >> 20:,} MiB, and {COST_LIMIT >> 20} are allowed"
+        )
 
 
 @dataclass(slots=True)
@@ -114,7 +122,40 @@ def _weight(node: nodes.Node) -> int:
             return below + 32 * len(items)
         case nodes.Group():
             return below + 64
-        case nodes.Repeat(_, low, high, _):
-            optional = 0 if high is None else max(high - low, 0)
-            return low * below + optional * (below + 40) + below
+        case nodes.Repeat():
+            return _written_out(node, below)
     return below
+
+
+def _cost(node: nodes.Node) -> int:
+    """About how many bytes the ``regex`` module takes for ``node``, as measured with it.
+
+    It writes repetitions out, and sets that name classes as hundreds of ranges.
+    """
+    below = sum(_cost(child) for child in nodes.children(node))
+    match node:
+        case nodes.CharClass(nodes.SetPerl(), _):
+            return 1_000
+        case nodes.CharClass(item, _):
+            return 90_000 if _names_class(item) else 1_000
+        case nodes.Anchor(kind) if "word" in kind:
+            return 6_000
+        case nodes.Repeat():
+            return _written_out(node, below)
+    return below + 400
+
+
+def _written_out(node: nodes.Repeat, below: int) -> int:
+    optional = 0 if node.high is None else max(node.high - node.low, 0)
+    return node.low * below + optional * (below + 40) + below
+
+
+def _names_class(item: nodes.SetNode) -> bool:
+    match item:
+        case nodes.SetRange():
+            return False
+        case nodes.SetUnion(items):
+            return any(_names_class(part) for part in items)
+        case nodes.SetBracket(inner, _):
+            return _names_class(inner)
+    return True

@@ -5,17 +5,20 @@ Out: a :class:`Pattern` that finds it in a response.
 
 A pattern in RE2's language runs on google-re2, in time linear in the text.  For
 ASCII texts, nearly all there are, it is a small program over bytes; the program for
-all of Unicode is built when the first other text comes.  Look-around,
-back-references and the like, and word boundaries in texts that aren't ASCII, run on
-the ``regex`` module, which backtracks: only on texts that a simpler pattern on
-google-re2 has let through, with a time limit, and a count of the times it struck.  As in
-KumoMTA, which gives up after a million steps back, a search without an end is no match.
+all of Unicode is built when the first other text comes.
+
+Look-around, back-references and the like, and word boundaries in texts that aren't
+ASCII, run on the ``regex`` module, which backtracks.  It gets only texts that a
+simpler pattern on google-re2 has let through, and :data:`TIME_LIMIT` for each.  A
+search that takes longer is no match, as in KumoMTA, which gives up after a million
+steps back.  A pattern that takes too long too often is switched off.
 """
 
 from __future__ import annotations
 
 import functools
 import string
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -31,6 +34,15 @@ __all__ = ["Literal", "Pattern", "PatternError", "PatternSet", "compile_pattern"
 TIME_LIMIT: Final = 0.1
 """Seconds that one search may take on the ``regex`` module."""
 
+MOST_TIMEOUTS: Final = 10
+"""A pattern that hit the time limit so often is switched off."""
+
+SLOW: Final = 0.005
+"""A search on the ``regex`` module that takes so many seconds is a slow one."""
+
+MOST_SLOW_SECONDS: Final = 1.0
+"""A pattern whose slow searches come to more within a minute is switched off."""
+
 _RE2_MEMORY: Final = 8 << 20
 
 _FOLDS: Final = str.maketrans(
@@ -44,13 +56,27 @@ _Search = Callable[[str], Span | None]
 class Pattern:
     """A compiled pattern; equal to another of the same source."""
 
-    __slots__ = ("__dict__", "_ascii", "_parsed", "engine", "source", "timeouts")
+    __slots__ = (
+        "__dict__",
+        "_ascii",
+        "_minute",
+        "_parsed",
+        "_slow_seconds",
+        "engine",
+        "off",
+        "source",
+        "timeouts",
+    )
 
     def __init__(self, source: str) -> None:
         """Raises :class:`PatternError` for a pattern that KumoMTA refuses."""
         self.source: Final = source
         self.timeouts = 0
         """How often the time limit struck."""
+        self.off: str | None = None
+        """Why the backtracking engine is no longer asked; None while it is."""
+        self._minute = 0.0
+        self._slow_seconds = 0.0
         self._parsed: Final = parse.parse(source)
         check.check(self._parsed)
         alphabet = AsciiAlphabet()
@@ -62,16 +88,21 @@ class Pattern:
         """The start and end of the first match in ``text``, in characters; never raises."""
         try:
             return self._ascii(text) if text.isascii() else self._unicode(text)
-        except TimeoutError:
-            self.timeouts += 1
-            return None
         except UnicodeEncodeError:  # a lone surrogate, which no text in Rust can have
             return self.search(text.encode(errors="replace").decode())
+
+    def take_over(self, former: Pattern) -> None:
+        """Go on counting from where `former`, of the same source, left off."""
+        self.timeouts, self.off = former.timeouts, former.off
 
     @functools.cached_property
     def _unicode(self) -> _Search:
         alphabet = UnicodeAlphabet()
-        return self._on_re2(alphabet) or self._on_regex(alphabet)
+        try:
+            return self._on_re2(alphabet) or self._on_regex(alphabet)
+        except PatternError as error:
+            self.off = f"it can't be run on texts beyond ASCII: {error}"
+            return lambda _: None
 
     def _on_re2(self, alphabet: Alphabet) -> _Search | None:
         try:
@@ -98,12 +129,30 @@ class Pattern:
         guard = _guard(self._parsed, alphabet)
 
         def search(text: str) -> Span | None:
-            if guard is not None and guard.search(text) is None:
+            if self.off is not None or (guard is not None and guard.search(text) is None):
                 return None
-            found = compiled.search(text, timeout=TIME_LIMIT)
+            start = time.thread_time()
+            try:
+                found = compiled.search(text, timeout=TIME_LIMIT)
+            except TimeoutError:
+                found = None
+                self.timeouts += 1
+            if (seconds := time.thread_time() - start) >= SLOW:
+                self._was_slow(seconds)
             return None if found is None else found.span()
 
         return search
+
+    def _was_slow(self, seconds: float) -> None:
+        """Count a slow search, and switch the pattern off when it is one too many."""
+        now = time.monotonic()
+        if now - self._minute > 60:
+            self._minute, self._slow_seconds = now, 0.0
+        self._slow_seconds += seconds
+        if self.timeouts >= MOST_TIMEOUTS:
+            self.off = f"{self.timeouts} searches took longer than {TIME_LIMIT:g} s"
+        elif self._slow_seconds > MOST_SLOW_SECONDS:
+            self.off = f"its slow searches took {self._slow_seconds:.1f} s within a minute"
 
     def literals(self) -> tuple[Literal, ...] | None:
         """Literals of which every text with a match contains one; None when none are usable."""

@@ -9,12 +9,14 @@ engine's unambiguous ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from . import nodes
-from .charset import Alphabet, AsciiAlphabet, evaluate
+from .charset import PERL, Alphabet, AsciiAlphabet, evaluate
 from .parse import Parsed
 
 Range = tuple[int, int]
+PerlKind = Literal["d", "s", "w"]
 
 
 class NotInLanguage(Exception):  # noqa: N818 - an answer rather than an error
@@ -72,6 +74,8 @@ class _Emitter:
                 return self.chars(self.alphabet.char(ord(value), fold=fold))
             case nodes.AnyChar(newline):
                 return "(?s:.)" if newline else "[^\\n]"
+            case nodes.CharClass(nodes.SetPerl(kind, negated), _):
+                return self.perl(kind, negated=negated)
             case nodes.CharClass(item, fold):
                 return self.chars(self.alphabet.ranges(evaluate(item, self.alphabet, fold=fold)))
             case nodes.Repeat():
@@ -106,6 +110,10 @@ class _Emitter:
                 upper = "" if high is None else str(high)
                 mark = f"{{{low}}}" if low == high else f"{{{low},{upper}}}"
         return f"(?:{child}){mark}{'' if node.greedy else '?'}"
+
+    def perl(self, kind: PerlKind, *, negated: bool) -> str:
+        item = nodes.SetPerl(kind, negated)
+        return self.chars(self.alphabet.ranges(evaluate(item, self.alphabet, fold=False)))
 
     def code(self, point: int) -> str:
         raise NotImplementedError
@@ -216,9 +224,14 @@ class _Regex(_Emitter):
                 return f"(?:(?>{test}){self.emit(yes)}|(?!{test}){self.emit(no)})"
         raise NotInLanguage
 
+    def perl(self, kind: PerlKind, *, negated: bool) -> str:
+        # By property: ranges take 85 KB each in all of Unicode.
+        if isinstance(self.alphabet, AsciiAlphabet):
+            return super(_Regex, self).perl(kind, negated=negated)
+        return f"[{'^' if negated else ''}{PERL[kind]}]"
+
     def anchor(self, kind: nodes.AnchorKind) -> str:
-        members = evaluate(nodes.SetPerl("w", negated=False), self.alphabet, fold=False)
-        word = self.chars(self.alphabet.ranges(members))
+        word = self.perl("w", negated=False)
         match kind:
             case "text_start":
                 return r"\A"

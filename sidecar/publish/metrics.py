@@ -43,6 +43,7 @@ class Metrics:
     reserved_names: Counter
     entries_left_out: Counter
     regex_timeouts: Counter
+    regexes_switched_off: Gauge
     rules: Gauge
     rule_load_errors: Counter
     rules_loaded_at: Gauge
@@ -99,6 +100,9 @@ class Metrics:
                 "entries_left_out", "Entries left out of the overlay since they failed its check."
             ),
             regex_timeouts=counter("regex_timeouts", "Matches given up at the time limit."),
+            regexes_switched_off=gauge(
+                "regexes_switched_off", "Regexes no longer asked since they took too long."
+            ),
             rules=gauge("rules", "Rules in force."),
             rule_load_errors=counter(
                 "rule_load_errors", "Loads of the rule files that failed; the old rules stayed."

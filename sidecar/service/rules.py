@@ -19,6 +19,7 @@ from sidecar.problems import Problem, ProblemError
 from sidecar.settings import Reloaded, Settings
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
+from sidecar.shaping.specs import shown
 from sidecar.times import NS
 
 from .reload import Signature
@@ -72,6 +73,34 @@ class Rules:
     def found(self) -> tuple[Problem, ...]:
         """What the shaping files have that did not stop the load."""
         return (*self.shaping.warnings, *self.shaping.errors, *self._unresolved())
+
+    @property
+    def switched_off(self) -> tuple[Problem, ...]:
+        """The rules with a regex that took too long too often and is no longer asked."""
+        if all(pattern.off is None for pattern in self.patterns):
+            return ()
+        return tuple(
+            Problem(
+                "error",
+                "regex-switched-off",
+                f"regex {shown(pattern.source)} is switched off, so the rule misses matches: "
+                f"{pattern.off}; rewrite it without repetitions inside repetitions, or take it "
+                "out (it is tried again after a restart)",
+                rule.file,
+                rule.line,
+                rule.where,
+            )
+            for rule in self.shaping.all_rules()
+            for pattern in rule.regexes
+            if pattern.off is not None
+        )
+
+    def take_over(self, former: Rules) -> None:
+        """Regexes that `former` has, too, go on with their counts, and switched off if they are."""
+        known = {pattern.source: pattern for pattern in former.patterns}
+        for pattern in self.patterns:
+            if pattern.source in known:
+                pattern.take_over(known[pattern.source])
 
     def _unresolved(self) -> Iterator[Problem]:
         """kumod says nothing of this unless asked; here it means that records are passed over."""
@@ -146,6 +175,7 @@ class RuleBook:
         self.rules = rules
         self.failure: tuple[Problem, ...] = ()
         """Why the last reload failed; empty when it did not."""
+        self._said_off: set[Problem] = set()
 
     async def reload(self) -> bool:
         """Read everything again; True when the rules changed."""
@@ -161,6 +191,11 @@ class RuleBook:
         except ProblemError as error:
             self.failure = error.problems
             return False
+        except MemoryError:
+            message = "the rule files take more memory than there is; the last good rules stay"
+            self.failure = (Problem("error", "too-much-memory", message),)
+            return False
+        rules.take_over(self.rules)
         self.failure = ()
         changed = rules.shaping.hash != self.rules.shaping.hash
         changed = (
@@ -168,6 +203,12 @@ class RuleBook:
         )
         self.settled, self.rules = settled, rules
         return changed
+
+    def newly_switched_off(self) -> list[Problem]:
+        """What of :attr:`Rules.switched_off` was not there when this was last asked."""
+        new = [problem for problem in self.rules.switched_off if problem not in self._said_off]
+        self._said_off.update(new)
+        return new
 
     def _refuse_gone(self, rules: Rules) -> None:
         """ProblemError where a file can't be read now that the rules in force are from.

@@ -121,6 +121,10 @@ class Service:
             await self.process(batch)
             on_finished(batch.finished)
 
+    def say(self, problem: Problem) -> None:
+        """Log `problem`."""
+        self._log.problem(problem)
+
     def sift(self, data: bytes) -> bytes:
         """The lines that the rules in force can match; a batch keeps to those it began with."""
         if self._reading_by is None:

@@ -103,7 +103,7 @@ class Status:
         service = self._service
         failures = [p for p in (service.commits.failure, self._publisher.failure) if p is not None]
         if service.book is not None:
-            failures += service.book.failure
+            failures += [*service.book.failure, *service.book.rules.switched_off]
         return [str(p) for p in failures]
 
     def _log(self) -> Document:
@@ -153,6 +153,9 @@ class Status:
         if book is not None:
             struck = sum(pattern.timeouts for pattern in book.rules.patterns)
             self._count(metrics.regex_timeouts, struck)
+            metrics.regexes_switched_off.set(len(book.rules.switched_off))
+            for problem in book.newly_switched_off():
+                self._service.say(problem)
 
     def _count(self, counter: Counter, total: int) -> None:
         """Have `counter` follow a count kept elsewhere, which a reload may begin anew."""

@@ -6,7 +6,9 @@ hand and made up at random: refused, or the first match's start and end in each 
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.fancy.pattern import PatternError, PatternSet, compile_pattern
+from sidecar.fancy.pattern import MOST_TIMEOUTS, PatternError, PatternSet, compile_pattern
 from sidecar.log.record import Record
 from tests.fancy.pattern_texts import patterns, texts
 
@@ -115,6 +117,53 @@ def test_a_text_that_cannot_match_never_reaches_the_backtracker() -> None:
     pattern = compile_pattern(r"(?!x)(?:a+)+b")
     assert pattern.search("a" * 5000) is None
     assert pattern.timeouts == 0
+
+
+EXPLODES = r"(?:(?:(?:a{50}\b){50}){50}){50}(?=x)"
+
+
+@pytest.mark.parametrize("source", [EXPLODES, r"(?!x)([\w.]a?){2000}", r"(?!x)a{1000000000}"])
+def test_a_pattern_whose_repetitions_explode_is_refused_before_it_is_compiled(source: str) -> None:
+    with pytest.raises(PatternError, match="too large to be run here: its repetitions"):
+        compile_pattern(source)
+
+
+@pytest.mark.parametrize("source", [r"(?!x)\b\w{1,253}\b", r"(?!x)(?:\b\S+\b|a){1,60}"])
+def test_what_people_write_is_small_enough_beyond_ascii_as_well(source: str) -> None:
+    pattern = compile_pattern(source)
+    assert pattern.search("-é " + "a" * 50) is not None
+    assert pattern.off is None
+
+
+BACKTRACKS = r"(?=zzz((a|a)*)*d)z"
+
+
+def test_a_pattern_that_is_given_up_too_often_is_switched_off_and_stays_so_after_a_reload() -> None:
+    pattern = compile_pattern(BACKTRACKS)
+    assert pattern.search("zzzad") == (0, 1)
+    for number in range(MOST_TIMEOUTS + 20):
+        assert pattern.search(f"{number} zzz" + "a" * 60 + " d") is None
+    assert pattern.timeouts <= MOST_TIMEOUTS
+    assert pattern.off is not None
+    assert pattern.search("zzzad") is None
+    again = compile_pattern(BACKTRACKS)
+    again.take_over(pattern)
+    assert again.search("zzzad") is None
+    assert (again.timeouts, again.off) == (pattern.timeouts, pattern.off)
+
+
+def test_searches_that_stay_below_the_limit_may_not_take_all_the_time_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pattern = compile_pattern(BACKTRACKS)
+    seconds = itertools.count()
+    monkeypatch.setattr(time, "thread_time", lambda: next(seconds) * 0.09)
+    searches = 0
+    while pattern.off is None and searches < 100:
+        assert pattern.search("zzzad") == (0, 1)
+        searches += 1
+    assert searches == 12
+    assert pattern.off == "its slow searches took 1.1 s within a minute"
 
 
 @pytest.mark.parametrize("source", ["x", "(?!a).x", r"\bx", ""])

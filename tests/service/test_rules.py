@@ -70,6 +70,38 @@ def test_broken_rules_leave_the_last_good_ones_in_force_until_mended(setup: Setu
     assert running.stop() == 0
 
 
+def rule(regex: str) -> str:
+    return f"[[default.automation]]\nregex = '{regex}'\naction = 'Suspend'\nduration = '1h'\n"
+
+
+def test_a_regex_that_explodes_leaves_the_last_good_rules_in_force(setup: Setup) -> None:
+    running = setup.run()
+    explodes = r"(?:(?:(?:a{50}\b){50}){50}){50}(?=x)"
+    replace(setup.rules, setup.rules.read_text() + rule(explodes))
+    output = running.says("the rules were not replaced; the last good ones stay")
+    assert "too large to be run here" in output
+    setup.log(failure(1, domain="still.example"))
+    until(lambda: "still.example" in setup.overlay())
+    assert running.stop() == 0
+
+
+def test_a_regex_that_takes_too_long_too_often_is_switched_off_and_said(setup: Setup) -> None:
+    setup.rules.write_text(setup.rules.read_text() + rule("(?=zzz((a|a)*)*d)z"))
+    line = setup.rules.read_text().count("\n") - 3
+    running = setup.run(ttl="1 day")
+    setup.log(*(failure(n, f"{n} zzz" + "a" * 60 + " d") for n in range(1, 40)))
+    output = running.says("is switched off, so the rule misses matches: 10 searches took longer")
+    assert f"file={setup.rules} line={line}" in output
+    until(lambda: "tsa_sidecar_regexes_switched_off 1.0" in setup.get("/metrics").decode())
+    assert "tsa_sidecar_regex_timeouts_total 10.0" in setup.get("/metrics").decode()
+    assert any("is switched off" in error for error in setup.status()["errors"])
+    replace(setup.rules, setup.rules.read_text() + rule("another"))
+    running.signal(signal.SIGHUP)
+    running.says("the rules were replaced")
+    assert any("is switched off" in error for error in setup.errors())
+    assert running.stop() == 0
+
+
 def test_broken_rules_at_the_start_end_it_with_the_line_and_what_was_in_force_published(
     setup: Setup,
 ) -> None:
