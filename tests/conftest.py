@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import settings
 
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("tsa-sidecar", deadline=None)
 settings.load_profile("tsa-sidecar")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Our own options."""
+    parser.addoption("--seed", type=int, help="of the tests that kill processes at random moments")
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """The test's own source of chance; what it printed its seed as repeats it."""
+    seed = request.config.getoption("--seed")
+    if seed is None:
+        seed = random.randrange(1 << 32)
+    print(f"--seed {seed}")  # pytest shows it when the test fails
+    return random.Random(seed)

@@ -152,7 +152,7 @@ class KumodState:
             self.held.clear()
             self._changed.notify_all()
 
-    def wait_for(self, what: Callable[[KumodState], object], *, seconds: float = 10.0) -> None:
+    def wait_for(self, what: Callable[[KumodState], object], *, seconds: float = 60.0) -> None:
         """Until `what` holds; AssertionError when it doesn't in time."""
         with self._changed:
             assert self._changed.wait_for(lambda: what(self), timeout=seconds), (
@@ -415,7 +415,7 @@ class KumodStandin:
 class WebSocketClient:
     """A blocking WebSocket client; real framing by wsproto."""
 
-    def __init__(self, url: str, *, seconds: float = 10.0, connect: bool = True) -> None:
+    def __init__(self, url: str, *, seconds: float = 60.0, connect: bool = True) -> None:
         parts = urlsplit(url)
         self.sock = socket.create_connection((parts.hostname, parts.port), timeout=seconds)
         self.ws = WSConnection(ConnectionType.CLIENT)
@@ -499,14 +499,14 @@ class Subscription:
     def overlay(self) -> dict[str, Any]:
         """The overlay, read as the last shaping file."""
         parts = urlsplit(self.url)
-        connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=5)
+        connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", f"{parts.path}/get_config_v1/shaping.toml")
             answer = connection.getresponse()
             assert answer.status == 200
             return tomllib.loads(answer.read().decode())
 
-    def wait_for(self, what: Callable[[Subscription], object], *, seconds: float = 10.0) -> None:
+    def wait_for(self, what: Callable[[Subscription], object], *, seconds: float = 60.0) -> None:
         """Until `what` holds of this subscription."""
         with self._changed:
             assert self._changed.wait_for(lambda: what(self), timeout=seconds), self

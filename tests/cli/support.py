@@ -48,7 +48,7 @@ def run_process(
         input=input,
         env={**settled, "PYTHONPATH": str(REPOSITORY), **env},
         capture_output=True,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -22,7 +22,8 @@ from tests.kumod_standin import WebSocketClient
 from tests.kumod_writer import KumodWriter, record
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 30.0
+SECONDS = 120.0
+"""What didn't come about in this time won't: no measure of how fast anything is."""
 
 RULES = r"""
 [["default".automation]]
@@ -158,10 +159,15 @@ class Running:
         return self.output
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def reserved_port() -> socket.socket:
+    """A socket that keeps its port from everybody who doesn't ask for that very port.
+
+    Whoever asks may listen there: this one doesn't, and both say ``SO_REUSEADDR``.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 class Setup:
@@ -176,7 +182,8 @@ class Setup:
         self.rules.write_text(rules, encoding="utf-8")
         self.overlay_file = base / "overlay" / "shaping.toml"
         self.state_file = base / "state" / "state.db"
-        self.port = free_port()
+        self._reserved = reserved_port()
+        self.port: int = self._reserved.getsockname()[1]
         self.started: list[Running] = []
 
     @property
@@ -249,7 +256,7 @@ class Setup:
         return json.loads((self.overlay_file.parent / name).read_bytes())
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=SECONDS) as answer:
             body: bytes = answer.read()
             return body
 
@@ -291,6 +298,7 @@ class Setup:
             with contextlib.suppress(ProcessLookupError):
                 running.signal(signal.SIGKILL)
             running.wait()
+        self._reserved.close()
 
 
 def failure(number: int, text: str = "Throttled", *, domain: str = "", at: int = 0) -> Any:

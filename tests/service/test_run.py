@@ -20,7 +20,7 @@ from sidecar.times import NS
 from tests.kumod_standin import BOUNCE, READY_Q, SCHED_Q, KumodStandin, WebSocketClient
 from tests.test_conformance import expected_meaning
 
-from .support import ROOT, SECONDS, Setup, failure, free_port, until
+from .support import ROOT, SECONDS, Setup, failure, until
 
 RECORDED = Path(__file__).parents[1] / "data" / "logs"
 
@@ -204,7 +204,7 @@ def test_it_starts_as_a_program_of_its_own(setup: Setup) -> None:
     setup.log(failure(1, domain="real.example"))
     arguments = [sys.executable, "-m", "sidecar", "run", *setup.arguments(), "--once"]
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     assert "real.example" in setup.overlay()
 
@@ -286,7 +286,6 @@ def test_kumod_is_told_through_its_admin_api_and_again_when_it_has_forgotten(
 
 
 def test_kumods_subscription_follows_the_sidecar_across_its_restart(setup: Setup) -> None:
-    setup.port = free_port()
     running = setup.run()
     with KumodStandin() as kumod:
         subscription = kumod.subscribe(setup.url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,16 @@ def test_what_is_no_export_is_refused(setup: Setup) -> None:
     assert "--from-tsa-daemon" in refused.output
 
 
+def of_this_month(daemon: bytes) -> bytes:
+    """The recorded state as if the daemon had written it this month: its entries end next month."""
+    now = datetime.now(UTC)
+    after = (now.replace(day=1) + timedelta(days=32)).strftime("%Y-%m-22T").encode()
+    return daemon.replace(b"2026-12-22T", after)
+
+
 def take_over(setup: Setup, *more: str) -> str:
+    daemon = setup.base / "tsa.db.state"
+    daemon.write_bytes(of_this_month((DAEMON / "tsa.db.state").read_bytes()))
     running = setup.command(
         "state",
         "import",
@@ -121,7 +131,7 @@ def take_over(setup: Setup, *more: str) -> str:
         "--shaping",
         str(DAEMON / "shaping.toml"),
         "--from-tsa-daemon",
-        str(DAEMON / "tsa.db.state"),
+        str(daemon),
         *more,
     )
     assert running.code == 0, running.output
@@ -134,6 +144,7 @@ def test_a_tsa_daemons_state_is_taken_over_and_published(setup: Setup) -> None:
     assert f"{len(entries)} entries" in output
     assert {e.kind for e in entries.values()} >= {"override", "sched_q", "bounce"}
     setup.once(shaping=str(DAEMON / "shaping.toml"))
+    assert len(setup.saved().entries) == len(entries)
     assert "gmail.com" in str(setup.overlay())
     assert len(setup.beside("bounced.json")) > 5
 

@@ -50,23 +50,21 @@ def expected_after(number: int) -> Saved:
     return saved
 
 
-def test_a_killed_process_leaves_a_whole_transaction(path: Path) -> None:
-    seed = random.randrange(1 << 32)
-    chance = random.Random(seed)
+def test_a_killed_process_leaves_a_whole_transaction(path: Path, chance: random.Random) -> None:
     for round_ in range(ROUNDS):
         reported = committed_until_killed(path, chance.uniform(0, 0.05))
         with Store.open(path) as store:
             saved = store.load()
             assert store.problems == []
         number = int(saved.meta["batch"])
-        where = f"seed {seed}, round {round_}"
+        where = f"round {round_}"
         assert number in (reported, reported + 1), where
         assert saved == expected_after(number), where
 
 
-def test_a_process_killed_while_starting_leaves_nothing_in_the_way(path: Path) -> None:
-    seed = random.randrange(1 << 32)
-    chance = random.Random(seed)
+def test_a_process_killed_while_starting_leaves_nothing_in_the_way(
+    path: Path, chance: random.Random
+) -> None:
     for round_ in range(ROUNDS // 2):
         process = subprocess.Popen(
             [sys.executable, "-c", WORK, str(path)], stdout=subprocess.DEVNULL
@@ -77,8 +75,8 @@ def test_a_process_killed_while_starting_leaves_nothing_in_the_way(path: Path) -
         process.send_signal(signal.SIGKILL)
         process.wait()
         with Store.open(path) as store:
-            assert store.problems == [], f"seed {seed}, round {round_}"
+            assert store.problems == [], f"round {round_}"
             number = int(store.load().meta.get("batch", "0"))
-            assert store.load() == expected_after(number), f"seed {seed}, round {round_}"
+            assert store.load() == expected_after(number), f"round {round_}"
         for file in path.parent.iterdir():
             file.unlink()
