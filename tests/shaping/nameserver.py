@@ -17,11 +17,17 @@ Answer = Callable[[str], list[str] | dns.rcode.Rcode | None]
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """Answers MX queries; ``queries`` has the names asked for, in order."""
+    """Answers MX queries; ``queries`` has the names asked for, in order.
+
+    ``silent``: it answers nothing at all.  Else it tells who serves the root
+    (nobody), as every server can; ``probes`` counts these questions.
+    """
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.queries: list[str] = []
+        self.probes = 0
+        self.silent = False
         self.port = 0
         self._transport: asyncio.DatagramTransport | None = None
 
@@ -32,9 +38,13 @@ class NameServer(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         query = dns.message.from_wire(data)
         name = query.question[0].name.to_text(omit_final_dot=True)
-        self.queries.append(name)
-        found = self.answer(name)
-        if found is None:
+        found: list[str] | dns.rcode.Rcode | None = []
+        if name == ".":
+            self.probes += 1
+        else:
+            self.queries.append(name)
+            found = self.answer(name)
+        if found is None or self.silent:
             return
         response = dns.message.make_response(query)
         response.flags |= dns.flags.RA
