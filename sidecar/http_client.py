@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Thread
@@ -58,21 +58,35 @@ class Answer:
         return " ".join(self.body[:500].decode("utf-8", "replace").split())[:200]
 
 
+LookUp = Callable[[str, int], Awaitable[list[str]]]
+"""Host and port in, addresses out; OSError where it has none."""
+
+
 class HttpClient:
     """Asks, and keeps its connection between requests; use it as a context.
 
     `seconds`: for one exchange, from the look-up of the host's name to the last
     byte.  `largest`: bytes of an answer's body.  `proxy`: where one is to be used.
+    `tls`: whom to trust, if not whom the system trusts.  `look_up`: who tells
+    a host's addresses, if not the system.
     """
 
-    def __init__(self, *, seconds: float, largest: int, proxy: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        seconds: float,
+        largest: int,
+        proxy: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        look_up: LookUp | None = None,
+    ) -> None:
         self._seconds = seconds
         self._largest = largest
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(),
+            ssl_context=tls or ssl.create_default_context(),
             proxy=None if proxy is None else httpcore.Proxy(proxy),
             max_connections=1,
-            network_backend=_Network(),
+            network_backend=_Network(look_up or _addresses),
         )
 
     async def __aenter__(self) -> HttpClient:
@@ -187,6 +201,10 @@ class _Network(httpcore.AnyIOBackend):
     name server is silent.
     """
 
+    def __init__(self, look_up: LookUp) -> None:
+        super().__init__()
+        self._look_up = look_up
+
     async def connect_tcp(
         self,
         host: str,
@@ -196,7 +214,7 @@ class _Network(httpcore.AnyIOBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         failure: httpcore.ConnectError | None = None
-        for address in await _addresses(host, port):
+        for address in await self._look_up(host, port):
             try:
                 return await super().connect_tcp(
                     address, port, timeout, local_address, socket_options

@@ -14,7 +14,13 @@ from sidecar.policy import load_settings
 from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.service.rules import Settled
 from sidecar.settings import Settings, setting
-from sidecar.shaping.mx import DnsResolver, OfflineResolver, Resolver, ZoneResolver
+from sidecar.shaping.mx import (
+    DnsResolver,
+    OfflineResolver,
+    PolicyServers,
+    Resolver,
+    ZoneResolver,
+)
 from sidecar.times import NS, parse_time
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -113,6 +119,7 @@ def resolver_for(
         timeout=timeout / NS if timeout else 5.0,
         concurrency=said.mx_concurrency or 128,
         saved=saved,
+        policies=PolicyServers() if said.mta_sts else None,
     )
 
 

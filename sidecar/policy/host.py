@@ -160,6 +160,7 @@ class Host:
             "set_mx_timeout": self._set_mx_timeout,
             "set_mx_concurrency_limit": self._set_mx_concurrency_limit,
             "set_mx_negative_cache_ttl": self._set_mx_negative_cache_ttl,
+            "set_mta_sts_enabled": self._set_mta_sts_enabled,
         }
 
     def _warn(self, file: str, line: int | None, code: str, text: str) -> None:
@@ -291,6 +292,7 @@ class Host:
                 mx_timeout_ns=self.dns.mx_timeout_ns,
                 mx_concurrency=self.dns.mx_concurrency,
                 mx_negative_ttl_ns=self.dns.mx_negative_ttl_ns,
+                mta_sts=self.dns.mta_sts,
             )
 
         return run
@@ -308,6 +310,11 @@ class Host:
         self, _file: str, _line: int | None, value: object = None
     ) -> None:
         self.dns = replace(self.dns, mx_negative_ttl_ns=parse_duration(value))
+
+    def _set_mta_sts_enabled(self, _file: str, _line: int | None, value: object = None) -> None:
+        if not isinstance(value, bool):
+            raise ValueError("kumo.dns.set_mta_sts_enabled takes true or false")
+        self.dns = replace(self.dns, mta_sts=value)
 
     def _serde(self, name: str) -> Callable[..., object]:
         do = functions.SERDE[name]

@@ -64,7 +64,7 @@ class DnsSettings:
     ``zones`` are texts of master files;
     ``system``: the system's name servers are asked for what no zone answers.
     Zones with neither name servers nor ``system`` answer alone: a name in
-    none of them does not exist.
+    none of them does not exist.  ``mta_sts``: a domain's MTA-STS policy is heeded.
     """
 
     nameservers: tuple[str, ...] = ()
@@ -75,6 +75,7 @@ class DnsSettings:
     mx_timeout_ns: int | None = None
     mx_concurrency: int | None = None
     mx_negative_ttl_ns: int | None = None
+    mta_sts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,9 @@ class MergeOptions:
         return cls(**levels)
 
 
+RESOLVE_SECONDS: Final = 20.0
+"""How long a load waits for the MX of all its domains."""
+
 _LEVELS: Final = (
     "provider_overlap",
     "dns_fail",
@@ -201,11 +204,16 @@ class _Merge:
         self.ignored: list[FileBlock] = []
 
     async def resolve(self, files: Iterable[ShapingFile], resolver: Resolver) -> None:
-        """Ask for the MX of every domain with ``mx_rollup``, all at once."""
+        """Ask for the MX of every domain with ``mx_rollup``, all at once.
+
+        What has not been answered after a while counts as not resolved; the
+        resolver goes on asking, and the next load has the answer.
+        """
         domains = dict.fromkeys(
             block.name for file in files for block in file.domains if block.mx_rollup
         )
-        answers = await asyncio.gather(*(_ask(resolver, domain) for domain in domains))
+        deadline = asyncio.get_running_loop().time() + RESOLVE_SECONDS
+        answers = await asyncio.gather(*(_ask(resolver, domain, deadline) for domain in domains))
         self.mx = dict(zip(domains, answers, strict=True))
 
     def add(self, file: ShapingFile) -> None:
@@ -370,11 +378,18 @@ def _wrong(name: str, option: Option, *, of_provider: bool) -> Iterator[Problem]
             yield Problem(level, code, reason, origin.file, origin.line, where)
 
 
-async def _ask(resolver: Resolver, domain: str) -> MxAnswer | MxError:
+async def _ask(resolver: Resolver, domain: str, deadline: float) -> MxAnswer | MxError:
     try:
-        return await resolver.resolve(domain)
+        async with asyncio.timeout_at(deadline):
+            return await resolver.resolve(domain)
     except MxError as err:
         return err
+    except TimeoutError:
+        reason = f"no answer within {RESOLVE_SECONDS:g} s"
+        known = resolver.remembered(domain)
+        if known is not None:
+            return replace(known, stale=reason)
+        return MxError(domain, reason, retry_ns=0)
 
 
 def _expiry(answer: MxAnswer | MxError) -> int:

@@ -274,8 +274,8 @@ def test_name_servers_and_limits_of_dns_are_honoured(run: RunPolicy) -> None:
     assert policy.dns.mx_timeout_ns == 7 * NS
     assert policy.dns.mx_concurrency == 12
     assert policy.dns.mx_negative_ttl_ns == 30 * NS
-    assert [p.message.split()[1] for p in policy.warnings[:2]] == ["protocol", "options.ndots"]
-    assert policy.warnings[2].message.startswith("kumo.dns.set_mta_sts_enabled")
+    assert not policy.dns.mta_sts
+    assert [p.message.split()[1] for p in policy.warnings] == ["protocol", "options.ndots"]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ KUMO = "local kumo = require 'kumo'\n"
         (KUMO + "kumo.dns.configure_resolver { name_server = {} }", 2, 'did you mean "name_ser'),
         (KUMO + "kumo.dns.configure_resolver { name_servers = { 'x' } }", 2, '"x" is not HOST'),
         (KUMO + "kumo.dns.set_mx_concurrency_limit(0)", 2, "whole number of at least 1"),
+        (KUMO + "kumo.dns.set_mta_sts_enabled(0)", 2, "takes true or false"),
         (KUMO + "kumo.dns.configure_resolver(5)", 2, "must be a table such as { name_servers"),
         (KUMO + "kumo.dns.configure_resolver { Hickory = 5 }", 2, "a table with name_servers"),
         (KUMO + "kumo.dns.configure_resolver { options = 5 }", 2, "options must be a table"),

@@ -223,6 +223,9 @@ def test_what_does_not_resolve_is_asked_for_before_the_ttl_has_passed(tmp_path: 
         def recall(self, domain: str) -> MxAnswer | None:
             return None
 
+        def remembered(self, domain: str) -> MxAnswer | None:
+            return None
+
     loaded = asyncio.run(load_rules(settings.reloaded, Failing()))
     assert loaded.reload_ns(20 * NS) == 80 * NS
     assert loaded.reload_ns(99 * NS) == 30 * NS  # a load of many rules takes its time

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from sidecar.problems import ProblemError
 from sidecar.shaping.blocks import Block, ProviderBlock, overlay
 from sidecar.shaping.file import FileBlock, FileProvider, ProviderMatch, ShapingFile
-from sidecar.shaping.load import MergeOptions, Shaping, merge_files
+from sidecar.shaping.load import MergeOptions, Shaping, load_shaping, merge_files
 from sidecar.shaping.mx import MxAnswer, MxError, OfflineResolver, ZoneResolver
 from sidecar.shaping.options import MERGEABLE, Option
 from sidecar.times import NS
 
+from .nameserver import nameserver
 from .shared import errors, load, shown
+from .test_mx import Clock, Zones, mx, resolver_of, run
 
 RULE = 'regex = "{}"\naction = "Suspend"\nduration = "1h"\n'
 ZONES = ZoneResolver(
@@ -523,3 +525,29 @@ def test_errors_come_with_the_other_findings(tmp_path: Path) -> None:
     with pytest.raises(ProblemError) as caught:
         load(tmp_path, "[single]\nnope = 1\n")
     assert [p.code for p in caught.value.problems] == ["unknown-option", "one-label-domain"]
+
+
+def test_a_load_waits_only_so_long_for_its_domains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.shaping.merge.RESOLVE_SECONDS", 0.5)
+    file = tmp_path / "rules.toml"
+    names = [f"d{number}.test" for number in range(50)]
+    file.write_text("".join(f'["{name}"]\nconnection_limit = 1\n' for name in names))
+    zones, clock = Zones(), Clock()
+    zones.answers = dict.fromkeys(names)
+    zones.answers |= {name: mx(name, f"mx.{name}", ttl=60) for name in ("d1.test", "d2.test")}
+
+    async def work() -> None:
+        async with nameserver(zones) as server:
+            resolver = resolver_of(server, clock, timeout=30.0)
+            await resolver.resolve("d2.test")
+            zones.answers["d2.test"] = None
+            clock.sleep(60)
+            shaping = await load_shaping([str(file)], options=MergeOptions(), resolver=resolver)
+        assert shaping.sites.keys() == {"mx.d1.test", "mx.d2.test"}
+        assert shaping.unresolved.keys() == set(names) - {"d1.test", "d2.test"}
+        assert shaping.expires_ns == 0
+        assert any("last good answer stands" in str(p) for p in shaping.warnings)
+
+    run(work())

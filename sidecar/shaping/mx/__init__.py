@@ -10,8 +10,7 @@ resolver   the DNS, with its memory
 backoff    whom not to ask for a while, so that silence costs no time
 servers    which name servers are asked
 mta_sts    the policy by which a domain leaves out some of its MX hosts
-policies   where such a policy is asked for
-https      how it is fetched
+policies   where such a policy comes from: a TXT record and a page by HTTPS
 ========== ==================================================================
 """
 

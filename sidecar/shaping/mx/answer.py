@@ -65,6 +65,9 @@ class Resolver(Protocol):
     def recall(self, domain: str) -> MxAnswer | None:
         """The same where it is known without asking; None where it must be asked."""
 
+    def remembered(self, domain: str) -> MxAnswer | None:
+        """What is known of `domain`, however old; None where nothing is."""
+
 
 @lru_cache(maxsize=4096)  # from memory, it is asked for again with every batch of records
 def make_answer(

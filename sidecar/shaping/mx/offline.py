@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import dns.exception
@@ -38,6 +38,10 @@ class OfflineResolver:
         found = answer_or_name(domain)
         return found if isinstance(found, MxAnswer) else make_answer(domain, found, (), NEVER)
 
+    def remembered(self, domain: str) -> MxAnswer | None:
+        """As :meth:`recall`; None for what is no domain name."""
+        return _or_none(self.recall, domain)
+
 
 class ZoneResolver:
     """Answers from master-file texts (RFC 1035 section 5) and nothing else.
@@ -72,6 +76,10 @@ class ZoneResolver:
             self._known[domain] = known
         return known
 
+    def remembered(self, domain: str) -> MxAnswer | None:
+        """As :meth:`recall`; None where that has no answer."""
+        return _or_none(self.recall, domain)
+
     def _look_up(self, domain: str) -> MxAnswer:
         found = answer_or_name(domain)
         if isinstance(found, MxAnswer):
@@ -99,6 +107,13 @@ class ZoneResolver:
                 return None
             name = name.parent()
         return self._zones[name]
+
+
+def _or_none(recall: Callable[[str], MxAnswer], domain: str) -> MxAnswer | None:
+    try:
+        return recall(domain)
+    except MxError:
+        return None
 
 
 def _parse_zone(text: str, file: str) -> tuple[dns.name.Name, dns.zone.Zone]:

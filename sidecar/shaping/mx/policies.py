@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import dns.exception
+import dns.name
 import dns.rdatatype
 
 from ...times import NS
@@ -23,8 +24,12 @@ from .backoff import pause_ns
 from .mta_sts import LARGEST, Policy, PolicyError, read_id, read_policy
 
 if TYPE_CHECKING:  # loaded where the DNS is asked: together they take a while
-    import dns.name
     import dns.resolver
+
+    from ...http_client import Answer
+
+_OK: Final = 200
+_HTTPS: Final = 443
 
 Query = Callable[["dns.name.Name", dns.rdatatype.RdataType], Awaitable["dns.resolver.Answer"]]
 """Asks the DNS one question; raises as dnspython does."""
@@ -90,43 +95,50 @@ class Policies:
     async def _fetch(self, domain: Labels) -> str:
         if self._now() < self._paused_until_ns:
             raise PolicyError("no policy server can be reached from here")
-        from .https import get_text  # noqa: PLC0415 - few domains have a policy
+        async with self._slots:
+            answer = await self._get(".".join(("mta-sts", *domain)))
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+        if answer.status != _OK or kind != "text/plain":
+            raise PolicyError(f"its server answers {answer.status} with {kind or 'no type'}")
+        try:
+            return answer.body.decode("utf-8")
+        except UnicodeDecodeError:
+            raise PolicyError("it is not UTF-8") from None
 
-        host = ".".join(("mta-sts", *domain))
+    async def _get(self, host: str) -> Answer:
+        """What `host` answers, redirects included: they are not to be followed."""
+        from ...http_client import HttpClient, Unreachable  # noqa: PLC0415 - few domains have one
+
+        place = host if self._servers.port == _HTTPS else f"{host}:{self._servers.port}"
+        client = HttpClient(
+            seconds=self.SECONDS,
+            largest=LARGEST,
+            tls=await self._trusted(),
+            look_up=self._addresses,
+        )
         reached = False
         try:
-            async with self._slots:
-                addresses = await self._addresses(dns_name(("mta-sts", *domain)))
-                tls = await self._trusted()
-                try:
-                    text = await get_text(
-                        host,
-                        "/.well-known/mta-sts.txt",
-                        addresses=addresses,
-                        port=self._servers.port,
-                        tls=tls,
-                        largest=LARGEST,
-                    )
-                except (ssl.SSLError, ValueError):
-                    reached = True
-                    raise
-        except (dns.exception.DNSException, OSError, ValueError) as err:
-            raise PolicyError(f"https://{host}: {err or type(err).__name__}") from None
+            async with client:
+                answer = await client.request("GET", f"https://{place}/.well-known/mta-sts.txt")
+        except Unreachable as err:
+            reached = _was_reached(err)
+            raise PolicyError(f"{host}: {err}") from None
         else:
             reached = True
-            return text
+            return answer
         finally:
             self._note(reached=reached)
 
-    async def _addresses(self, host: dns.name.Name) -> list[str]:
-        """The host's addresses, IPv4 first."""
-        found: list[str] = []
+    async def _addresses(self, host: str, _port: int) -> list[str]:
+        """The host's addresses, IPv4 where it has one; OSError where it has none."""
         for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
-            answer = await self._query(host, kind)
-            found += [record.address for record in answer.rrset or ()]
-            if found:
-                break
-        return found
+            try:
+                answer = await self._query(dns.name.from_text(host), kind)
+            except dns.exception.DNSException as err:
+                raise OSError(f"{host}: {err}") from None
+            if answer.rrset:
+                return [record.address for record in answer.rrset]
+        raise OSError(f"{host} has no address")
 
     async def _trusted(self) -> ssl.SSLContext:
         if self._tls is None:  # reading the system's certificates takes a while
@@ -144,3 +156,12 @@ class Policies:
                 first_ns=self.FIRST_PAUSE_NS,
                 longest_ns=self.LONGEST_PAUSE_NS,
             )
+
+
+def _was_reached(error: BaseException | None) -> bool:
+    """Whether somebody answered the connection, if only with a bad certificate."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
