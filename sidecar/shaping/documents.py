@@ -4,10 +4,8 @@ In: the text of a file.  Out: a :class:`Document`.  :class:`DocumentError`
 with a line where the text is not of its format.  Nothing here knows what a
 shaping file is.
 
-TOML goes through ``tomllib`` (TOML 1.0).  KumoMTA reads TOML 1.1, so a scan of
-the text, made for the line numbers anyway, also rewrites what is new in 1.1
-(line breaks, comments and a last comma in inline tables, ``\\e``, ``\\xHH``,
-times without seconds) into the older notation first.
+tomli reads TOML (1.1, as KumoMTA does) and says what is wrong with it.  It does not
+say where a key stands, so a scan of the same text finds the line of each.
 """
 
 from __future__ import annotations
@@ -17,10 +15,11 @@ import bisect
 import contextlib
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
+
+import tomli
 
 Path: TypeAlias = tuple[str | int, ...]
 """Keys and array indexes from the top of the document."""
@@ -75,76 +74,37 @@ def quoted(name: str) -> str:
 def parse_toml(text: str) -> Document:
     """A TOML document; DocumentError where it is none."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    if (stray := text.find("\r\n")) >= 0:  # tomllib would take the two for one line end
+    if (stray := text.find("\r\n")) >= 0:  # tomli would take the two for one line end
         line = text.count("\n", 0, stray) + 1
         raise DocumentError("a carriage return stands alone, before a line end", line)
     scan = _TomlScan(text)
-    # Where the scan gets lost, tomllib says what is wrong, and better.
+    # Where the scan gets lost, tomli says what is wrong, and better.
     with contextlib.suppress(_LostError):
         scan.run()
-    edited, edits = _edit(text, scan.edits)
     try:
-        data = tomllib.loads(edited)
+        data = tomli.loads(text)
     except RecursionError:
         raise DocumentError("tables or arrays are nested too deeply", None) from None
-    except ValueError as err:
-        message, line = _toml_error(str(err), edited, edits, text)
-        raise DocumentError(message, line) from None
+    except tomli.TOMLDecodeError as err:
+        message = _PYTHON_KEYS.sub(_toml_keys, err.msg)
+        # An error behind the last line end is one of the last line that has text.
+        line = min(err.lineno, text.count("\n") + (not text.endswith("\n")))
+        raise DocumentError(message, max(line, 1)) from None
+    except ValueError as err:  # a number of more digits than Python converts
+        raise DocumentError(str(err), 1) from None
     return Document(data, scan.lines, literals=frozenset(scan.literals))
-
-
-_AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-
-
-def _toml_error(message: str, edited: str, edits: list[_Edit], text: str) -> tuple[str, int]:
-    """tomllib's message without its position, and the line of that position in `text`."""
-    m = _AT.search(message)
-    if m is None:
-        return message, 1
-    message = _PYTHON_KEYS.sub(_toml_keys, message[: m.start()])
-    if m[1] is None:
-        return message, text.count("\n") + (not text.endswith("\n"))
-    offset = 0
-    for _ in range(int(m[1]) - 1):
-        offset = edited.find("\n", offset) + 1
-    offset += int(m[2]) - 1
-    grown = 0
-    for edit in edits:
-        if edit.start + grown >= offset:
-            break
-        grown += len(edit.replacement) - (edit.end - edit.start)
-    line = text.count("\n", 0, max(0, offset - grown)) + 1
-    return message, line
 
 
 _PYTHON_KEYS = re.compile(r"\((?:'[^\n]*'|\"[^\n]*\"),?\)")
 
 
 def _toml_keys(m: re.Match[str]) -> str:
-    """tomllib tells a table as a tuple; a person wrote it with dots."""
+    """tomli tells a table as a tuple; a person wrote it with dots."""
     try:
         keys = ast.literal_eval(m[0])
     except (ValueError, SyntaxError):
         return m[0]
     return f"[{'.'.join(json.dumps(key, ensure_ascii=False) for key in keys)}]"
-
-
-@dataclass(frozen=True, slots=True)
-class _Edit:
-    start: int
-    end: int
-    replacement: str
-
-
-def _edit(text: str, edits: list[_Edit]) -> tuple[str, list[_Edit]]:
-    """`text` with `edits` made, and the edits in order."""
-    edits = sorted(edits, key=lambda e: e.start)
-    parts: list[str] = []
-    position = 0
-    for edit in edits:
-        parts += text[position : edit.start], edit.replacement
-        position = edit.end
-    return "".join((*parts, text[position:])), edits
 
 
 class _LostError(Exception):
@@ -154,28 +114,25 @@ class _LostError(Exception):
 _BLANKS = re.compile(r"[ \t]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BARE_VALUE = re.compile(r"[^,\]}#\n\"']+")
-_SHORT_TIME = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ])?[0-9]{2}:[0-9]{2}(?![0-9:])")
 _BASIC = re.compile(r'"([^"\\\n]*(?:\\.[^"\\\n]*)*)"')
 _LITERAL = re.compile(r"'([^'\n]*)'")
 _LONG_BASIC = re.compile(r'"""([^"\\]*(?:(?:\\.|""?(?!"))[^"\\]*)*)"""("{0,2})', re.DOTALL)
 _LONG_LITERAL = re.compile(r"'''([^']*(?:''?(?!')[^']*)*)'''('{0,2})", re.DOTALL)
-_NEW_ESCAPE = re.compile(r"\\(?:(e)|x([0-9A-Fa-f]{2})|.)", re.DOTALL)
 
 
 @dataclass(slots=True)
 class _TomlScan:
-    """One pass over a TOML text: the line of every path, and the edits TOML 1.0 needs."""
+    """One pass over a TOML text, for the line of every path."""
 
     text: str
     lines: dict[Path, int] = field(default_factory=dict)
-    edits: list[_Edit] = field(default_factory=list)
     literals: set[Path] = field(default_factory=set)
     position: int = 0
     _newlines: list[int] = field(default_factory=list)
     _tables: dict[Path, int] = field(default_factory=dict)  # array of tables → its last index
 
     def run(self) -> None:
-        """Fill ``lines`` and ``edits``; _LostError where the text is no TOML."""
+        """Fill ``lines`` and ``literals``; _LostError where the text is no TOML."""
         self._newlines = [m.start() for m in re.finditer("\n", self.text)]
         table: Path = ()
         while True:
@@ -288,8 +245,6 @@ class _TomlScan:
                 m = _BARE_VALUE.match(self.text, self.position)
                 if m is None:
                     raise _LostError
-                if short := _SHORT_TIME.match(self.text, m.start()):
-                    self.edits.append(_Edit(short.end(), short.end(), ":00"))
                 self.position = m.end()
 
     def _array(self, path: Path, depth: int) -> None:
@@ -309,66 +264,35 @@ class _TomlScan:
 
     def _inline_table(self, path: Path, depth: int) -> None:
         self._expect("{")
-        comma = None
         while True:
-            self._blank_out()
+            self._skip_space(newlines=True)
             if self._peek() == "}":
-                if comma is not None:
-                    self.edits.append(_Edit(comma, comma + 1, " "))
                 self.position += 1
                 return
             self._pair(path, depth + 1)
-            self._blank_out()
-            comma = None
+            self._skip_space(newlines=True)
             if self._peek() != "}":
-                comma = self.position
                 self._expect(",")
 
-    def _blank_out(self) -> None:
-        """Skip space within an inline table, where TOML 1.0 allows only blanks."""
-        start = self.position
-        self._skip_space(newlines=True)
-        skipped = self.text[start : self.position]
-        if skipped.strip(" \t"):
-            self.edits.append(_Edit(start, self.position, " " * len(skipped)))
-
     def _short_string(self) -> str:
-        if m := _LITERAL.match(self.text, self.position):
-            self.position = m.end()
-            return m[1]
-        m = _BASIC.match(self.text, self.position)
+        m = _LITERAL.match(self.text, self.position) or _BASIC.match(self.text, self.position)
         if m is None:
             raise _LostError
-        start, self.position = m.start(1), m.end()
-        if "\\" not in m[1]:
+        self.position = m.end()
+        if m.re is _LITERAL or "\\" not in m[1]:
             return m[1]
-        body = self._new_escapes(m[1], start)
         try:
-            value: str = tomllib.loads(f'k = "{body}"')["k"]
+            value: str = tomli.loads(f"k = {m[0]}")["k"]
         except ValueError:
             raise _LostError from None
         return value
 
     def _long_string(self) -> bool:
-        if m := _LONG_LITERAL.match(self.text, self.position):
-            self.position = m.end()
-            return True
-        if m := _LONG_BASIC.match(self.text, self.position):
-            self._new_escapes(m[1], m.start(1))
-            self.position = m.end()
-            return True
+        for long in (_LONG_LITERAL, _LONG_BASIC):
+            if m := long.match(self.text, self.position):
+                self.position = m.end()
+                return True
         return False
-
-    def _new_escapes(self, body: str, start: int) -> str:
-        """`body` with TOML 1.1's escapes in TOML 1.0's notation; the edits are noted."""
-        if "\\" not in body:
-            return body
-        edits = []
-        for m in _NEW_ESCAPE.finditer(body):
-            if m[1] or m[2]:
-                edits.append(_Edit(m.start(), m.end(), f"\\u00{m[2] or '1b'}"))
-        self.edits += (_Edit(e.start + start, e.end + start, e.replacement) for e in edits)
-        return _edit(body, edits)[0]
 
 
 def parse_json(text: str) -> Document:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import tomli
 import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +52,7 @@ def check_lines(document: Document, text: str) -> None:
 def test_every_toml_path_is_found_and_every_found_path_is_real(data: dict[str, Any]) -> None:
     text = tomlkit.dumps(data)
     document = parse_toml(text)
-    assert document.data == tomllib.loads(text)
+    assert document.data == tomli.loads(text)
     check_lines(document, text)
 
 
@@ -92,14 +92,14 @@ FRAGMENTS = [
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join))
-def test_the_toml_scan_agrees_with_tomllib_on_any_text(text: str) -> None:
+def test_the_toml_scan_agrees_with_tomli_on_any_text(text: str) -> None:
     try:
-        expected = tomllib.loads(text)
+        expected = tomli.loads(text)
     except ValueError:
-        expected = None  # TOML 1.1 may make something of it
+        expected = None
     document, error = attempt(parse_toml, text)
     if document is not None:
-        assert expected is None or document.data == expected
+        assert document.data == expected
         check_lines(document, text)
     else:
         assert expected is None
@@ -190,7 +190,7 @@ def test_times_may_lack_their_seconds() -> None:
     ]
 
 
-def test_the_line_of_an_error_is_right_behind_rewritten_text() -> None:
+def test_the_line_of_an_error_is_right_behind_an_inline_table_of_several_lines() -> None:
     with pytest.raises(DocumentError) as caught:
         parse_toml('a = {\n b = "\\e\\e\\e\\e",\n}\nq = \n')
     assert caught.value.line == 4
