@@ -46,14 +46,10 @@ class Notifier:
         """Feed the watchdog."""
         self._send("WATCHDOG=1")
 
-    def status(self, text: str) -> None:
-        """One line for ``systemctl status``."""
-        self._send("", text)
-
     def _send(self, state: str, status: str = "") -> None:
         if not self.enabled:
             return
-        lines = [state] if state else []
+        lines = [state]
         if status:
             lines.append("STATUS=" + " ".join(status.split()))
         # Neither a full queue nor the want of a descriptor may hold up the service.

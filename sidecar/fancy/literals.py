@@ -74,11 +74,6 @@ class Literal:
         return _escape(self.text)
 
     @cached_property
-    def escaped_piece(self) -> bytes:
-        """``piece`` in a JSON string."""
-        return _escape(self.piece)
-
-    @cached_property
     def folds_beyond_ascii(self) -> bool:
         """Whether characters beyond ASCII can stand for letters of it."""
         return self.ignore_case and not set("ksKS").isdisjoint(self.text)
