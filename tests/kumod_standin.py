@@ -415,9 +415,13 @@ class KumodStandin:
 class WebSocketClient:
     """A blocking WebSocket client; real framing by wsproto."""
 
-    def __init__(self, url: str, *, seconds: float = 60.0, connect: bool = True) -> None:
+    def __init__(
+        self, url: str, *, seconds: float = 60.0, connect: bool = True, source: str = ""
+    ) -> None:
         parts = urlsplit(url)
-        self.sock = socket.create_connection((parts.hostname, parts.port), timeout=seconds)
+        self.sock = socket.create_connection(
+            (parts.hostname, parts.port), timeout=seconds, source_address=(source, 0)
+        )
         self.ws = WSConnection(ConnectionType.CLIENT)
         self.events: list[Any] = []
         if connect:

@@ -31,6 +31,7 @@ from .common import moment, resolver_for, run_async, setting_options, settle
     "state",
     "listen",
     "trusted_hosts",
+    "allowed_hosts",
     "kumod_api",
     "retention",
     "max_entries",

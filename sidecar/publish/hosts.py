@@ -1,74 +1,53 @@
-"""Where to listen and whom to answer.
+"""Where to listen, whom to answer, and under which names.
 
-In: ``HOST:PORT`` and a list of addresses and CIDR blocks, as options or the
-policy give them.  Out: a bindable address and a set that a peer's address is
-in or not.  Everything that can't be is a ProblemError that says what can.
+In: settings, a peer's address, a request's ``Host`` and ``Origin``.  Out: a
+bindable address; whether a peer is trusted; why a request is refused.
+
+A peer's address does not tell who asks: a browser on a trusted host sends what
+any page tells it to send.  Such requests show themselves by an ``Origin``, or by
+a ``Host`` that the page's owner has made point here (DNS rebinding).
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
-from sidecar.problems import Problem, ProblemError
-from sidecar.settings import LOOPBACK, Network, parse_address, parse_network
+from sidecar.problems import ProblemError
+from sidecar.settings import Address, Network
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """An address to bind: ``address`` numeric, ``port`` 0 for any free one."""
-
-    address: IPAddress
-    port: int
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        """The socket family to use."""
-        return socket.AF_INET if self.address.version == 4 else socket.AF_INET6
-
-    def __str__(self) -> str:
-        host = str(self.address)
-        return f"[{host}]:{self.port}" if self.address.version == 6 else f"{host}:{self.port}"
+_AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:/?#@\[\]]+))(?::[0-9]*)?")
 
 
-def parse_listen(text: str) -> ListenAddress:
-    """``127.0.0.1:8008``, ``[::1]:8008`` or ``localhost:8008``; ProblemError otherwise."""
+def numeric(listen: Address) -> Address:
+    """`listen` with an IP address for its host; ProblemError where the name has none here."""
     try:
-        address = parse_address(text)
-    except ValueError as error:
-        raise _bad_listen(text, str(error)) from None
-    try:
-        return ListenAddress(ipaddress.ip_address(address.host), address.port)
+        return replace(listen, host=str(ipaddress.ip_address(listen.host)))
     except ValueError:
-        return ListenAddress(_resolve(text, address.host, address.port), address.port)
-
-
-def _resolve(text: str, host: str, port: int) -> IPAddress:
+        pass
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # IPv4 first: "localhost" should be where kumod's default looks for it.
-        found.sort(key=lambda info: info[0] != socket.AF_INET)
-        return ipaddress.ip_address(str(found[0][4][0]).partition("%")[0])
-    except (OSError, UnicodeError, ValueError) as error:
-        raise _bad_listen(text, f"the name {host!r} has no address here") from error
+        found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        message = f"{str(listen)!r}: the name {listen.host!r} has no address here"
+        raise ProblemError.one("bad-listen", message, where="listen") from None
+    # IPv4 first: "localhost" should be where kumod's default looks for it.
+    found.sort(key=lambda info: info[0] != socket.AF_INET)
+    return replace(listen, host=str(found[0][4][0]).partition("%")[0])
 
 
-def _bad_listen(text: str, reason: str) -> ProblemError:
-    return ProblemError.one("bad-listen", f"{text!r}: {reason}", where="listen")
-
-
-@dataclass(frozen=True, slots=True)
 class TrustedHosts:
-    """Addresses that get answers."""
+    """The peers that get answers: ``address in hosts``."""
 
-    networks: tuple[Network, ...]
+    __slots__ = ("_networks",)
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._networks = tuple(_unmapped(network) for network in networks)
 
     def __contains__(self, address: object) -> bool:
-        """Whether `address` (text as a socket gives it, or an IP address) is trusted."""
+        """Whether `address`, as a socket gives it, is trusted."""
         try:
             ip = ipaddress.ip_address(str(address).partition("%")[0])
         except ValueError:
@@ -76,21 +55,7 @@ class TrustedHosts:
         if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
             # How an IPv4 peer looks on a socket that takes both families.
             ip = ip.ipv4_mapped
-        return any(ip.version == net.version and ip in net for net in self.networks)
-
-
-def parse_trusted_hosts(values: Sequence[str]) -> TrustedHosts:
-    """Addresses and CIDR blocks; ProblemError with all that are neither."""
-    networks: list[Network] = []
-    problems: list[Problem] = []
-    for value in values:
-        try:
-            networks.append(_unmapped(parse_network(value)))
-        except ValueError as error:
-            problems.append(Problem("error", "bad-trusted-host", str(error), where="trusted_hosts"))
-    if problems:
-        raise ProblemError(problems)
-    return TrustedHosts(tuple(networks))
+        return any(ip.version == net.version and ip in net for net in self._networks)
 
 
 def _unmapped(network: Network) -> Network:
@@ -102,20 +67,28 @@ def _unmapped(network: Network) -> Network:
     return network
 
 
-def check_exposure(listen: ListenAddress, trusted_hosts: Sequence[str] | None) -> TrustedHosts:
-    """Who may ask a listener at `listen`.
+def host_of(authority: str) -> str | None:
+    """The host of a ``Host`` header, without its port, in lower case; None where it has none."""
+    match = _AUTHORITY.fullmatch(authority.strip())
+    if match is None:
+        return None
+    return str(match["ipv6"] or match["host"]).lower().removesuffix(".")
 
-    None means nothing was said: loopback only, and then a listener that others
-    can reach is refused, since it could only be a mistake.
-    """
-    if trusted_hosts is not None:
-        return parse_trusted_hosts(trusted_hosts)
-    if not listen.address.is_loopback:
-        raise ProblemError.one(
-            "open-listener",
-            f"{listen} can be reached from other hosts, and no trusted_hosts are given: "
-            "name the hosts that may read the overlay (addresses or CIDR blocks), "
-            f"or listen on 127.0.0.1:{listen.port}",
-            where="listen",
-        )
-    return TrustedHosts(LOOPBACK)
+
+def is_ours(host: str, allowed: Collection[str]) -> bool:
+    """Whether a request may call us `host`: an address, localhost, or a name in `allowed`."""
+    if host == "localhost" or host in allowed:
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def same_origin(origin: str, host: str | None) -> bool:
+    """Whether `origin` is that of a page served under the `Host` of the same request."""
+    scheme, found, authority = origin.strip().lower().partition("://")
+    if not found or scheme not in ("http", "https") or host is None:
+        return False
+    return authority == host.strip().lower()

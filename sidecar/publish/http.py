@@ -7,8 +7,9 @@ The server is ``http.server``'s threading one with bounds.  A connection from a
 host that is not trusted never gets a thread.  A request's head has a total time
 and size, however slowly it drips in; a body is never read.  When all threads are
 taken, the connection that has been at its request or answer longest gives way, so
-that holding connections open costs others nothing.  Answers come from an
-immutable snapshot, swapped whole: no lock is held while bytes go out.
+that holding connections open costs others nothing.  One request at a time is
+worked at, so that many of them leave the processor to the log.  Answers come from
+an immutable snapshot, swapped whole: no lock is held while bytes go out.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from sidecar.problems import Problem, ProblemError
-from sidecar.publish import metrics as metrics_module
+from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.publish.background import Background
-from sidecar.publish.hosts import ListenAddress, TrustedHosts, check_exposure, parse_listen
-from sidecar.publish.metrics import Metrics
+from sidecar.publish.hosts import TrustedHosts, host_of, is_ours, numeric, same_origin
+from sidecar.publish.metrics import Measured, Metrics
 from sidecar.publish.resource import JSON, TEXT, Resource, accepts_gzip, etag_matches
 from sidecar.publish.snapshot import Snapshot
 from sidecar.publish.websocket import BadHandshake, SubscriberLimits, Subscribers, accept
+from sidecar.settings import LOOPBACK, Address, Network
 
 OVERLAY_PATH = "/get_config_v1/shaping.toml"
 SUSPENDED_PATH = "/get_suspension_v1/suspended.json"
@@ -50,6 +51,17 @@ _PUBLISH_LOG_TEXT = (
     "This is tsa-sidecar. It reads kumod's log files and takes no log records over HTTP. "
     "In shaping:setup_with_automation the setting is: publish = {}\n"
 )
+_NOT_OUR_NAME = (
+    "this is not a name of the sidecar's. Use its address instead; or, if it is the name in "
+    "kumod's subscribe, allow it with --allowed-host or TSA_SIDECAR_ALLOWED_HOSTS"
+)
+_NOT_OUR_PAGE = (
+    "pages of other sites may not ask the sidecar. Open its own page, or ask without an Origin"
+)
+_SECURITY = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 # RFC 9112, section 5, without folded lines.  The standard library overlooks all fields that
 # follow a line that is none, and one of them may say that there is a body.
@@ -64,7 +76,8 @@ class Limits:
     ``connections``: threads, each serving one connection.  ``head_seconds``: for
     a request's head to arrive, and for an idle connection to ask again.
     ``answer_seconds``: for an answer to be taken.  ``head_bytes``: of a request's
-    line and headers.  ``grace_seconds``: how long nobody has to give way.
+    line and headers.  ``grace_seconds``: how long nobody has to give way;
+    ``head_grace_seconds``: nobody whose request has not arrived.
     """
 
     connections: int = 64
@@ -72,6 +85,7 @@ class Limits:
     answer_seconds: float = 10.0
     head_bytes: int = 16 * 1024
     grace_seconds: float = 0.25
+    head_grace_seconds: float = 0.02
     subscribers: SubscriberLimits = field(default_factory=SubscriberLimits)
 
 
@@ -82,22 +96,24 @@ def _ignore_problem(_problem: Problem) -> None:
 class Endpoint:
     """The listener as the service sees it.
 
-    ``listen``: ``HOST:PORT``; port 0 takes a free one (see ``port``).
-    ``trusted_hosts``: addresses and CIDR blocks; None: nothing was said, so
-    loopback only.  Raises ProblemError: a bad or exposed address, a bad block.
+    ``listen``: where; port 0 takes a free one (see ``address``).  ``trusted``: who gets
+    answers.  ``names``: the host names that requests may call us by, besides the one to
+    listen on.  Raises ProblemError where the name to listen on has no address.
     """
 
     def __init__(
         self,
-        listen: str,
+        listen: Address,
         *,
-        trusted_hosts: Sequence[str] | None = None,
+        trusted: Iterable[Network] = LOOPBACK,
+        names: Iterable[str] = (),
         metrics: Metrics | None = None,
         limits: Limits | None = None,
         on_problem: Callable[[Problem], None] = _ignore_problem,
     ) -> None:
-        self._listen = parse_listen(listen)
-        self._trusted = check_exposure(self._listen, trusted_hosts)
+        self._listen = numeric(listen)
+        self._trusted = TrustedHosts(trusted)
+        self._names = frozenset(name.lower() for name in (*names, listen.host))
         self._metrics = metrics if metrics is not None else Metrics.create()
         self._limits = limits if limits is not None else Limits()
         self._on_problem = on_problem
@@ -109,11 +125,11 @@ class Endpoint:
         self._server: _Server | None = None
 
     @property
-    def address(self) -> ListenAddress:
+    def address(self) -> Address:
         """Where it listens; once started, with the port it really has."""
         if self._server is None:
             return self._listen
-        return ListenAddress(self._listen.address, self._server.server_port)
+        return Address(self._listen.host, self._server.server_port)
 
     @property
     def url(self) -> str:
@@ -125,6 +141,7 @@ class Endpoint:
         server = _Server(
             self._listen,
             trusted=self._trusted,
+            names=self._names,
             limits=self._limits,
             metrics=self._metrics,
             current=self._current,
@@ -163,10 +180,6 @@ class Endpoint:
         resource = Resource(JSON, lambda: status)
         self._current.resources = {**self._current.resources, STATUS_PATH: resource}
 
-    def emit(self, frames: Sequence[str]) -> None:
-        """Send `frames` to those now subscribed, the snapshot staying as it is."""
-        self._subscribers.emit(frames)
-
     def stop(self) -> None:
         """Close the listener, end every connection (subscribers with 1001), within seconds."""
         if self._server is None:
@@ -190,7 +203,7 @@ class Endpoint:
         self.stop()
 
 
-def _cannot_listen(listen: ListenAddress, error: OSError) -> ProblemError:
+def _cannot_listen(listen: Address, error: OSError) -> ProblemError:
     if error.errno == errno.EADDRINUSE:
         reason = (
             "another program listens there (kumo-tsa-daemon, or another tsa-sidecar?); "
@@ -229,10 +242,15 @@ class _Current:
 
 @dataclass(slots=True)
 class _Open:
-    """A connection with a thread; ``since``: when its present request or answer began."""
+    """A connection with a thread.
+
+    ``since``: when its present request or answer began; ``asked``: whether the request
+    has arrived.
+    """
 
     connection: socket.socket
     since: float
+    asked: bool = False
 
 
 class _Server(ThreadingHTTPServer):
@@ -242,9 +260,10 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(
         self,
-        listen: ListenAddress,
+        listen: Address,
         *,
         trusted: TrustedHosts,
+        names: frozenset[str],
         limits: Limits,
         metrics: Metrics,
         current: _Current,
@@ -252,15 +271,18 @@ class _Server(ThreadingHTTPServer):
         subscribers: Subscribers,
         on_problem: Callable[[Problem], None],
     ) -> None:
-        self.address_family = listen.family
-        super().__init__((str(listen.address), listen.port), _Handler, bind_and_activate=False)
+        self.address_family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        super().__init__((listen.host, listen.port), _Handler, bind_and_activate=False)
         self.limits = limits
         self.metrics = metrics
         self.background = background
         self.subscribers = subscribers
         self.current = current
+        self.names = names
+        self.on_problem = on_problem
+        self.turn = threading.Lock()
+        self.measured = Measured(metrics)
         self._trusted = trusted
-        self._on_problem = on_problem
         self._changed = threading.Condition()
         self._open: dict[int, _Open] = {}
 
@@ -315,20 +337,25 @@ class _Server(ThreadingHTTPServer):
         return True
 
     def _end_slowest(self, now: float) -> bool:
-        """Make room: end the connection that has been at the same thing longest."""
-        key, slowest = min(self._open.items(), key=lambda item: item[1].since)
-        if now - slowest.since < self.limits.grace_seconds:
-            return False
+        """Make room: end one that has not asked, or has been at its answer longest."""
+        key, slowest = min(self._open.items(), key=lambda item: (item[1].asked, item[1].since))
+        if now - slowest.since < self._grace(slowest):
+            key, slowest = min(self._open.items(), key=lambda item: item[1].since)
+            if now - slowest.since < self._grace(slowest):
+                return False
         with contextlib.suppress(OSError):
             slowest.connection.shutdown(socket.SHUT_RDWR)
         del self._open[key]  # its thread sees the end of its connection at once
         return True
 
-    def touch(self, connection: socket.socket) -> None:
-        """A new request or answer begins on `connection`."""
+    def _grace(self, entry: _Open) -> float:
+        return self.limits.grace_seconds if entry.asked else self.limits.head_grace_seconds
+
+    def touch(self, connection: socket.socket, *, asked: bool) -> None:
+        """A new request or, once that has arrived, its answer begins on `connection`."""
         entry = self._open.get(id(connection))
         if entry is not None:
-            entry.since = time.monotonic()
+            entry.since, entry.asked = time.monotonic(), asked
 
     def take(self, connection: socket.socket) -> socket.socket | None:
         """The connection away from its thread, to live on elsewhere; None: it was ended."""
@@ -359,7 +386,7 @@ class _Server(ThreadingHTTPServer):
         error = sys.exception()
         if not isinstance(error, OSError):  # those are the peer's: gone, reset, too slow
             message = f"a request from {client_address[0]} failed: {error!r}"
-            self._on_problem(Problem("error", "http-request", message))
+            self.on_problem(Problem("error", "http-request", message))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -376,6 +403,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
         self._unread_body = False
+        self._outgoing: tuple[bytes, bytes] | None = None
         self.wfile = self._head = io.BytesIO()
 
     def finish(self) -> None:
@@ -390,12 +418,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         """One request and its answer."""
-        self.server.touch(self.connection)
+        self.server.touch(self.connection, asked=False)
         self.close_connection = True
         self.requestline, self.request_version, self.command = "", "HTTP/1.0", ""
+        self._outgoing = None
         head = self._read_head()
-        if head is None:
-            return
+        if head is not None:
+            with self.server.turn:
+                self._take_up(head)
+        if self._outgoing is not None:
+            self._transmit(*self._outgoing)
+
+    def _take_up(self, head: bytes) -> None:
+        """Work out the answer, or hand the connection on."""
         line, _, fields = head.partition(b"\n")
         self.raw_requestline = line.strip()
         if len(self.raw_requestline.split()) != 3:
@@ -407,7 +442,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.rfile = io.BytesIO(fields)
         if self.parse_request():
-            self.server.touch(self.connection)
+            self.server.touch(self.connection, asked=True)
             self._answer()
 
     def handle_expect_100(self) -> bool:
@@ -458,6 +493,8 @@ class _Handler(BaseHTTPRequestHandler):
         lengths = self.headers.get_all("Content-Length", ["0"])
         if "Transfer-Encoding" in self.headers or any(length != "0" for length in lengths):
             self._unread_body = True
+        if self._is_misled():
+            return
         path = _path(self.path)
         if path in (EVENTS_PATH, LEGACY_EVENTS_PATH):
             self._subscribe(path)
@@ -465,12 +502,33 @@ class _Handler(BaseHTTPRequestHandler):
             # An empty Allow: there is no method that would do (RFC 9110, section 10.2.1).
             self._say(HTTPStatus.METHOD_NOT_ALLOWED, _PUBLISH_LOG_TEXT, ("Allow", ""))
         elif path == METRICS_PATH:
-            resource = Resource(metrics_module.CONTENT_TYPE, self.server.metrics.render)
-            self._serve(resource)
+            self._serve(self.server.measured.resource())
         elif (known := self.server.current.resources.get(path)) is not None:
             self._serve(known)
         else:
             self._send(HTTPStatus.NOT_FOUND, b"", None)
+
+    def _is_misled(self) -> bool:
+        """Refuse what a page of another site makes a browser on a trusted host send."""
+        hosts = self.headers.get_all("Host", [])
+        host = host_of(hosts[0]) if len(hosts) == 1 else None
+        if hosts and host is None:
+            self.send_error(HTTPStatus.BAD_REQUEST, "the Host is not NAME or NAME:PORT")
+            return True
+        if host is not None and not is_ours(host, self.server.names):
+            self._refuse("host", _NOT_OUR_NAME, host)
+            return True
+        origins = self.headers.get_all("Origin", [])
+        if not all(same_origin(origin, hosts[0] if hosts else None) for origin in origins):
+            self._refuse("origin", _NOT_OUR_PAGE, ", ".join(origins))
+            return True
+        return False
+
+    def _refuse(self, reason: str, text: str, found: str) -> None:
+        self.server.metrics.http_refused.labels(reason).inc()
+        problem = Problem("warning", f"http-{reason}", text, where=found[:100])
+        self.server.on_problem(problem)
+        self._say(HTTPStatus.FORBIDDEN, f"{one_line(str(problem))}\n")
 
     def _serve(self, resource: Resource) -> None:
         if self.command not in ("GET", "HEAD"):
@@ -497,7 +555,8 @@ class _Handler(BaseHTTPRequestHandler):
             upgrade = (("Upgrade", "websocket"), ("Connection", "Upgrade, close"))
             self._say(HTTPStatus.UPGRADE_REQUIRED, text, *upgrade)
             return
-        if self.server.subscribers.full:
+        host = str(self.client_address[0])
+        if not self.server.subscribers.has_room(host):
             self._say(HTTPStatus.SERVICE_UNAVAILABLE, "too many subscribers\n")
             return
         try:
@@ -514,7 +573,7 @@ class _Handler(BaseHTTPRequestHandler):
         connection.receive_data(self._received)
         self.server.metrics.http_requests.labels("101").inc()
         if not self.server.subscribers.join(
-            peer, answer, connection, legacy=path == LEGACY_EVENTS_PATH
+            peer, answer, connection, host=host, legacy=path == LEGACY_EVENTS_PATH
         ):
             peer.close()
 
@@ -530,12 +589,12 @@ class _Handler(BaseHTTPRequestHandler):
         content_type: str | None,
         *headers: tuple[str, str],
     ) -> None:
-        """Head and body in `answer_seconds`; None as body: an answer that has none at all."""
+        """Prepare head and body; None as body: an answer that has none at all."""
         self.server.metrics.http_requests.labels(str(status.value)).inc()
         self.send_response(status)
         if content_type is not None:
             self.send_header("Content-Type", content_type)
-        for name, value in headers:
+        for name, value in (*headers, *_SECURITY):
             self.send_header(name, value)
         if body is not None:
             self.send_header("Content-Length", str(len(body)))
@@ -546,9 +605,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         head = self._head.getvalue()
         self.wfile = self._head = io.BytesIO()
-        self._transmit(head, b"" if body is None or self.command == "HEAD" else body)
+        self._outgoing = head, b"" if body is None or self.command == "HEAD" else body
 
     def _transmit(self, head: bytes, body: bytes) -> None:
+        """Send both in `answer_seconds`."""
         if self._unread_body and (peer := self.server.take(self.connection)) is not None:
             self.server.background.farewell(peer, head + body)
             return

@@ -7,7 +7,7 @@ WebSocket frames, in the form KumoMTA's clients expect (``tests/data/api``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,11 +33,6 @@ def legacy_frame(frame: str) -> str | None:
     return None
 
 
-def legacy_frames(frames: Iterable[str]) -> tuple[str, ...]:
-    """What of `frames` exists in the older form, in the same order."""
-    return tuple(old for frame in frames if (old := legacy_frame(frame)) is not None)
-
-
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything the endpoint answers with, swapped as a whole.
@@ -53,11 +48,6 @@ class Snapshot:
     frames: tuple[str, ...] = ()
     version: int = 0
     status: bytes = b"{}"
-
-    @property
-    def legacy_frames(self) -> tuple[str, ...]:
-        """The entries in force for a subscriber of the older endpoint."""
-        return legacy_frames(self.frames)
 
     @classmethod
     def build(

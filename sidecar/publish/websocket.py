@@ -10,8 +10,12 @@ Pings.  kumod's WebSocket client (``kumo.http.connect_websocket``) hands every
 received ping to code that holds it for unreachable and panics; a pong it takes
 for an event that is no JSON.  Either ends the subscription, which
 ``policy-extras/shaping.lua`` resumes only 30 seconds later.  So this side sends
-no ping unless told to (``ping_seconds``), and finds dead peers by TCP keep-alive
-and by unacknowledged data.  A client's own pings are answered.
+no ping, and finds dead peers by TCP keep-alive and by unacknowledged data.  A
+client's own pings are answered.
+
+Room.  When all places are taken, the host with the most subscribers gives one up:
+not its first, which is the one that has been there before any crowd came.  So one
+host's subscribers keep no other's out, nor its own kumod.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ from sidecar.publish.background import Background
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.snapshot import legacy_frame
 
-_READ_SIZE = 16 * 1024
+_READ_SIZE = 1024  # what is read at once is parsed at once, while others wait
+_HOSTS_COUNTED = 1024
 _FRAMES_AT_ONCE = 64  # a compromise between system calls and keeping the others waiting
 _FAREWELL_SECONDS = 0.5
 
@@ -49,16 +54,14 @@ class SubscriberLimits:
     ``subscribers``: how many at a time.  ``queued``: events not yet sent to one
     (the entries in force don't count: they are shared).  ``send_seconds``: how
     long its socket may take nothing while something waits, and how long data may
-    stay unacknowledged.  ``received``: bytes it may send in a minute; nothing it says is
-    of interest.  ``ping_seconds``: None for no pings, see the module's text; the answer
-    has to come within ``send_seconds``.
+    stay unacknowledged.  ``received``: bytes that all of one host's may send in a
+    minute; nothing they say is of interest.
     """
 
     subscribers: int = 32
     queued: int = 131_072
     send_seconds: float = 30.0
-    received: int = 256 * 1024
-    ping_seconds: float | None = None
+    received: int = 16 * 1024
 
 
 class BadHandshake(Exception):  # noqa: N818 - an answer to a client, not an error of ours
@@ -112,7 +115,8 @@ class Subscribers:
         # (and gets it from its queue) or after (and finds it in force).
         self._lock = threading.Lock()
         self._in_force: tuple[str, ...] = ()
-        self._members: set[_Subscriber] = set()
+        self._members: dict[_Subscriber, None] = {}  # in the order of joining
+        self._received = _Received(limits.received)
 
     def publish(self, in_force: tuple[str, ...], new: Sequence[str]) -> None:
         """From now on `in_force` is what a new subscriber gets first; all others get `new`."""
@@ -123,26 +127,35 @@ class Subscribers:
             members = tuple(self._members)
             late = {m for m in members if len(m.queue) + len(new) > self._limits.queued}
             # No longer a member: its queue must not grow while it is being ended.
-            self._members -= late
+            for member in late:
+                del self._members[member]
             for member in self._members:
                 member.queue.extend(new)
         for member in members:
             self._background.call(member.cut_off if member in late else member.wake)
 
-    def emit(self, frames: Sequence[str]) -> None:
-        """Send `frames` to all subscribers now connected."""
+    def has_room(self, host: str) -> bool:
+        """Whether there is room for one more of `host`, or will be when another gives way."""
         with self._lock:
-            in_force = self._in_force
-        self.publish(in_force, frames)
+            free = len(self._members) < self._limits.subscribers
+            return free or self._gives_way(host) is not None
 
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for another one."""
-        with self._lock:
-            return len(self._members) >= self._limits.subscribers
+    def _gives_way(self, host: str) -> _Subscriber | None:
+        """Who makes room for one more of `host`; None where every host has but one."""
+        crowds: dict[str, list[_Subscriber]] = {}
+        for member in self._members:
+            crowds.setdefault(member.host, []).append(member)
+        largest = max(crowds.values(), key=lambda c: len(c) + (c[0].host == host), default=[])
+        return largest[1] if len(largest) > 1 else None
 
     def join(
-        self, peer: socket.socket, answer: bytes, connection: Connection, *, legacy: bool
+        self,
+        peer: socket.socket,
+        answer: bytes,
+        connection: Connection,
+        *,
+        host: str,
+        legacy: bool,
     ) -> bool:
         """Take over `peer`: send it `answer` and then frames; False (and untouched) when full.
 
@@ -151,16 +164,22 @@ class Subscribers:
         """
         with self._lock:
             if len(self._members) >= self._limits.subscribers:
-                return False
+                leaving = self._gives_way(host)
+                if leaving is None:
+                    return False
+                del self._members[leaving]
+                self._background.call(leaving.cut_off)
             member = _Subscriber(
                 peer,
                 connection,
+                host=host,
+                received=self._received,
                 in_force=self._in_force,
                 legacy=legacy,
                 limits=self._limits,
                 metrics=self._metrics,
             )
-            self._members.add(member)
+            self._members[member] = None
             self._metrics.subscribers.set(len(self._members))
         if not self._background.spawn(self._run(member, answer)):
             self._leave(member)
@@ -182,8 +201,27 @@ class Subscribers:
 
     def _leave(self, member: _Subscriber) -> None:
         with self._lock:
-            self._members.discard(member)
+            self._members.pop(member, None)
             self._metrics.subscribers.set(len(self._members))
+
+
+class _Received:
+    """Bytes that the subscribers of each host have sent in this minute.  For one thread."""
+
+    __slots__ = ("_began", "_bytes", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._began = 0.0
+        self._bytes: dict[str, int] = {}
+
+    def too_much(self, host: str, size: int, now: float) -> bool:
+        """Count `size` more bytes at the time `now`; whether that is more than may be."""
+        if now - self._began > 60 or len(self._bytes) > _HOSTS_COUNTED:
+            self._began = now
+            self._bytes.clear()
+        self._bytes[host] = self._bytes.get(host, 0) + size
+        return self._bytes[host] > self._most
 
 
 class _CutOff(Exception):  # noqa: N818 - a way out, not an error
@@ -198,12 +236,16 @@ class _Subscriber:
         peer: socket.socket,
         connection: Connection,
         *,
+        host: str,
+        received: _Received,
         in_force: tuple[str, ...],
         legacy: bool,
         limits: SubscriberLimits,
         metrics: Metrics,
     ) -> None:
         self.queue: deque[str] = deque()
+        self.host = host
+        self._received = received
         self._peer = peer
         self._connection = connection
         self._in_force = in_force
@@ -213,7 +255,6 @@ class _Subscriber:
         self._awake = asyncio.Event()
         self._ending: CloseReason | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._pinged_at: float | None = None
         self._late = False
 
     def wake(self) -> None:
@@ -274,30 +315,13 @@ class _Subscriber:
             if frames:
                 await self._send(writer, frames)
             else:
-                await self._wait(writer)
+                await self._wait()
 
-    async def _wait(self, writer: asyncio.StreamWriter) -> None:
-        """Until something is to be done; sends the pings, if there are to be any."""
+    async def _wait(self) -> None:
+        """Until something is to be done."""
         self._awake.clear()
-        if self.queue or self._ending is not None or self._late:
-            return
-        try:
-            async with asyncio.timeout_at(self._next_ping()):
-                await self._awake.wait()
-        except TimeoutError:
-            if self._pinged_at is not None:
-                raise _CutOff from None
-            self._pinged_at = asyncio.get_running_loop().time()
-            writer.write(self._connection.send(events.Ping()))
-            await self._drain(writer)
-
-    def _next_ping(self) -> float | None:
-        """When to ping, or to give up waiting for the pong (the loop's time)."""
-        if self._limits.ping_seconds is None:
-            return None
-        if self._pinged_at is not None:
-            return self._pinged_at + self._limits.send_seconds
-        return asyncio.get_running_loop().time() + self._limits.ping_seconds
+        if not (self.queue or self._ending is not None or self._late):
+            await self._awake.wait()
 
     async def _send(self, writer: asyncio.StreamWriter, frames: list[str]) -> None:
         if self._connection.state is not ConnectionState.OPEN:
@@ -332,17 +356,14 @@ class _Subscriber:
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer pings and a close; throw away the rest.  Ends with the connection."""
         loop = asyncio.get_running_loop()
-        minute, received = loop.time(), 0
         with contextlib.suppress(OSError):
             while data := await reader.read(_READ_SIZE):
-                if loop.time() - minute > 60:
-                    minute, received = loop.time(), 0
-                received += len(data)
-                if received > self._limits.received:
+                if self._received.too_much(self.host, len(data), loop.time()):
                     self.end(CloseReason.POLICY_VIOLATION)
                     return
                 if not self._take(data, writer):
                     return
+                await asyncio.sleep(0)  # the others' turn
         self.end(CloseReason.NORMAL_CLOSURE)
 
     def _take(self, data: bytes, writer: asyncio.StreamWriter) -> bool:
@@ -352,11 +373,8 @@ class _Subscriber:
         self._connection.receive_data(data)
         for event in self._connection.events():
             if isinstance(event, events.Ping):
-                if self._connection.state is ConnectionState.OPEN:
+                if self._connection.state is ConnectionState.OPEN and not writer.is_closing():
                     writer.write(self._connection.send(event.response()))
-            elif isinstance(event, events.Pong):
-                self._pinged_at = None
-                self._awake.set()
             elif isinstance(event, events.CloseConnection):
                 self.end(_reason(event.code))
                 return False

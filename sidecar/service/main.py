@@ -244,8 +244,9 @@ def _endpoint(
     from sidecar.publish.http import Endpoint  # noqa: PLC0415
 
     with Endpoint(
-        str(listen),
-        trusted_hosts=[str(n) for n in settings.fixed.trusted_hosts],
+        listen,
+        trusted=settings.fixed.trusted_hosts,
+        names=settings.fixed.allowed_hosts,
         metrics=metrics,
         on_problem=log.problem,
     ) as endpoint:

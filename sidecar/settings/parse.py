@@ -202,6 +202,15 @@ def parse_networks(value: object) -> tuple[Network, ...]:
     return tuple(parse_network(item) for item in items_of(value, commas=True))
 
 
+def parse_host_names(value: object) -> tuple[str, ...]:
+    """Host names, without ports."""
+    names = [parse_text(item) for item in items_of(value, commas=True)]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+            raise ValueError(f'"{name}" is not a host name: give it without http:// and port')
+    return tuple(name.lower().removesuffix(".") for name in names)
+
+
 def parse_nameserver(value: object) -> str:
     """``IP`` or ``IP:PORT`` (``[IPv6]:PORT``) as ``IP:PORT``; the port is 53 unless given."""
     text = parse_text(value)

@@ -127,6 +127,7 @@ def _settings(
             state=values["state"],
             listen=values["listen"],
             trusted_hosts=values["trusted_hosts"],
+            allowed_hosts=values["allowed_hosts"],
             kumod_api=values["kumod_api"],
             retention=values["retention"],
             poll_seconds=values["poll"],

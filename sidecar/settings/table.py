@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.log.record import SKIPPED_TYPES
+from sidecar.problems import one_line
 
 from .parse import (
     one_of,
     parse_count,
+    parse_host_names,
     parse_listen,
     parse_merge_options,
     parse_nameservers,
@@ -66,8 +68,7 @@ class Setting:
         try:
             return self.parse(value)
         except ValueError as error:
-            reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
-            raise ValueError(reason) from None
+            raise ValueError(one_line(str(error))) from None
 
     @property
     def variable(self) -> str:
@@ -234,6 +235,18 @@ SETTINGS: tuple[Setting, ...] = (
         "that others can reach.",
         "CIDR",
         "127.0.0.1 ::1 10.0.0.0/8",
+        is_list=True,
+    ),
+    Setting(
+        "allowed_hosts",
+        "--allowed-host",
+        parse_host_names,
+        (),
+        "The host names by which the listener may be asked, besides addresses, localhost and the "
+        "name in --listen: that in kumod's subscribe URL, if it is a name. Others are refused, so "
+        "that no web page can read the overlay through a browser.",
+        "NAME",
+        "tsa.example.com",
         is_list=True,
     ),
     Setting(

@@ -99,6 +99,7 @@ class Fixed:
     state: Path
     listen: Address | None
     trusted_hosts: tuple[Network, ...]
+    allowed_hosts: tuple[str, ...]
     kumod_api: str | None
     retention: Retention | None
     poll_seconds: float

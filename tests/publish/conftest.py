@@ -10,6 +10,7 @@ from sidecar.problems import Problem
 from sidecar.publish.http import Endpoint, Limits
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.websocket import SubscriberLimits
+from sidecar.settings import LOOPBACK, parse_address, parse_network
 
 StartEndpoint = Callable[..., Endpoint]
 
@@ -34,13 +35,15 @@ def start(metrics: Metrics, problems: list[Problem]) -> Iterator[StartEndpoint]:
     def start_endpoint(
         listen: str = "127.0.0.1:0",
         *,
-        trusted_hosts: list[str] | None = None,
+        trusted: list[str] | None = None,
+        names: tuple[str, ...] = (),
         subscribers: SubscriberLimits | None = None,
         **limits: float,
     ) -> Endpoint:
         endpoint = Endpoint(
-            listen,
-            trusted_hosts=trusted_hosts,
+            parse_address(listen),
+            trusted=LOOPBACK if trusted is None else [parse_network(t) for t in trusted],
+            names=names,
             metrics=metrics,
             limits=Limits(subscribers=subscribers or SubscriberLimits(), **limits),  # type: ignore[arg-type]
             on_problem=problems.append,
@@ -52,7 +55,7 @@ def start(metrics: Metrics, problems: list[Problem]) -> Iterator[StartEndpoint]:
     yield start_endpoint
     for endpoint in started:
         endpoint.stop()
-    assert problems == []
+    assert [p for p in problems if p.code not in ("http-host", "http-origin")] == []
 
 
 @pytest.fixture

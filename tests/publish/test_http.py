@@ -22,9 +22,17 @@ from sidecar.problems import Problem, ProblemError
 from sidecar.publish.http import Endpoint
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.snapshot import Snapshot
+from sidecar.settings import Address
 from tests.publish.conftest import StartEndpoint
 
 RECORDED = json.loads((Path(__file__).parent.parent / "data/api/tsa-daemon-http.json").read_text())
+LOCAL = Address("127.0.0.1", 0)
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
 OVERLAY = "/get_config_v1/shaping.toml"
 
 
@@ -34,7 +42,7 @@ def port(endpoint: Endpoint) -> int:
 
 @contextlib.contextmanager
 def connected(endpoint: Endpoint, *, seconds: float = 10.0) -> Iterator[socket.socket]:
-    host = "::1" if endpoint.address.address.version == 6 else "127.0.0.1"
+    host = "::1" if ":" in endpoint.address.host else "127.0.0.1"
     with socket.create_connection((host, port(endpoint)), timeout=seconds) as sock:
         yield sock
 
@@ -48,7 +56,7 @@ def ask(
     body: bytes | None = None,
 ) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection(
-        "::1" if endpoint.address.address.version == 6 else "127.0.0.1",
+        "::1" if ":" in endpoint.address.host else "127.0.0.1",
         port(endpoint),
         timeout=10,
     )
@@ -115,7 +123,7 @@ def test_answers_follow_what_is_published(endpoint: Endpoint) -> None:
 
 
 def test_publishing_before_the_start_is_what_the_first_request_gets() -> None:
-    endpoint = Endpoint("127.0.0.1:0")
+    endpoint = Endpoint(LOCAL)
     endpoint.publish(Snapshot.build(overlay="# early\n"), ["{}"])
     with endpoint:
         assert ask(endpoint, OVERLAY)[2] == b"# early\n"
@@ -156,7 +164,7 @@ def test_gzip_has_a_tag_of_its_own_and_caches_are_told(endpoint: Endpoint) -> No
 @pytest.mark.parametrize(
     "target",
     ["//get_config_v1/shaping.toml", "/get_config_v1/shaping.toml?x=1",
-     "http://sidecar:8008/get_config_v1/shaping.toml", "/get_config_v1/shaping.toml#part"],
+     "http://localhost:8008/get_config_v1/shaping.toml", "/get_config_v1/shaping.toml#part"],
 )  # fmt: skip
 def test_forms_of_the_same_target(endpoint: Endpoint, target: str) -> None:
     assert ask(endpoint, target)[0] == 200
@@ -250,9 +258,9 @@ def test_a_connection_serves_many_requests(endpoint: Endpoint) -> None:
 def test_pipelined_requests_are_answered_in_order(endpoint: Endpoint) -> None:
     with connected(endpoint) as sock:
         sock.sendall(
-            b"\r\n\r\nGET /tsa/status HTTP/1.1\r\nHost: x\r\n\r\n"
-            b"GET /nope HTTP/1.1\nHost: x\n\n"
-            b"HEAD /tsa/status HTTP/1.1\r\nHost: x\r\n\r\n"
+            b"\r\n\r\nGET /tsa/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            b"GET /nope HTTP/1.1\nHost: localhost\n\n"
+            b"HEAD /tsa/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
             b"GET /get_bounce_v1/bounced.json HTTP/1.1\r\nConnection: close\r\n\r\n"
             b"GET /tsa/status HTTP/1.1\r\n\r\n"
         )
@@ -404,7 +412,7 @@ def test_an_idle_connection_is_closed_without_a_word(start: StartEndpoint) -> No
 
 
 def test_connections_held_open_give_way_to_new_ones(start: StartEndpoint, metrics: Metrics) -> None:
-    endpoint = start(connections=4, head_seconds=60, grace_seconds=0.0)
+    endpoint = start(connections=4, head_seconds=60, head_grace_seconds=0.0)
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(connected(endpoint)) for _ in range(4)]
         for sock in held:
@@ -426,6 +434,35 @@ def test_a_client_that_does_not_read_gives_way_too(start: StartEndpoint) -> None
         assert ask(endpoint, "/tsa/status")[2] == b"TSA Daemon OK"
 
 
+def test_half_open_requests_earn_nobody_a_refusal(start: StartEndpoint) -> None:
+    endpoint = start(connections=8, head_seconds=60, grace_seconds=60, head_grace_seconds=0.0)
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            for _ in range(20):
+                sock = stack.enter_context(connected(endpoint))
+                sock.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
+            assert ask(endpoint, "/tsa/status")[2] == b"TSA Daemon OK"
+
+
+def test_readers_of_the_metrics_have_them_made_now_and_then_only(
+    endpoint: Endpoint, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    def render() -> bytes:
+        made.append(time.monotonic())
+        time.sleep(0.02)
+        return b"x 1\n"
+
+    monkeypatch.setattr(Metrics, "render", lambda _metrics: render())
+    began = time.monotonic()
+    for _ in range(200):
+        assert ask(endpoint, "/metrics")[2] == b"x 1\n"
+    seconds = time.monotonic() - began
+    assert len(made) <= 1 + seconds / 0.4
+    assert metrics.http_requests.labels("200")._value.get() == 200
+
+
 def test_an_answer_that_is_not_taken_ends_at_its_deadline(start: StartEndpoint) -> None:
     endpoint = start(answer_seconds=0.3)
     endpoint.publish(Snapshot.build(overlay="x" * 20_000_000))
@@ -442,7 +479,7 @@ def test_an_answer_that_is_not_taken_ends_at_its_deadline(start: StartEndpoint) 
 def test_too_many_connections_at_a_time_are_refused_politely(
     start: StartEndpoint, metrics: Metrics
 ) -> None:
-    endpoint = start(connections=2, head_seconds=60, grace_seconds=60)
+    endpoint = start(connections=2, head_seconds=60, grace_seconds=60, head_grace_seconds=60)
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(connected(endpoint)) for _ in range(2)]
         for sock in held:  # an answer each: they have their threads
@@ -486,7 +523,7 @@ def test_many_clients_at_a_time_all_get_whole_answers(endpoint: Endpoint) -> Non
 def test_hosts_that_are_not_trusted_get_403_for_everything(
     start: StartEndpoint, metrics: Metrics, path: str
 ) -> None:
-    endpoint = start(trusted_hosts=["192.0.2.0/24"])
+    endpoint = start(trusted=["192.0.2.0/24"])
     status, _, body = ask(endpoint, path, method="GET")
     assert status == 403
     assert b"127.0.0.1 is not among this sidecar's trusted_hosts" in body
@@ -494,7 +531,7 @@ def test_hosts_that_are_not_trusted_get_403_for_everything(
 
 
 def test_a_flood_from_a_host_that_is_not_trusted_takes_no_threads(start: StartEndpoint) -> None:
-    endpoint = start(trusted_hosts=["192.0.2.0/24"])
+    endpoint = start(trusted=["192.0.2.0/24"])
     with contextlib.ExitStack() as stack:
         before = threading.active_count()
         for _ in range(300):
@@ -511,11 +548,77 @@ def test_ipv6(start: StartEndpoint) -> None:
 def test_a_listener_on_every_address_knows_ipv4_peers_by_their_ipv4_address(
     start: StartEndpoint,
 ) -> None:
-    endpoint = start("[::]:0", trusted_hosts=["127.0.0.0/8"])
+    endpoint = start("[::]:0", trusted=["127.0.0.0/8"])
     with socket.create_connection(("127.0.0.1", port(endpoint)), timeout=10) as sock:
         sock.sendall(b"GET /tsa/status HTTP/1.0\r\n\r\n")
         assert everything(sock).startswith(b"HTTP/1.1 200 ")
     assert ask(endpoint, "/tsa/status")[0] == 403  # ::1 is not in 127.0.0.0/8
+
+
+# -- browsers -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [OVERLAY, "/tsa/status", "/metrics", "/subscribe_event_v1"])
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "null", "file://", "http://127.0.0.1", "http://127.0.0.1:1", ""],
+)
+def test_a_page_of_another_site_gets_403_for_everything(
+    endpoint: Endpoint, metrics: Metrics, problems: list[Problem], path: str, origin: str
+) -> None:
+    status, headers, body = ask(endpoint, path, headers={**UPGRADE, "Origin": origin})
+    assert status == 403
+    assert b"pages of other sites may not ask" in body
+    assert "access-control-allow-origin" not in headers
+    assert metrics.http_refused.labels("origin")._value.get() == 1
+    assert [p.code for p in problems] == ["http-origin"]
+
+
+@pytest.mark.parametrize("path", [OVERLAY, "/tsa/status", "/metrics", "/subscribe_event_v1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8008", "127.0.0.1.evil.example", "localhost.evil:1"]
+)
+def test_a_name_made_to_point_here_gets_403_for_everything(
+    endpoint: Endpoint, problems: list[Problem], path: str, host: str
+) -> None:
+    status, _, body = ask(endpoint, path, headers={**UPGRADE, "Host": host})
+    assert status == 403
+    assert b"allow it with --allowed-host" in body
+    assert problems[0].where == host.partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:8008", "[::1]:8008", "192.0.2.1", "localhost:1", "LocalHost",
+     "tsa.internal:8008", "TSA.internal", "tsa.internal."],
+)  # fmt: skip
+def test_addresses_localhost_and_names_that_are_allowed_are_answered(
+    start: StartEndpoint, host: str
+) -> None:
+    endpoint = start(names=("tsa.Internal",))
+    assert ask(endpoint, "/tsa/status", headers={"Host": host})[0] == 200
+
+
+def test_the_name_to_listen_on_is_allowed(start: StartEndpoint) -> None:
+    endpoint = start("localhost:0")
+    assert endpoint.address.host == "127.0.0.1"
+    assert ask(endpoint, "/tsa/status", headers={"Host": "localhost"})[0] == 200
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])  # a proxy may add TLS
+def test_our_own_page_may_ask(endpoint: Endpoint, scheme: str) -> None:
+    host = f"127.0.0.1:{port(endpoint)}"
+    status, headers, _ = ask(endpoint, "/tsa/status", headers={"Origin": f"{scheme}://{host}"})
+    assert status == 200
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("fields", ["Host: a b", "Host: ", "Host: a\r\nHost: a", "Host: [::1"])
+def test_a_host_that_is_none_is_a_bad_request(endpoint: Endpoint, fields: str) -> None:
+    with connected(endpoint) as sock:
+        sock.sendall(f"GET /tsa/status HTTP/1.1\r\n{fields}\r\n\r\n".encode())
+        assert everything(sock).startswith(b"HTTP/1.1 400 ")
 
 
 # -- start and stop -----------------------------------------------------------
@@ -523,24 +626,19 @@ def test_a_listener_on_every_address_knows_ipv4_peers_by_their_ipv4_address(
 
 def test_an_address_that_is_taken_is_said_in_one_sentence(endpoint: Endpoint) -> None:
     with pytest.raises(ProblemError, match="another program listens there") as caught:
-        Endpoint(f"127.0.0.1:{port(endpoint)}").start()
+        Endpoint(endpoint.address).start()
     assert len(caught.value.problems) == 1
     assert "\n" not in str(caught.value)
 
 
 def test_an_address_of_another_host_is_said_in_one_sentence() -> None:
     with pytest.raises(ProblemError, match="this host has no such address"):
-        Endpoint("192.0.2.1:0", trusted_hosts=["192.0.2.0/24"]).start()
-
-
-def test_an_exposed_listener_is_refused_before_it_listens() -> None:
-    with pytest.raises(ProblemError, match="trusted_hosts"):
-        Endpoint("0.0.0.0:0")
+        Endpoint(Address("192.0.2.1", 0)).start()
 
 
 def test_stopping_ends_open_connections_at_once_and_leaves_no_threads() -> None:
     before = threading.active_count()
-    endpoint = Endpoint("127.0.0.1:0")
+    endpoint = Endpoint(LOCAL)
     endpoint.start()
     with connected(endpoint) as idle, connected(endpoint) as slow:
         slow.sendall(b"GET / HT")
@@ -559,8 +657,8 @@ def test_stopping_ends_open_connections_at_once_and_leaves_no_threads() -> None:
 
 
 def test_the_port_can_be_taken_again_at_once() -> None:
-    with Endpoint("127.0.0.1:0") as first:
-        listen = str(first.address)
+    with Endpoint(LOCAL) as first:
+        listen = first.address
         ask(first, "/tsa/status")
     with Endpoint(listen) as second:
         assert ask(second, "/tsa/status")[0] == 200
@@ -570,7 +668,7 @@ def test_an_error_of_ours_is_reported_not_printed(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     problems: list[Problem] = []
-    with Endpoint("127.0.0.1:0", on_problem=problems.append) as endpoint:
+    with Endpoint(LOCAL, on_problem=problems.append) as endpoint:
         endpoint.publish(Snapshot(overlay="\ud800", suspended=b"", bounced=b""))
         with pytest.raises((http.client.HTTPException, ConnectionError)):
             ask(endpoint, OVERLAY)

@@ -26,11 +26,6 @@ def test_a_snapshot_holds_every_form_of_its_entries() -> None:
         '{"SchedQSuspension":{"tenant":"t"}}',
         '{"SchedQBounce":{"domain":"d"}}',
     )
-    assert snapshot.legacy_frames == (
-        '{"ReadyQ":{"site_name":"a"}}',
-        '{"ReadyQ":{"site_name":"b"}}',
-        '{"SchedQ":{"tenant":"t"}}',
-    )
 
 
 def test_an_empty_snapshot_is_as_upstreams() -> None:

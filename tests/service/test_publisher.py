@@ -20,6 +20,7 @@ from sidecar.publish.snapshot import Snapshot
 from sidecar.service.logging import Log
 from sidecar.service.published import Published
 from sidecar.service.publisher import Publisher
+from sidecar.settings import Address
 from sidecar.times import NS
 
 FAR = 2_000_000_000 * NS
@@ -37,7 +38,7 @@ class Listener(Endpoint):
     """A listener that is never started, and notes what it is given."""
 
     def __init__(self) -> None:
-        super().__init__("127.0.0.1:0")
+        super().__init__(Address("127.0.0.1", 0))
         self.events: list[str] = []
 
     def publish(self, snapshot: Snapshot, events: Sequence[str] = ()) -> None:
