@@ -19,7 +19,7 @@ from dataclasses import replace
 from sidecar.problems import ProblemError
 from sidecar.settings import Address, Network
 
-_AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:/?#@\[\]]+))(?::[0-9]*)?")
+_AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::[0-9]*)?")
 
 
 def numeric(listen: Address) -> Address:

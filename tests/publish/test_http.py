@@ -365,7 +365,7 @@ def test_any_bytes_get_an_answer_or_an_end_and_harm_nobody(
         answer = everything(sock)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 ")
     assert ask(endpoint, "/tsa/status")[2] == b"TSA Daemon OK"
-    assert problems == []
+    assert {p.code for p in problems} <= {"http-host"}
 
 
 def test_a_client_that_goes_away_halfway_leaves_no_trace(
