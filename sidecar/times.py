@@ -28,11 +28,14 @@ def parse_rfc3339(text: str) -> int:
     A leap second (``:60``) counts as the second before it; digits past the
     ninth are dropped.
     """
-    if text[19:20] == "." and text[-1:] == "Z" and text.isascii() and text[20:-1].isdecimal():
-        try:  # as kumod writes it, many times a second
-            return _start_of_second(text[:19]) + int(text[20:29].removesuffix("Z").ljust(9, "0"))
-        except ValueError:
-            pass  # the message is to have all of it
+    # As kumod writes it, many times a second.
+    if len(text) == 30 and text[19] == "." and text[29] == "Z" and text.isascii():
+        fraction = text[20:29]
+        if fraction.isdecimal():
+            try:
+                return _start_of_second(text[:19]) + int(fraction)
+            except ValueError:
+                pass  # the message is to have all of it
     return _parse_rfc3339(text)
 
 

@@ -26,6 +26,7 @@ _MAILBOX = rf"{_LOCAL}@(?P<domain>{_DOMAIN}|{_LITERAL})"
 _ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*:"
 
 _BARE = re.compile(_MAILBOX)
+_NAME = re.compile(_DOMAIN)
 _PATH = re.compile(rf"<(?:{_ROUTE})?{_MAILBOX}>")
 _TAGGED = re.compile(r"[A-Za-z0-9-]+:[!-Z^-~]+")
 
@@ -36,6 +37,9 @@ def recipient_domain(recipient: str) -> str | None:
     Address literals keep their brackets (``[10.0.0.1]``, ``[IPv6:::1]``).
     Raises ValueError for what kumod can't parse: such a record has no effect.
     """
+    local, _, domain = recipient.partition("@")
+    if domain and local.isalnum() and (known := _plain_domain(domain)) is not None:
+        return known
     if recipient.lower() in ("postmaster", "<postmaster>"):
         return None
     m = (_PATH if recipient.startswith("<") else _BARE).fullmatch(recipient)
@@ -45,6 +49,12 @@ def recipient_domain(recipient: str) -> str | None:
     if domain.startswith("["):
         return _literal(domain[1:-1])
     return ascii_domain(domain)
+
+
+@lru_cache(maxsize=4096)
+def _plain_domain(text: str) -> str | None:
+    """The domain that `text` is, as :func:`recipient_domain` returns it; None for anything else."""
+    return ascii_domain(text) if _NAME.fullmatch(text) is not None else None
 
 
 def _literal(text: str) -> str:

@@ -154,6 +154,10 @@ class Pattern:
         elif self._slow_seconds > MOST_SLOW_SECONDS:
             self.off = f"its slow searches took {self._slow_seconds:.1f} s within a minute"
 
+    def ascii_re2(self) -> str:
+        """The pattern for ASCII texts in RE2's language; only where :attr:`engine` is ``re2``."""
+        return translate.to_re2(self._parsed, AsciiAlphabet())
+
     def literals(self) -> tuple[Literal, ...] | None:
         """Literals of which every text with a match contains one; None when none are usable."""
         return self._literals
@@ -183,9 +187,12 @@ class PatternSet:
     """Patterns asked together: only those are run whose literals are in the text.
 
     So the cost of a text that none of them matches hardly depends on their number.
+    Those that are run are run in one search, unless they are many.
     """
 
-    __slots__ = ("_always", "_gated", "_gates", "_patterns")
+    __slots__ = ("_always", "_gated", "_gates", "_groups", "_patterns")
+
+    _GROUPS_MAX: Final = 256
 
     def __init__(self, patterns: Iterable[Pattern]) -> None:
         self._patterns: Final = tuple(patterns)
@@ -203,14 +210,65 @@ class PatternSet:
             self._gates.Add(gate)
         if gates:
             self._gates.Compile()
+        self._groups: Final[dict[tuple[int, ...], _Group]] = {}
 
     def matching(self, text: str) -> list[int]:
         """The numbers of the patterns that match `text`, ascending."""
-        numbers = set(self._always)
-        if self._gated:
-            for gate in self._gates.Match(_folded(text)) or ():
-                numbers.update(self._gated[gate])
-        return [n for n in sorted(numbers) if self._patterns[n].search(text) is not None]
+        gates = tuple(sorted(self._gates.Match(_folded(text)) or ())) if self._gated else ()
+        group = self._groups.get(gates)
+        if group is None:
+            group = self._group(gates)
+        return group.matching(text)
+
+    def _group(self, gates: tuple[int, ...]) -> _Group:
+        """The patterns to run on a text with the literals of `gates`."""
+        numbers = sorted({*self._always, *(n for gate in gates for n in self._gated[gate])})
+        group = _Group([(n, self._patterns[n]) for n in numbers])
+        # To compile costs many searches, so texts that somebody chose must not cause it for ever.
+        if len(self._groups) < self._GROUPS_MAX:
+            group.compile()
+            self._groups[gates] = group
+        return group
+
+
+class _Group:
+    """A few patterns with their numbers, to be run on the same texts.
+
+    google-re2 finds all of a few patterns in one search, and faster than one by itself.
+    With more than :data:`_TOGETHER` that could be slow: the states of a search multiply.
+    """
+
+    __slots__ = ("_patterns", "_together")
+
+    _TOGETHER: Final = 4
+
+    def __init__(self, patterns: list[tuple[int, Pattern]]) -> None:
+        self._patterns: Final = patterns
+        self._together: re2.Set | None = None
+
+    def matching(self, text: str) -> list[int]:
+        """The numbers of the patterns that match `text`, ascending."""
+        if self._together is not None and text.isascii():
+            found = sorted(self._together.Match(text))
+            # The last one is the empty pattern. It is not found where memory ran out.
+            if found and found.pop() == len(self._patterns):
+                return [self._patterns[index][0] for index in found]
+        return [n for n, pattern in self._patterns if pattern.search(text) is not None]
+
+    def compile(self) -> None:
+        """Prepare the one search, where there can be one."""
+        patterns = [pattern for _, pattern in self._patterns]
+        if len(patterns) > self._TOGETHER or any(p.engine != "re2" for p in patterns):
+            return
+        together = re2.Set.SearchSet(re2_options())
+        try:
+            for pattern in patterns:
+                together.Add(pattern.ascii_re2())
+            together.Add("")
+            together.Compile()
+        except re2.error:  # together they are too large
+            return
+        self._together = together
 
 
 def _folded(text: str) -> str:

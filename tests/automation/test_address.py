@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.automation.address import QueueName, recipient_domain, site_name
 
@@ -97,3 +99,19 @@ def test_the_parts_of_a_queue_name(name: str, parts: QueueName) -> None:
 )
 def test_the_site_within_a_ready_queue_name(queue: str, source: str, site: str) -> None:
     assert site_name(queue, source) == site
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=5) | st.sampled_from(("user1", "a.b", "é")),
+    st.sampled_from(("example.com", "EXAMPLE.com", "[10.0.0.1]", "exämple.com", "-x", "a..b", "")),
+)
+def test_with_and_without_angle_brackets_it_is_the_same(local: str, domain: str) -> None:
+    def read(recipient: str) -> str | None:
+        try:
+            return recipient_domain(recipient)
+        except ValueError:
+            return "no address"
+
+    bare = f"{local}@{domain}"
+    if not bare.startswith(("<", "@")):
+        assert read(bare) == read(f"<{bare}>")

@@ -10,6 +10,7 @@ import itertools
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,6 +192,36 @@ def test_a_set_does_not_take_the_end_of_a_word_for_its_middle() -> None:
     source, text = "\u03a3: spam found", "550 \u039b\u039f\u03a3: spam found"
     assert compile_pattern(source).search(text) is not None
     assert PatternSet([compile_pattern(source)]).matching(text) == [0]
+
+
+@given(st.lists(patterns(), min_size=1, max_size=5), st.lists(texts(), min_size=2, max_size=6))
+def test_what_a_set_learns_of_one_text_holds_for_the_next(
+    sources: list[str], said: list[str]
+) -> None:
+    compiled = [compile_pattern(source) for source in sources]
+    matching = PatternSet(compiled).matching
+    for text in said:
+        expected = [n for n, pattern in enumerate(compiled) if pattern.search(text) is not None]
+        assert matching(text) == expected
+
+
+def test_texts_that_somebody_chose_do_not_make_a_set_compile_for_ever() -> None:
+    words = [f"word{letter}" for letter in "abcdefghij"]
+    patterns_of = PatternSet([compile_pattern(word) for word in words])
+    for number in range(2 ** len(words)):
+        chosen = [n for n in range(len(words)) if number >> n & 1]
+        assert patterns_of.matching(" ".join(words[n] for n in chosen)) == chosen
+        assert len(patterns_of._groups) <= PatternSet._GROUPS_MAX
+
+
+def test_a_search_for_several_that_runs_out_of_memory_is_made_one_by_one() -> None:
+    # google-re2's set when it has no memory left: it finds nothing, and says nothing.
+    exhausted = SimpleNamespace(Match=lambda _text: [])
+    patterns_of = PatternSet([compile_pattern("busy"), compile_pattern("idle")])
+    assert patterns_of.matching("421 busy") == [0]
+    for group in patterns_of._groups.values():
+        group._together = exhausted
+    assert patterns_of.matching("421 busy") == [0]
 
 
 def test_a_set_takes_thousands_of_patterns() -> None:
