@@ -7,11 +7,12 @@ delivered is dropped: the service must not fail for want of an audience.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 
 class Notifier:
@@ -41,6 +42,23 @@ class Notifier:
     def stopping(self) -> None:
         """The service ends, by its own will or another's."""
         self._send("STOPPING=1")
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Feed the watchdog from the event loop, so that a loop that hangs is noticed."""
+        if self.watchdog_seconds is None:
+            yield
+            return
+        task = asyncio.create_task(self._feed(self.watchdog_seconds))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _feed(self, seconds: float) -> None:
+        while True:
+            self.alive()
+            await asyncio.sleep(seconds)
 
     def alive(self) -> None:
         """Feed the watchdog."""

@@ -23,8 +23,9 @@ class Tally:
     considered: int = 0
     bad: int = 0
     bad_recipient: int = 0
+    latest_ns: int = 1 << 63
     newest_ns: int = 0
-    """Time of the newest record considered."""
+    """Time of the newest record considered, of those not later than ``latest_ns``."""
 
 
 def candidates(
@@ -58,5 +59,6 @@ def consider(line: bytes, *, skip_types: frozenset[str], tally: Tally) -> Record
     if record.type in skip_types or record.reception_protocol == LOG_PROTOCOL:
         return None
     tally.considered += 1
-    tally.newest_ns = max(tally.newest_ns, record.time_ns)
+    if tally.newest_ns < record.time_ns <= tally.latest_ns:
+        tally.newest_ns = record.time_ns
     return record

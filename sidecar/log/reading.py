@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 
 from sidecar.problems import Problem
 from sidecar.times import NS
@@ -48,8 +48,12 @@ _TIMESTAMP: Final = b'"timestamp":'
 
 OnProblem = Callable[[Problem], None]
 
-Sift = Callable[[bytes], bytes]
-"""Of whole lines those that are wanted, in order, each with its line end."""
+
+class Sieve(Protocol):
+    """Chooses the lines to hand on."""
+
+    def sift(self, data: bytes) -> bytes:
+        """Of whole lines those that are wanted, in order, each with its line end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Batch:
     segments whose checkpoints are of no use any more (a name is never in
     both).  ``finished`` names segments now wholly read, ``lost`` those that
     were deleted before they were.  ``more``: another batch follows at once.
+    ``sieve`` chose its lines, all of them; None: nothing was left out.
     """
 
     blocks: tuple[Block, ...] = ()
@@ -68,6 +73,7 @@ class Batch:
     finished: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     more: bool = False
+    sieve: Sieve | None = None
 
 
 @dataclass(slots=True)
@@ -93,9 +99,9 @@ class TailStats:
 class Reading:
     """The turns in which the known segments are read.
 
-    `final`: every file is read as one that nothing more is written to.  `sift` is
-    asked of each block which lines to keep, while the block is still in the
-    processor's cache: that halves what it costs to look through it.
+    `final`: every file is read as one that nothing more is written to.  `sieve` is
+    asked once a batch for what chooses the lines to keep, while each block is still
+    in the processor's cache: that halves what it costs to look through it.
     """
 
     def __init__(
@@ -104,10 +110,11 @@ class Reading:
         on_problem: OnProblem,
         final: bool = False,
         stats: TailStats | None = None,
-        sift: Sift | None = None,
+        sieve: Callable[[], Sieve] | None = None,
     ) -> None:
         self.stats = TailStats() if stats is None else stats
-        self._sift = sift
+        self._choose_sieve = sieve
+        self._sieve: Sieve | None = None
         self.known = Known(side_by_side=final)
         self._on_problem = on_problem
         self._final = final
@@ -143,7 +150,9 @@ class Reading:
             tuple(self._finished),
             tuple(self._lost),
             self._more,
+            self._sieve,
         )
+        self._sieve = None
         known.changed, known.forgotten, self._finished, self._lost = {}, set(), [], []
         return batch
 
@@ -271,7 +280,11 @@ class Reading:
         return None
 
     def _sifted(self, block: Block) -> Block:
-        return block if self._sift is None else replace(block, data=self._sift(block.data))
+        if self._choose_sieve is None:
+            return block
+        if self._sieve is None:
+            self._sieve = self._choose_sieve()
+        return replace(block, data=self._sieve.sift(block.data))
 
     async def _pass_over(self, segment: Segment, file: SegmentFile) -> bool:
         """Read up to where the segment ended when we came, for nothing; whether we got there."""

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
@@ -26,7 +26,7 @@ from .file import FileState
 from .identity import HEAD_SIZE, fingerprint_fits
 from .known import Checkpoint, Segment
 from .names import parse_name
-from .reading import Batch, OnProblem, Reading, Sift, TailStats
+from .reading import Batch, OnProblem, Reading, Sieve, TailStats
 from .watch import DirectoryWatch
 
 POLL_SECONDS: Final = 1.0
@@ -61,7 +61,7 @@ class Tail:
     """The log directory.  Use as ``async with``, or call :meth:`close`.
 
     `on_problem` is told, once for each thing, what could not be read and why;
-    `sift` chooses the lines to hand on (None: all of them).
+    `sieve` is asked once a batch for what chooses the lines to hand on (None: all of them).
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Tail:
         start: Start | None = None,
         poll_seconds: float = POLL_SECONDS,
         on_problem: OnProblem = lambda _problem: None,
-        sift: Sift | None = None,
+        sieve: Callable[[], Sieve] | None = None,
     ) -> None:
         self.directory = directory
         self._pattern = re.compile(translate(pattern))
@@ -83,7 +83,7 @@ class Tail:
         self._from_end = self._start.mode == "end" and not self._checkpoints
         self._poll_seconds = poll_seconds
         self._on_problem = on_problem
-        self._reading = Reading(on_problem=on_problem, sift=sift)
+        self._reading = Reading(on_problem=on_problem, sieve=sieve)
         self._wake = asyncio.Event()
         self._watch = DirectoryWatch(self._wake.set)
         self._following = False
@@ -115,6 +115,11 @@ class Tail:
                 read = segment.read_to if segment.file is None else segment.file.raw_read
                 total += max(segment.state.size - read, 0)
         return total
+
+    @property
+    def has_no_directory(self) -> bool:
+        """Whether the log directory could not be read when last looked for."""
+        return "log-dir-unreadable" in self._told
 
     @property
     def floor_ns(self) -> int | None:

@@ -19,7 +19,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sidecar.http_client import Answer, Unreachable
@@ -100,6 +100,10 @@ class KumodClient:
         self._bumper.set_version(desired.overlay_version)
         self._pusher.set_desired(desired)
 
+    def conditions(self) -> list[Problem]:
+        """What keeps kumod from being told."""
+        return [replace(problem, level="error") for problem in self._link.problems.current]
+
     @property
     def settled(self) -> bool:
         """Whether kumod has been told everything."""
@@ -151,17 +155,28 @@ class _Problems:
         self._on_problem = on_problem
         # By code: who has it.  One kumod that is down is one trouble, not one a task.
         self._ill: dict[str, set[str]] = {}
+        self._current: dict[str, Problem] = {}
+
+    @property
+    def current(self) -> tuple[Problem, ...]:
+        """The troubles that are not over."""
+        return tuple(self._current.values())
 
     def report(self, code: str, message: str, *, who: str = "") -> None:
         """`who` has this trouble; news if nobody had it."""
         ill = self._ill.setdefault(code, set())
+        problem = Problem("warning", f"kumod-{code}", message, where=self._shown)
         if not ill:
-            self._on_problem(Problem("warning", f"kumod-{code}", message, where=self._shown))
+            self._on_problem(problem)
+        self._current[code] = problem
         ill.add(who)
 
     def well(self, code: str, *, who: str = "") -> None:
         """`who` doesn't have it any longer."""
-        self._ill.get(code, set()).discard(who)
+        ill = self._ill.get(code, set())
+        ill.discard(who)
+        if not ill:
+            self._current.pop(code, None)
 
 
 class _Link:

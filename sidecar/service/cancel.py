@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from .service import Service
+from .flow import Flow
 
 
 def requests_path(state: Path) -> Path:
@@ -38,15 +38,15 @@ def ask(state: Path, keys: Iterable[str]) -> Path:
     return request
 
 
-def carry_out(directory: Path, service: Service) -> list[str]:
+def carry_out(directory: Path, flow: Flow) -> list[str]:
     """Take back what is asked for; returns the keys of what was in force.
 
     While the disk won't have the commit, the requests stay, and so does what is published.
     """
     done = []
     for request, keys in list(_requests(directory)):
-        done += service.cancel(keys)
-        if service.commits.try_commit():
+        done += flow.cancel(keys)
+        if flow.try_commit():
             with contextlib.suppress(OSError):
                 request.unlink()
     return done

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from sidecar.log.identity import SegmentId
 from sidecar.log.reader import Position
-from sidecar.log.reading import Batch, Checkpoint, Sift
+from sidecar.log.reading import Batch, Checkpoint, Sieve
 from sidecar.log.tail import Start, Tail
 from sidecar.problems import Problem
-from sidecar.settings import Settings
+from sidecar.settings import Fixed
 from sidecar.store import CheckpointRow
 
 
@@ -49,24 +49,24 @@ def from_rows(rows: Mapping[str, CheckpointRow]) -> dict[str, Checkpoint]:
 
 
 def tail_for(
-    settings: Settings,
+    settings: Fixed,
     *,
     saved: Mapping[str, CheckpointRow],
     since_ns: int,
     on_problem: Callable[[Problem], None],
-    sift: Sift,
+    sieve: Callable[[], Sieve],
 ) -> Tail:
     """The tail of the log directory, from where the last run got to.
 
     `since_ns`: what was logged before can't be in force any more.
-    `sift` chooses the lines that matter.
+    `sieve` is asked once a batch for what chooses the lines that matter.
     """
     return Tail(
-        settings.fixed.log_dir,
-        pattern=settings.fixed.pattern,
+        settings.log_dir,
+        pattern=settings.pattern,
         checkpoints=from_rows(saved),
-        start=Start(settings.fixed.start, since_ns),
-        poll_seconds=settings.fixed.poll_seconds,
+        start=Start(settings.start, since_ns),
+        poll_seconds=settings.poll_seconds,
         on_problem=on_problem,
-        sift=sift,
+        sieve=sieve,
     )

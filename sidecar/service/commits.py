@@ -1,7 +1,7 @@
 """What has been decided and is not committed yet; published is only what was.
 
-In: transactions with their outcomes, and a store.  Out: commits, each followed
-by a call with the outcomes that may now be published.  A disk that is full or
+In: transactions with their outcomes, and a store.  Out: commits, each of which
+returns the outcome that may now be published.  A disk that is full or
 broken holds up what comes behind: it is tried again until it works, and
 meanwhile what waits grows with the keys it names, not with the log.
 """
@@ -37,7 +37,7 @@ class Commits:
     What outcomes change in the store is written down once for all that was decided
     since the last commit, of which only the last of each key counts.
     ``everything``: the whole state as one transaction, for a store that lost
-    its file.  ``on_commit``: called with what was decided once that is committed.
+    its file.
     """
 
     def __init__(
@@ -45,12 +45,10 @@ class Commits:
         store: Store,
         *,
         everything: Callable[[], Transaction],
-        on_commit: Callable[[Outcome], None],
         log: Log,
     ) -> None:
         self._store = store
         self._everything = everything
-        self._on_commit = on_commit
         self._log = log
         self._pending = Transaction()
         self._decided = Outcome()  # its effects are not in _pending yet
@@ -91,31 +89,31 @@ class Commits:
         waited = time.monotonic() - self._since >= _COMMIT_SECONDS
         return waited or len(self._unpublished.events) >= _EVENTS_MAX
 
-    async def commit(self) -> None:
-        """Commit what is pending, however long it takes until the disk will have it."""
+    async def commit(self) -> Outcome:
+        """Commit what is pending, however long the disk takes; what may now be published."""
         if not self.patient:
-            await self.last_commit()
-            return
+            return await self.last_commit()
         failures = 0
-        while not self.try_commit():
+        while (committed := self.try_commit()) is None:
             await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
             failures += 1
+        return committed
 
-    async def last_commit(self) -> None:
+    async def last_commit(self) -> Outcome:
         """Commit what is pending, or raise ProblemError: for one who is about to end.
 
         Nothing is lost by that: the positions stay where they were, together
         with the effects, and the log is read again from there.
         """
         for number in range(_LAST_TRIES):
-            if self.try_commit():
-                return
+            if (committed := self.try_commit()) is not None:
+                return committed
             await asyncio.sleep(_RETRY_SECONDS[number])
         assert self.failure is not None
         raise ProblemError([self.failure])
 
-    def try_commit(self) -> bool:
-        """Commit what is pending; False when the disk won't have it now."""
+    def try_commit(self) -> Outcome | None:
+        """Commit what is pending; what may now be published, None when the disk won't have it."""
         if self._since is not None:
             reached("before-commit")
             self._pending.add(effects(self._decided))
@@ -126,25 +124,23 @@ class Commits:
                 # The file was damaged or taken away, and its successor is empty.
                 self._failed(error.problem)
                 self._pending = self._everything()
-                return False
+                return None
             except StoreError as error:
                 self._failed(error.problem)
-                return False
+                return None
             reached("after-commit")
-        self._committed()
-        return True
+        return self._committed()
 
     def _failed(self, problem: Problem) -> None:
         if self.failure is None or self.failure.code != problem.code:
             self._log.problem(problem)
         self.failure = problem
 
-    def _committed(self) -> None:
+    def _committed(self) -> Outcome:
         if self.failure is not None:
             self._log.info("the state file can be written again")
             self.failure = None
         outcome, self._unpublished = self._unpublished, Outcome()
         self._pending = Transaction()
         self._since = None
-        if outcome:
-            self._on_commit(outcome)
+        return outcome

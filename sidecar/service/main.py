@@ -2,8 +2,8 @@
 
 In: settings and how to settle them again.  Out: exit, after everything that was
 read is committed and published.  The order of the start: the overlay exists
-before anything else happens; what was in force is published before rules are
-loaded; READY is said when the log is being read.
+before anything else happens; what was in force is published; the rules are
+loaded; then everything else is made, and READY is said when the log is being read.
 """
 
 from __future__ import annotations
@@ -15,32 +15,33 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar.automation.overlay import FIRST_LINE, Overlay
 from sidecar.log.tail import Tail
 from sidecar.problems import Problem, ProblemError
 from sidecar.publish.metrics import Metrics
-from sidecar.publish.overlay_file import write_atomically
-from sidecar.settings import Address, Settings
-from sidecar.shaping.mx import Resolver
-from sidecar.store import Saved, Store, StoreError, state_files
+from sidecar.settings import Fixed
+from sidecar.shaping.mx import DnsResolver, Resolver
+from sidecar.store import Saved, Store, StoreError
 from sidecar.systemd import Notifier
 from sidecar.times import NS, until_tick
 
 from .cancel import carry_out, requests_path
 from .checkpoints import tail_for
 from .clock import GuardedClock
+from .flow import Flow
+from .ledger import Ledger
 from .logging import Log, everything_to
+from .overlay_place import ensure_overlay, refuse_taken_place
 from .progress import progress_on_terminal
-from .publisher import BOUNCED_NAME, SUSPENDED_NAME, Publisher
+from .published import Published
+from .publisher import Publisher
 from .reload import changes, signature
 from .retention import Keeper, keep_within
 from .rules import RuleBook, Settle, Settled, load_rules
-from .service import Service, watchdog
-from .status import Status, status_path
+from .status import HEARTBEAT_SECONDS, Gauges, State, Status, StatusFile, status_path
 
 if TYPE_CHECKING:  # each is loaded where it is asked for: together they take a while
     from sidecar.publish.http import Endpoint
@@ -54,18 +55,90 @@ _CANCEL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
-    """What a running sidecar consists of."""
+class _Outside:
+    """What is there before the rules are loaded: what was in force is published by it."""
 
+    settings: Fixed
     log: Log
-    state: Path
-    store: Store
-    service: Service
-    publisher: Publisher
-    status: Status
-    notifier: Notifier
     metrics: Metrics
+    clock: Callable[[], int]
+    started_ns: int
+    store: Store
+    resolver: Resolver
+    ledger: Ledger
+    view: Published
+    endpoint: Endpoint | None
     kumod: KumodClient | None
+    publisher: Publisher
+    status_file: StatusFile
+    gauges: Gauges
+
+    def status(self, state: State) -> Status:
+        """How things are, as far as they are known without rules."""
+        overlay, clock = self.view.overlay, self.clock
+        return Status(
+            state=state,
+            started_ns=self.started_ns,
+            entries=dict(self.view.counts()),
+            thresholds=len(self.ledger.automation.thresholds),
+            overlay_version=self.publisher.version,
+            reserved_names=dict(overlay.reserved),
+            left_out=tuple(overlay.rejected.values()),
+            counters=dict(self.ledger.counters),
+            conditions=tuple(self._conditions()),
+            segments_lost=tuple(self.ledger.lost_names),
+            clock_behind_seconds=clock.behind_ns // NS if isinstance(clock, GuardedClock) else 0,
+            dns_failures=self.resolver.failures if isinstance(self.resolver, DnsResolver) else 0,
+        )
+
+    def _conditions(self) -> Iterator[Problem]:
+        for problem in (self.ledger.commits.failure, self.publisher.failure):
+            if problem is not None:
+                yield problem
+        if self.kumod is not None:
+            yield from self.kumod.conditions()
+
+    async def tell(self, status: Status) -> None:
+        """Put `status` where it is read."""
+        self.gauges.show(status)
+        data = await self.status_file.tell(status.document(), self.clock())
+        if data is not None:
+            self.publisher.status = data
+            if self.endpoint is not None:
+                self.endpoint.set_status(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sidecar:
+    """A sidecar that has its rules."""
+
+    outside: _Outside
+    book: RuleBook
+    flow: Flow
+    tail: Tail
+    notifier: Notifier
+
+    def status(self, state: State) -> Status:
+        """How things are."""
+        outside, rules = self.outside, self.book.rules
+        known = outside.status(state)
+        return replace(
+            known,
+            newest_ns=self.flow.newest_ns,
+            rules=rules.count,
+            files=tuple(f.name for f in rules.shaping.files),
+            conditions=(*known.conditions, *self._conditions(), *self.book.conditions()),
+            segments_waiting=self.tail.waiting,
+            bytes_waiting=self.tail.bytes_waiting,
+            regex_timeouts=sum(pattern.timeouts for pattern in rules.patterns),
+            regexes_switched_off=len(rules.switched_off),
+        )
+
+    def _conditions(self) -> Iterator[Problem]:
+        if self.tail.has_no_directory:
+            directory = str(self.tail.directory)
+            message = "the log directory can't be read: nothing new is decided"
+            yield Problem("error", "log-dir-unreadable", message, file=directory)
 
 
 async def serve(
@@ -88,86 +161,101 @@ async def serve(
         log.info("the policy says", text=message)
     for problem in settings.warnings:
         log.problem(problem)
-    _spare_what_is_read(settings)
-    _ensure_overlay(settings.fixed.overlay)
+    refuse_taken_place(settings)
+    ensure_overlay(settings.fixed.overlay)
+    guarded = clock or GuardedClock(on_jump=lambda ns: _say_jump(log, ns))
+    with (
+        everything_to(log),
+        _outside(settings.fixed, make_resolver, once=once, clock=guarded, log=log) as outside,
+    ):
+        await outside.publisher.put_out()
+        await outside.tell(outside.status("starting"))
+        book = await _load_rules(settled, settle, outside)
+        flow = Flow(
+            settings=settings.fixed,
+            book=book,
+            ledger=outside.ledger,
+            publisher=outside.publisher,
+            resolver=outside.resolver,
+            log=log,
+            metrics=outside.metrics,
+            clock=guarded,
+        )
+        tail = tail_for(
+            settings.fixed,
+            saved=outside.ledger.checkpoints,
+            since_ns=flow.since_ns(),
+            on_problem=log.problem,
+            sieve=lambda: book.rules,
+        )
+        sidecar = _Sidecar(outside, book, flow, tail, Notifier(env))
+        gc.freeze()  # what there is now stays: no need to look through it for garbage
+        async with tail, progress_on_terminal(tail):
+            if once:
+                await _run_once(sidecar)
+            else:
+                with sidecar.notifier.watched():
+                    await _run(sidecar)
+
+
+@contextlib.contextmanager
+def _outside(
+    settings: Fixed,
+    make_resolver: Callable[[Mapping[str, str]], Resolver],
+    *,
+    once: bool,
+    clock: Callable[[], int],
+    log: Log,
+) -> Iterator[_Outside]:
+    """What was in force, and the ways it is published by; with `once`, no listener and no API."""
     metrics = Metrics.create(process=True)
-    with everything_to(log), Store.open(settings.fixed.state) as store:
+    with Store.open(settings.state) as store:
         saved = _load(store)
         for problem in store.problems:
             log.problem(problem)
         resolver = make_resolver(saved.mx)
-        service = Service(
-            store=store,
-            saved=saved,
-            resolver=resolver,
-            log=log,
-            metrics=metrics,
-            clock=clock or GuardedClock(on_jump=lambda ns: _say_jump(log, ns)),
-        )
-        listen = None if once else settings.fixed.listen
-        with _endpoint(listen, settings, metrics=metrics, log=log) as endpoint:
-            kumod = None if once else _kumod(settings, service, metrics=metrics, log=log)
+        ledger = Ledger(store, saved, resolver=resolver, log=log, clock=clock)
+        view = Published(ledger.automation.entries)
+        kumod = None if once else _kumod(settings, ledger, metrics=metrics, log=log)
+        with _endpoint(settings, metrics=metrics, log=log, once=once) as endpoint:
             publisher = Publisher(
-                service.view,
-                overlay=settings.fixed.overlay,
+                view,
+                overlay=settings.overlay,
                 endpoint=endpoint,
                 log=log,
                 metrics=metrics,
                 on_change=None if kumod is None else kumod.set_desired,
             )
-            service.publisher = publisher
-            status = Status(
-                service,
-                publisher,
-                metrics=metrics,
-                endpoint=endpoint,
-                file=status_path(settings.fixed.state),
-            )
-            parts = _Parts(
+            yield _Outside(
+                settings=settings,
                 log=log,
-                state=settings.fixed.state,
-                store=store,
-                service=service,
-                publisher=publisher,
-                status=status,
-                notifier=Notifier(env),
                 metrics=metrics,
+                clock=clock,
+                started_ns=clock(),
+                store=store,
+                resolver=resolver,
+                ledger=ledger,
+                view=view,
+                endpoint=endpoint,
                 kumod=kumod,
+                publisher=publisher,
+                status_file=StatusFile(status_path(settings.state)),
+                gauges=Gauges(metrics),
             )
-            await publisher.write(publisher.snapshot())
-            seen = signature(settled.files)
-            rules = await load_rules(
-                settings.reloaded, resolver, service.copies, warnings=settings.warnings
-            )
-            service.keep_copies()
-            metrics.rules_loaded_at.set(service.clock() / NS)
-            for problem in rules.found:
-                log.problem(problem)
-            service.book = RuleBook(
-                settle, resolver, settled, rules, seen=seen, copies=service.copies
-            )
-            gc.freeze()  # what there is now stays: no need to look through it for garbage
-            await _read_log(parts, saved, once=once)
 
 
-async def _read_log(parts: _Parts, saved: Saved, *, once: bool) -> None:
-    service = parts.service
-    assert service.book is not None
-    settings = service.book.settled.settings
-    tail = tail_for(
-        settings,
-        saved=saved.checkpoints,
-        since_ns=service.since_ns(),
-        on_problem=parts.log.problem,
-        sift=service.sift,
+async def _load_rules(settled: Settled, settle: Settle, outside: _Outside) -> RuleBook:
+    """The rules; ProblemError where they do not load."""
+    settings, ledger = settled.settings, outside.ledger
+    seen = signature(settled.files)
+    rules = await load_rules(
+        settings.reloaded, outside.resolver, ledger.copies, warnings=settings.warnings
     )
-    parts.status.tail = tail
-    async with tail, progress_on_terminal(tail):
-        if once:
-            await _run_once(parts, tail)
-        else:
-            with watchdog(parts.notifier):
-                await _run(parts, tail)
+    ledger.keep_copies(settings.reloaded.shaping)
+    outside.metrics.rules_loaded_at.set(outside.clock() / NS)
+    for problem in rules.found:
+        outside.log.problem(problem)
+    return RuleBook(settle, outside.resolver, settled, rules, seen=seen, copies=ledger.copies)
 
 
 def _load(store: Store) -> Saved:
@@ -189,64 +277,19 @@ def _say_jump(log: Log, ns: int) -> None:
         )
 
 
-def _spare_what_is_read(settings: Settings) -> None:
-    """ProblemError where the overlay would take the place of the operator's rules or policy.
-
-    Or of a file of our own, or where it would be read as a log.  The overlay itself may
-    well be among the rule files, as it is among kumod's.
-    """
-    target = os.path.realpath(settings.fixed.overlay)
-    overlay, state = Path(target), Path(os.path.realpath(settings.fixed.state))
-    ours = {*state_files(state), requests_path(state), status_path(state)}
-    if overlay in ours or overlay.name in (SUSPENDED_NAME, BOUNCED_NAME):
-        raise _overlay_problem(settings, "another file of tsa-sidecar's own has this name")
-    if overlay.parent == Path(os.path.realpath(settings.fixed.log_dir)):
-        raise _overlay_problem(settings, "it would be read as a segment of the log")
-    read = {os.path.realpath(file) for file in settings.reloaded.shaping}
-    read |= {os.path.realpath(file) for file in settings.fixed.dns_zones}
-    if settings.reloaded.policy is not None:
-        read.add(os.path.realpath(settings.reloaded.policy))
-    if target not in read:
-        return
-    mark = FIRST_LINE.encode()
-    with contextlib.suppress(OSError), open(target, "rb") as file:
-        if file.read(len(mark)) not in (b"", mark):
-            raise _overlay_problem(settings, "the overlay would replace this file, which is read")
-
-
-def _overlay_problem(settings: Settings, why: str) -> ProblemError:
-    message = f"{why}: name another with --overlay or TSA_SIDECAR_OVERLAY"
-    return ProblemError.one("overlay-write", message, file=str(settings.fixed.overlay))
-
-
-def _ensure_overlay(path: Path) -> None:
-    """An empty overlay where there is none: kumod logs an error for a missing file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_atomically(path, Overlay().text())
-    except OSError as error:
-        raise ProblemError.one(
-            "overlay-write",
-            f"the overlay's directory can't be made: {error.strerror}; make it, or name another "
-            "file with --overlay",
-            file=str(path.parent),
-        ) from None
-
-
 @contextlib.contextmanager
 def _endpoint(
-    listen: Address | None, settings: Settings, *, metrics: Metrics, log: Log
+    settings: Fixed, *, metrics: Metrics, log: Log, once: bool
 ) -> Iterator[Endpoint | None]:
-    if listen is None:
+    if settings.listen is None or once:
         yield None
         return
     from sidecar.publish.http import Endpoint  # noqa: PLC0415
 
     with Endpoint(
-        listen,
-        trusted=settings.fixed.trusted_hosts,
-        names=settings.fixed.allowed_hosts,
+        settings.listen,
+        trusted=settings.trusted_hosts,
+        names=settings.allowed_hosts,
         metrics=metrics,
         on_problem=log.problem,
     ) as endpoint:
@@ -254,106 +297,107 @@ def _endpoint(
         yield endpoint
 
 
-def _kumod(
-    settings: Settings, service: Service, *, metrics: Metrics, log: Log
-) -> KumodClient | None:
-    if settings.fixed.kumod_api is None:
+def _kumod(settings: Fixed, ledger: Ledger, *, metrics: Metrics, log: Log) -> KumodClient | None:
+    if settings.kumod_api is None:
         return None
     from sidecar.publish.kumod import KumodClient  # noqa: PLC0415
 
     return KumodClient(
-        settings.fixed.kumod_api,
-        ids=service.kumod_ids,
-        on_ids=service.keep_kumod_ids,
+        settings.kumod_api,
+        ids=ledger.kumod_ids,
+        on_ids=ledger.keep_kumod_ids,
         on_problem=log.problem,
         metrics=metrics,
     )
 
 
-async def _run_once(parts: _Parts, tail: Tail) -> None:
-    service, publisher = parts.service, parts.publisher
-    service.commits.patient = False
-    await service.follow(tail, follow=False)
-    service.expire()
-    await service.commits.commit()
-    await publisher.write(publisher.snapshot())
-    parts.status.state = "stopped"
-    await parts.status.tell()
+async def _run_once(sidecar: _Sidecar) -> None:
+    outside, flow, publisher = sidecar.outside, sidecar.flow, sidecar.outside.publisher
+    outside.ledger.commits.patient = False
+    await flow.follow(sidecar.tail, for_ever=False)
+    flow.expire()
+    await flow.last_commit()
+    await publisher.put_out()
+    await outside.tell(sidecar.status("stopped"))
     if publisher.failure is not None:
         raise ProblemError([publisher.failure])
 
 
-async def _run(parts: _Parts, tail: Tail) -> None:
-    service, log = parts.service, parts.log
-    assert service.book is not None
-    settings = service.book.settled.settings
+async def _run(sidecar: _Sidecar) -> None:
+    outside = sidecar.outside
     stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    parts.status.state = "running"
-    works = _works(parts, tail, hangup)
-    parts.notifier.ready("reading the log")
-    log.info("started", pid=os.getpid(), log_dir=str(settings.fixed.log_dir))
+    works = _works(sidecar, hangup)
+    sidecar.notifier.ready("reading the log")
+    outside.log.info("started", pid=os.getpid(), log_dir=str(outside.settings.log_dir))
     try:
         await _until(stop, works)
     finally:
-        parts.notifier.stopping()
-        if parts.kumod is not None:
-            await parts.kumod.close()
-        await _end(parts)
-    log.info("stopped")
+        sidecar.notifier.stopping()
+        if outside.kumod is not None:
+            await outside.kumod.close()
+        await _end(sidecar)
+    outside.log.info("stopped")
 
 
-def _works(
-    parts: _Parts, tail: Tail, hangup: asyncio.Event
-) -> dict[str, Coroutine[Any, Any, None]]:
+def _works(sidecar: _Sidecar, hangup: asyncio.Event) -> dict[str, Coroutine[Any, Any, None]]:
     """What goes on at the same time, for ever, by name."""
-    service, log = parts.service, parts.log
-    assert service.book is not None
-    keeper = _keeper(parts)
+    outside, flow, book = sidecar.outside, sidecar.flow, sidecar.book
+    keeper = _keeper(outside)
     works = {
-        "follow": service.follow(
-            tail,
-            follow=True,
-            on_finished=(lambda _names: None) if keeper is None else keeper.note,
-        ),
-        "expire": service.expire_for_ever(tail),
-        "publish": parts.publisher.run(),
-        "reload": _reload(parts, service.book, hangup),
-        "status": parts.status.run(),
-        "cancel": _cancel(parts, requests_path(parts.state)),
+        "follow": flow.follow(sidecar.tail, for_ever=True, keeper=keeper),
+        "expire": flow.keep_time(sidecar.tail),
+        "publish": outside.publisher.run(),
+        "reload": _reload(sidecar, hangup),
+        "status": _tell_status(sidecar),
+        "cancel": _cancel(sidecar, requests_path(outside.settings.state)),
     }
-    if parts.kumod is not None:
-        works["kumod"] = parts.kumod.run()
+    if outside.kumod is not None:
+        works["kumod"] = outside.kumod.run()
     if keeper is not None:
-        works["retention"] = keep_within(keeper, service, parts.store, log)
+        works["retention"] = keep_within(
+            keeper,
+            book=book,
+            flow=flow,
+            ledger=outside.ledger,
+            store=outside.store,
+            log=outside.log,
+        )
     return works
 
 
-async def _cancel(parts: _Parts, directory: Path) -> None:
+async def _tell_status(sidecar: _Sidecar) -> None:
+    """Keep the document and the gauges up to date, for ever."""
+    while True:
+        for problem in sidecar.book.newly_switched_off():
+            sidecar.outside.log.problem(problem)
+        await sidecar.outside.tell(sidecar.status("running"))
+        await asyncio.sleep(until_tick(time.monotonic(), HEARTBEAT_SECONDS))
+
+
+async def _cancel(sidecar: _Sidecar, directory: Path) -> None:
     """Take back what an operator asks for, for ever."""
     while True:
-        for key in carry_out(directory, parts.service):
-            parts.log.info("an entry was taken back by hand", key=key)
+        for key in carry_out(directory, sidecar.flow):
+            sidecar.outside.log.info("an entry was taken back by hand", key=key)
         await asyncio.sleep(until_tick(time.monotonic(), _CANCEL_SECONDS))
 
 
-def _keeper(parts: _Parts) -> Keeper | None:
-    service = parts.service
-    assert service.book is not None
-    settings = service.book.settled.settings
-    if settings.fixed.retention is None:
+def _keeper(outside: _Outside) -> Keeper | None:
+    settings, ledger = outside.settings, outside.ledger
+    if settings.retention is None:
         return None
     keeper = Keeper(
-        settings.fixed.log_dir,
-        pattern=settings.fixed.pattern,
-        retention=settings.fixed.retention,
-        clock=service.clock,
-        log=parts.log,
+        settings.log_dir,
+        pattern=settings.pattern,
+        retention=settings.retention,
+        clock=outside.clock,
+        log=outside.log,
     )
-    keeper.note_earlier(service.checkpoints, until_ns=service.committed_ns, lost=service.lost_names)
+    keeper.note_earlier(ledger.checkpoints, until_ns=ledger.committed_ns, lost=ledger.lost_names)
     return keeper
 
 
@@ -389,43 +433,48 @@ def _raise_as_problem(task: asyncio.Task[Any]) -> None:
     )
 
 
-async def _end(parts: _Parts) -> None:
+async def _end(sidecar: _Sidecar) -> None:
     """Commit and publish what there is; if the disk won't have it, say so and end all the same."""
+    outside = sidecar.outside
     try:
-        await parts.service.commits.last_commit()
+        await sidecar.flow.last_commit()
     except ProblemError as error:
-        parts.log.problem(error.problems[0])
-        parts.log.warning("what could not be committed will be read from the log again")
-    await parts.publisher.write(parts.publisher.snapshot())
-    parts.status.state = "stopped"
-    await parts.status.tell()
+        outside.log.problem(error.problems[0])
+        outside.log.warning("what could not be committed will be read from the log again")
+    await outside.publisher.put_out()
+    await outside.tell(sidecar.status("stopped"))
 
 
-async def _reload(parts: _Parts, book: RuleBook, hangup: asyncio.Event) -> None:
+async def _reload(sidecar: _Sidecar, hangup: asyncio.Event) -> None:
     """Read the rules again when asked to, when their files change, when the ttl has passed."""
+    book, outside, notifier = sidecar.book, sidecar.outside, sidecar.notifier
     reasons = changes(
         files=lambda: book.settled.files,
         known=book.seen,
-        ttl_seconds=lambda: book.rules.reload_ns(parts.service.clock()) / NS,
+        ttl_seconds=lambda: book.rules.reload_ns(outside.clock()) / NS,
         hangup=hangup,
     )
     async for reason in reasons:
-        parts.notifier.reloading()
-        await _reload_once(parts, book, reason)
-        parts.notifier.ready("reading the log")
+        notifier.reloading()
+        await _reload_once(book, outside, reason)
+        notifier.ready("reading the log")
 
 
-async def _reload_once(parts: _Parts, book: RuleBook, reason: str) -> None:
-    log = parts.log
+async def _reload_once(book: RuleBook, outside: _Outside, reason: str) -> None:
+    log = outside.log
+    waiting = book.awaiting_restart
     changed = await book.reload()
     for problem in book.failure:
         log.problem(problem)
     if book.failure:
-        parts.metrics.rule_load_errors.inc()
+        outside.metrics.rule_load_errors.inc()
         log.error("the rules were not replaced; the last good ones stay", reason=reason)
         return
-    parts.metrics.rules_loaded_at.set(parts.service.clock() / NS)
-    parts.service.keep_copies()
+    outside.metrics.rules_loaded_at.set(outside.clock() / NS)
+    outside.ledger.keep_copies(book.settled.settings.reloaded.shaping)
+    restart = book.restart_problem
+    if restart is not None and book.awaiting_restart != waiting:
+        log.problem(restart)
     if changed:
         for problem in book.rules.problems:
             log.problem(problem)

@@ -1,6 +1,6 @@
 """Putting the published view out: overlay file, JSON files, endpoint, kumod's admin API.
 
-In: that the view changed, and the events since.  Out: files and answers.  One
+In: what has been committed, and the time.  Out: files and answers.  One
 task; changes that come while it writes are put out together next time, and
 making the texts takes at most a fifth of one core.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sidecar.automation.decide import Outcome
 from sidecar.automation.entries import Suspension
 from sidecar.faults import reached
 from sidecar.problems import Problem, ProblemError
@@ -67,11 +68,33 @@ class Publisher:
         self._reported: set[str] = set()
         self._written: Signature = {}
         self._written_version = 0
+        self._writing: asyncio.Future[tuple[bool, Signature]] | None = None
         self.status = b"{}"
         """The status document, as it goes out with the next snapshot."""
         self.version = 0
         self.failure: Problem | None = None
         """Why the files on disk are not what they should be; None when they are."""
+
+    def publish(self, committed: Outcome, now_ns: int) -> None:
+        """Have what has been committed put out soon, as far as it still holds at `now_ns`."""
+        self._view.commit(committed)
+        self._view.expire(now_ns)
+        self.changed(
+            [
+                event
+                for event in committed.events
+                if event.expires_ns > now_ns and event.key in committed.entries
+            ]
+        )
+
+    def expire(self, now_ns: int) -> None:
+        """Have what expires by `now_ns` taken back soon."""
+        if self._view.expire(now_ns):
+            self.changed()
+
+    def next_expiry(self) -> int | None:
+        """When the next entry expires, or earlier; None when none is in force."""
+        return self._view.entries.next_expiry()
 
     def changed(self, events: Sequence[Suspension] = ()) -> None:
         """Say that the view changed, and which events brought that about.
@@ -126,6 +149,10 @@ class Publisher:
             self._endpoint.publish(snapshot, [frame_text(e) for e in events.values()])
         return snapshot
 
+    async def put_out(self) -> None:
+        """Publish what is in force now, and return when that is done."""
+        await self.write(self.snapshot())
+
     async def write(self, snapshot: Snapshot) -> None:
         """The files beside each other, then kumod: it is not to be told of what isn't there."""
         try:
@@ -162,7 +189,11 @@ class Publisher:
         await self._write_file(directory / BOUNCED_NAME, snapshot.bounced)
 
     async def _write_file(self, path: Path, data: str | bytes) -> bool:
-        changed, found = await asyncio.to_thread(_put, path, data)
+        # A write that its task no longer waits for (at the end) must not come in after this one.
+        while self._writing is not None and not self._writing.done():
+            await asyncio.wait([self._writing])
+        self._writing = asyncio.ensure_future(asyncio.to_thread(_put, path, data))
+        changed, found = await asyncio.shield(self._writing)
         self._written = {**self._written, **found}
         return changed
 

@@ -24,8 +24,10 @@ from sidecar.log.names import parse_name
 from sidecar.settings import Retention
 from sidecar.store import CheckpointRow, Store, StoreError
 
+from .flow import Flow
+from .ledger import Ledger
 from .logging import Log
-from .service import Service
+from .rules import RuleBook
 
 _EVERY_SECONDS = 5.0
 
@@ -164,19 +166,24 @@ class Keeper:
             return False
 
 
-async def keep_within(keeper: Keeper, service: Service, store: Store, log: Log) -> None:
-    """Delete for ever what may go."""
+async def keep_within(
+    keeper: Keeper, *, book: RuleBook, flow: Flow, ledger: Ledger, store: Store, log: Log
+) -> None:
+    """Delete for ever what may go: nothing while another retention is set than runs."""
     while True:
         await asyncio.sleep(_EVERY_SECONDS)
-        await delete_processed(keeper, service, store, log)
+        if "retention" not in book.awaiting_restart:
+            await delete_processed(keeper, flow, ledger, store, log)
 
 
-async def delete_processed(keeper: Keeper, service: Service, store: Store, log: Log) -> None:
+async def delete_processed(
+    keeper: Keeper, flow: Flow, ledger: Ledger, store: Store, log: Log
+) -> None:
     """Delete what may go now: nothing unless what was read is committed and on the disk."""
-    if not service.commits.try_commit():
+    if not flow.try_commit():
         return
-    done = {name: row for name, row in service.checkpoints.items() if row.done}
-    keeper.forget_all_but(service.checkpoints)
+    done = {name: row for name, row in ledger.checkpoints.items() if row.done}
+    keeper.forget_all_but(ledger.checkpoints)
     due = await asyncio.to_thread(keeper.due, done)
     if not due:
         return

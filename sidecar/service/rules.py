@@ -7,7 +7,7 @@ last good rules stay in force and the problems are kept for the status.
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,15 +16,17 @@ from sidecar.automation.matching import Matcher
 from sidecar.automation.prefilter import Prefilter
 from sidecar.fancy.pattern import Pattern
 from sidecar.problems import Problem, ProblemError
-from sidecar.settings import Reloaded, Settings
+from sidecar.settings import Reloaded, Settings, restart_problem
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
 from sidecar.shaping.specs import shown
 from sidecar.times import NS
 
 from .reload import Signature
+from .threads import in_thread
 
 _SOONEST_NS = 30 * NS  # a load of many thousand rules takes seconds
+_RELOAD_SECONDS = 10  # a reload that takes longer is worth a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,10 @@ class Rules:
             if pattern.source in known:
                 pattern.take_over(known[pattern.source])
 
+    def sift(self, data: bytes) -> bytes:
+        """Of whole lines those that some rule may match."""
+        return self.prefilter.sift(data)
+
     def _unresolved(self) -> Iterator[Problem]:
         """kumod says nothing of this unless asked; here it means that records are passed over."""
         unresolved = self.shaping.unresolved
@@ -169,6 +175,7 @@ class RuleBook:
         self._settle = settle
         self._resolver = resolver
         self._copies = copies
+        self._running = settled.settings.fixed
         self.seen = seen
         """What the files were like before they were first read."""
         self.settled = settled
@@ -176,16 +183,30 @@ class RuleBook:
         self.failure: tuple[Problem, ...] = ()
         """Why the last reload failed; empty when it did not."""
         self._said_off: set[Problem] = set()
+        self.reloading_since: float | None = None
+        """When (monotonic) the reload began that is under way; None when none is."""
+
+    @property
+    def awaiting_restart(self) -> tuple[str, ...]:
+        """Names of the fixed settings that are set otherwise by now than they run."""
+        return self._running.differing(self.settled.settings.fixed)
+
+    @property
+    def restart_problem(self) -> Problem | None:
+        """That settings wait for a restart, and which; None where none does."""
+        return restart_problem(self.awaiting_restart, self.settled.settings)
 
     async def reload(self) -> bool:
-        """Read everything again; True when the rules changed."""
+        """Read everything again; True when the rules changed.
+
+        The policy is run in a thread that nobody waits for at the end: it may hang.
+        """
+        self.reloading_since = time.monotonic()
         try:
-            settled = await asyncio.to_thread(self._settle)
+            settled = await in_thread(self._settle)
+            settings = settled.settings
             rules = await load_rules(
-                settled.settings.reloaded,
-                self._resolver,
-                self._copies,
-                warnings=settled.settings.warnings,
+                settings.reloaded, self._resolver, self._copies, warnings=settings.warnings
             )
             self._refuse_gone(rules)
         except ProblemError as error:
@@ -195,29 +216,12 @@ class RuleBook:
             message = "the rule files take more memory than there is; the last good rules stay"
             self.failure = (Problem("error", "too-much-memory", message),)
             return False
+        finally:
+            self.reloading_since = None
         rules.take_over(self.rules)
         self.failure = ()
         changed = rules.shaping.hash != self.rules.shaping.hash
-        changed = (
-            changed or rules.settings.skip_record_types != self.rules.settings.skip_record_types
-        )
+        changed = changed or rules.settings != self.rules.settings
         self.settled, self.rules = settled, rules
         return changed
 
-    def newly_switched_off(self) -> list[Problem]:
-        """What of :attr:`Rules.switched_off` was not there when this was last asked."""
-        new = [problem for problem in self.rules.switched_off if problem not in self._said_off]
-        self._said_off.update(new)
-        return new
-
-    def _refuse_gone(self, rules: Rules) -> None:
-        """ProblemError where a file can't be read now that the rules in force are from.
-
-        kumod does without it.  But the log goes on, and what it says while a file
-        is being replaced would go by unseen.
-        """
-        missing = {p.file for p in self.rules.shaping.errors if p.code == "local-load"}
-        had = set(self.rules.settings.shaping) - missing
-        gone = [p for p in rules.shaping.errors if p.code == "local-load" and p.file in had]
-        if gone:
-            raise ProblemError(gone)

@@ -1,8 +1,9 @@
 """The status document: how the service is, for people and for ``tsa-sidecar status``.
 
-In: the service and what goes with it.  Out: a JSON document, at
+In: a :class:`Status`, a value that the service makes.  Out: a JSON document, at
 ``/tsa/sidecar/status`` and in a file beside the state file (``STATE.status.json``),
-so that there is one without a listener, too.
+so that there is one without a listener, too.  The file's time is the service's
+heartbeat: it is set anew every two seconds, by the loop that does all the work.
 """
 
 from __future__ import annotations
@@ -11,27 +12,22 @@ import asyncio
 import contextlib
 import json
 import os
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from prometheus_client import Counter
 
 from sidecar import __version__
-from sidecar.log.tail import Tail
+from sidecar.problems import Problem
 from sidecar.publish.metrics import Metrics
-from sidecar.shaping.mx import DnsResolver
-from sidecar.times import NS, format_rfc3339, until_tick
+from sidecar.times import format_rfc3339
 
-from .clock import GuardedClock
-from .publisher import Publisher
-from .service import Service
+State = Literal["starting", "running", "stopped"]
 
-if TYPE_CHECKING:  # not loaded where nothing listens
-    from sidecar.publish.http import Endpoint
-
-_EVERY_SECONDS = 2.0
+HEARTBEAT_SECONDS = 2.0
+"""How often the status file's time is set anew."""
 
 Document = Mapping[str, Any]
 
@@ -41,123 +37,103 @@ def status_path(state: Path) -> Path:
     return state.with_name(state.name + ".status.json")
 
 
+@dataclass(frozen=True, slots=True)
 class Status:
-    """Makes the document and keeps it up to date in its places."""
+    """How things are at one moment.
 
-    def __init__(
-        self,
-        service: Service,
-        publisher: Publisher,
-        *,
-        metrics: Metrics,
-        endpoint: Endpoint | None,
-        file: Path,
-    ) -> None:
-        self._service = service
-        self._publisher = publisher
-        self._metrics = metrics
-        self._endpoint = endpoint
-        self._file = file
-        self._started_ns = service.clock()
-        self._said: Document | None = None
-        self._counted: dict[Counter, int] = {}
-        self.state = "starting"
-        """``starting``, ``running``, ``stopped``."""
-        self.tail: Tail | None = None
+    ``conditions``: what is wrong (level ``error``) or deserves a look
+    (``warning``), each with a code that programs may go by.  ``entries``: how
+    many are in force, by kind.  ``segments_waiting`` and ``bytes_waiting`` are
+    None until the log is read.
+    """
+
+    state: State
+    started_ns: int
+    newest_ns: int = 0
+    entries: Mapping[str, int] = field(default_factory=dict)
+    thresholds: int = 0
+    overlay_version: int = 0
+    reserved_names: Mapping[str, int] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
+    rules: int = 0
+    files: tuple[str, ...] = ()
+    conditions: tuple[Problem, ...] = ()
+    segments_lost: tuple[str, ...] = ()
+    segments_waiting: int | None = None
+    bytes_waiting: int | None = None
+    clock_behind_seconds: int = 0
+    dns_failures: int = 0
+    regex_timeouts: int = 0
+    regexes_switched_off: int = 0
 
     def document(self) -> dict[str, Any]:
-        """How things are now."""
-        service, publisher = self._service, self._publisher
-        overlay = service.view.overlay
+        """The same as JSON has it."""
         return {
             "version": __version__,
             "pid": os.getpid(),
             "state": self.state,
-            "started": format_rfc3339(self._started_ns),
-            "newest_record": format_rfc3339(service.newest_ns) if service.newest_ns else None,
-            "entries": {kind: n for kind, n in service.view.counts().items() if n},
-            "thresholds": len(service.automation.thresholds),
-            "overlay_version": publisher.version,
-            "reserved_names": dict(overlay.reserved),
-            "left_out": list(overlay.rejected.values()),
-            "counters": dict(sorted(service.counters.items())),
-            **self._rules(),
-            "errors": self._errors(),
-            "segments_lost": list(service.lost_names),
-            **self._log(),
-            "clock_behind_seconds": self._behind(),
+            "started": format_rfc3339(self.started_ns),
+            "newest_record": format_rfc3339(self.newest_ns) if self.newest_ns else None,
+            "entries": {kind: n for kind, n in self.entries.items() if n},
+            "thresholds": self.thresholds,
+            "overlay_version": self.overlay_version,
+            "reserved_names": dict(self.reserved_names),
+            "left_out": list(self.left_out),
+            "counters": dict(sorted(self.counters.items())),
+            "rules": self.rules,
+            "files": list(self.files),
+            "conditions": [
+                {"code": p.code, "level": p.level, "text": str(p)} for p in self.conditions
+            ],
+            "warnings": [str(p) for p in self.conditions if p.level == "warning"],
+            "errors": [str(p) for p in self.conditions if p.level == "error"],
+            "segments_lost": list(self.segments_lost),
+            "segments_waiting": self.segments_waiting,
+            "bytes_waiting": self.bytes_waiting,
+            "clock_behind_seconds": self.clock_behind_seconds,
         }
 
-    def _rules(self) -> Document:
-        book = self._service.book
-        if book is None:
-            return {"rules": 0, "files": [], "warnings": []}
-        rules = book.rules
-        return {
-            "rules": rules.count,
-            "files": [f.name for f in rules.shaping.files],
-            "warnings": [str(p) for p in rules.problems],
-        }
 
-    def _errors(self) -> list[str]:
-        service = self._service
-        failures = [p for p in (service.commits.failure, self._publisher.failure) if p is not None]
-        if service.book is not None:
-            failures += [*service.book.failure, *service.book.rules.switched_off]
-        return [str(p) for p in failures]
+class StatusFile:
+    """Keeps the document in its file, written anew only when it has changed."""
 
-    def _log(self) -> Document:
-        if self.tail is None:
-            return {"segments_waiting": None, "bytes_waiting": None}
-        return {
-            "segments_waiting": self.tail.waiting,
-            "bytes_waiting": self.tail.bytes_waiting,
-        }
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._said: Document | None = None
 
-    def _behind(self) -> int:
-        clock = self._service.clock
-        return clock.behind_ns // NS if isinstance(clock, GuardedClock) else 0
-
-    async def run(self) -> None:
-        """Keep the document and the gauges up to date, for ever."""
-        while True:
-            await self.tell()
-            await asyncio.sleep(until_tick(time.monotonic(), _EVERY_SECONDS))
-
-    async def tell(self) -> None:
-        """Put the document where it is read, if it has changed."""
-        document = self.document()
-        self._set_gauges(document)
-        if document == self._said and self._file.exists():
-            return
+    async def tell(self, document: Document, now_ns: int) -> bytes | None:
+        """Put `document` into the file; its bytes where it has changed, else None."""
+        if document == self._said and await asyncio.to_thread(_beat, self._path):
+            return None
         self._said = document
-        said = {**document, "at": format_rfc3339(self._service.clock())}
+        said = {**document, "at": format_rfc3339(now_ns)}
         data = json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        self._publisher.status = data
-        if self._endpoint is not None:
-            self._endpoint.set_status(data)
         # The document says how things are; if it can't be written, it says so elsewhere.
         with contextlib.suppress(OSError):
-            await asyncio.to_thread(_replace, self._file, data)
+            await asyncio.to_thread(_replace, self._path, data)
+        return data
 
-    def _set_gauges(self, document: Document) -> None:
+
+class Gauges:
+    """Keeps those metrics up to date that say how things are."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._counted: dict[Counter, int] = {}
+
+    def show(self, status: Status) -> None:
+        """Set them as `status` says."""
         metrics = self._metrics
-        for kind, count in self._service.view.counts().items():
+        for kind, count in status.entries.items():
             metrics.entries.labels(kind).set(count)
-        metrics.threshold_scopes.set(document["thresholds"])
-        metrics.rules.set(document["rules"])
-        resolver = self._service.resolver
-        if isinstance(resolver, DnsResolver):
-            self._count(metrics.dns_failures, resolver.failures)
-        book = self._service.book
-        if book is not None:
-            struck = sum(pattern.timeouts for pattern in book.rules.patterns)
-            self._count(metrics.regex_timeouts, struck)
-            metrics.regexes_switched_off.set(len(book.rules.switched_off))
-            for problem in book.newly_switched_off():
-                self._service.say(problem)
+        metrics.threshold_scopes.set(status.thresholds)
+        metrics.rules.set(status.rules)
+        self._follow(metrics.dns_failures, status.dns_failures)
+        self._follow(metrics.regex_timeouts, status.regex_timeouts)
+        metrics.regexes_switched_off.set(status.regexes_switched_off)
 
-    def _count(self, counter: Counter, total: int) -> None:
+    def _follow(self, counter: Counter, total: int) -> None:
         """Have `counter` follow a count kept elsewhere, which a reload may begin anew."""
         last = self._counted.get(counter, 0)
         if total > last:
@@ -165,8 +141,21 @@ class Status:
         self._counted[counter] = total
 
 
+def _beat(file: Path) -> bool:
+    """Set the file's time; False where there is no such file."""
+    try:
+        os.utime(file)
+    except OSError:
+        return False
+    return True
+
+
 def _replace(file: Path, data: bytes) -> None:
     """A whole document, though not a durable one: after a crash it says nothing anyway."""
     new = file.with_name(file.name + ".new")
-    new.write_bytes(data)
+    with contextlib.suppress(FileNotFoundError):
+        new.unlink()  # whatever it is: a link, a pipe
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(new, flags, 0o644), "wb") as opened:
+        opened.write(data)
     new.rename(file)

@@ -19,7 +19,7 @@ from .parse import (
     parse_retention,
 )
 from .said import LogLine, Policy, Said
-from .settle import policy_path, resolve_settings
+from .settle import policy_path, resolve_settings, restart_problem
 from .table import (
     DEFAULT_POLICY,
     PREFIX,
@@ -76,5 +76,6 @@ __all__ = [
     "policy_keys",
     "policy_path",
     "resolve_settings",
+    "restart_problem",
     "setting",
 ]

@@ -145,6 +145,21 @@ def _settings(
     )
 
 
+_SETTING_OF = {"start": "from", "poll_seconds": "poll", "dns": "nameservers"}
+"""The settings whose fields have other names."""
+
+
+def restart_problem(fields: Sequence[str], settings: Settings) -> Problem | None:
+    """That `fields` of what is fixed at start have new values in `settings`; None without any."""
+    if not fields:
+        return None
+    names = [_SETTING_OF.get(field, field) for field in fields]
+    changed = ", ".join(f"{name} ({settings.origins[name].text})" for name in names)
+    paused = "; until then nothing is deleted" if "retention" in fields else ""
+    message = f"changed: {changed}. Only a restart makes this take effect{paused}"
+    return Problem("warning", "restart-needed", message)
+
+
 def _missing(name: str, settings: Settings) -> list[Problem]:
     row = setting(name)
     by = f"{row.option} or {row.variable}"

@@ -105,9 +105,11 @@ class Fixed:
     poll_seconds: float
     log_format: LogFormat
 
-    def differences(self, other: Fixed) -> list[str]:
+    def differing(self, other: Fixed) -> tuple[str, ...]:
         """Names of the fields in which `other` differs, in order."""
-        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
+        return tuple(
+            f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Transaction:
     ``mx``, ``drop_mx``       domain → answer as JSON; domains to forget
     ``counters``              name → value since the state was made
     ``kumod_ids``             entry key → id that kumod gave it; None forgets it
-    ``meta``                  name → value
+    ``meta``, ``drop_meta``   name → value; names to forget
     ========================  =====================================================
     """
 
@@ -82,6 +82,7 @@ class Transaction:
     counters: dict[str, int] = field(default_factory=dict)
     kumod_ids: dict[str, str | None] = field(default_factory=dict)
     meta: dict[str, str] = field(default_factory=dict)
+    drop_meta: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         return any(
@@ -98,6 +99,7 @@ class Transaction:
                 self.counters,
                 self.kumod_ids,
                 self.meta,
+                self.drop_meta,
             )
         )
 
@@ -113,7 +115,7 @@ class Transaction:
         self._add_thresholds(later)
         self.counters.update(later.counters)
         self.kumod_ids.update(later.kumod_ids)
-        self.meta.update(later.meta)
+        _replace(self.meta, self.drop_meta, later.meta, later.drop_meta)
 
     def _add_thresholds(self, later: Transaction) -> None:
         def outlives(scope: str, second: int) -> bool:

@@ -19,6 +19,7 @@ def write(connection: sqlite3.Connection, transaction: Transaction) -> None:
     kept = {key: id_ for key, id_ in transaction.kumod_ids.items() if id_ is not None}
     _delete(connection, "kumod_ids", "key", transaction.kumod_ids.keys() - kept.keys())
     _put_texts(connection, "kumod_ids (key, id)", kept)
+    _delete(connection, "meta", "name", transaction.drop_meta)
     _put_texts(connection, "meta (name, value)", transaction.meta)
     if transaction.counters:
         connection.executemany(

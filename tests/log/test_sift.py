@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import zstandard
 
 from sidecar.log import reading
 from sidecar.log.reader import BLOCK_SIZE
-from sidecar.log.reading import Batch, Sift
+from sidecar.log.reading import Batch, Sieve
 from sidecar.log.tail import Tail
 
 LINES = [b'{"number":%d,"padding":"%s"}\n' % (number, b"x" * 200) for number in range(20_000)]
@@ -21,6 +22,13 @@ def wanted(data: bytes) -> bytes:
     return b"".join(line for line in data.splitlines(keepends=True) if line[10:14] == b"1234")
 
 
+class Wanted:
+    """A sieve."""
+
+    def sift(self, data: bytes) -> bytes:
+        return wanted(data)
+
+
 @pytest.fixture
 def logs(tmp_path: Path) -> Path:
     path = tmp_path / NAME
@@ -29,9 +37,9 @@ def logs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(directory: Path, sift: Sift | None) -> list[Batch]:
+def read(directory: Path, sieve: Callable[[], Sieve] | None) -> list[Batch]:
     async def all_of_it() -> list[Batch]:
-        async with Tail(directory, sift=sift) as tail:
+        async with Tail(directory, sieve=sieve) as tail:
             batches = [batch async for batch in tail.blocks(follow=False)]
             assert (tail.stats.lines, tail.stats.bytes) == (len(LINES), sum(map(len, LINES)))
             return batches
@@ -40,7 +48,7 @@ def read(directory: Path, sift: Sift | None) -> list[Batch]:
 
 
 def test_what_is_sifted_out_is_counted_and_stepped_over(logs: Path) -> None:
-    batches = read(logs, wanted)
+    batches = read(logs, Wanted)
     blocks = [block for batch in batches for block in batch.blocks]
     assert b"".join(b.data for b in blocks) == wanted(b"".join(LINES)) != b""
     assert sum(b.lines for b in blocks) == len(LINES)
@@ -54,7 +62,22 @@ def test_a_batch_reads_far_where_little_is_kept(
     monkeypatch.setattr(reading, "BATCH_SIZE", BLOCK_SIZE)
     monkeypatch.setattr(reading, "BATCH_READ", 4 * BLOCK_SIZE)
     read_all = [sum(b.size for b in batch.blocks) for batch in read(logs, None)]
-    read_some = [sum(b.size for b in batch.blocks) for batch in read(logs, wanted)]
+    read_some = [sum(b.size for b in batch.blocks) for batch in read(logs, Wanted)]
     assert max(read_all) < 3 * BLOCK_SIZE
     assert 4 * BLOCK_SIZE <= max(read_some) < 6 * BLOCK_SIZE
     assert sum(read_all) == sum(read_some) == sum(map(len, LINES))
+
+
+def test_one_sieve_chooses_the_lines_of_a_whole_batch(
+    logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "BATCH_READ", 4 * BLOCK_SIZE)
+    asked: list[Wanted] = []
+
+    def sieve() -> Wanted:
+        asked.append(Wanted())
+        return asked[-1]
+
+    batches = [batch for batch in read(logs, sieve) if batch.blocks]
+    assert len(batches) > 2
+    assert [batch.sieve for batch in batches] == asked

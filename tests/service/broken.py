@@ -18,30 +18,32 @@ from sidecar.publish import overlay_file
 from sidecar.service import main, retention
 from sidecar.service.checkpoints import to_rows
 from sidecar.service.clock import GuardedClock
+from sidecar.service.flow import Flow
+from sidecar.service.ledger import Ledger
 from sidecar.service.logging import Log
 from sidecar.service.retention import Keeper
-from sidecar.service.service import Service
 from sidecar.store import Store, Transaction, statements
 
 
 def positions_first() -> None:
     """Commit where the log was read to before the effects of what was read."""
-    process = Service.process
+    process = Flow.process
 
-    async def broken(self: Service, batch: Batch) -> None:
+    async def broken(self: Flow, batch: Batch) -> None:
         rows, forgotten = to_rows(batch)
-        self.commits.add(Transaction(checkpoints=rows, forget_segments=forgotten))
-        await self.commits.commit()
+        commits = self._ledger.commits
+        commits.add(Transaction(checkpoints=rows, forget_segments=forgotten))
+        self._publish(await commits.commit())
         await process(self, batch)
 
-    Service.process = broken  # type: ignore[method-assign]
+    Flow.process = broken  # type: ignore[method-assign]
 
 
 def effects_first() -> None:
     """Commit the effects before where the log was read to."""
-    note = Service._note_positions
+    note = Ledger.note_positions
 
-    def broken(self: Service, batch: Batch, changes: Transaction) -> None:
+    def broken(self: Ledger, batch: Batch, changes: Transaction) -> None:
         note(self, batch, Transaction())
         late = Transaction()
         note(self, batch, late)
@@ -49,16 +51,16 @@ def effects_first() -> None:
         changes.add(self._late)  # type: ignore[attr-defined]
         self._late = late  # type: ignore[attr-defined]
 
-    Service._note_positions = broken  # type: ignore[method-assign]
+    Ledger.note_positions = broken  # type: ignore[method-assign]
 
 
 def mistaken() -> None:
     """A bug, in the middle of the work."""
 
-    async def broken(_self: Service, _batch: Batch) -> None:
+    async def broken(_self: Flow, _batch: Batch) -> None:
         raise ZeroDivisionError("as if by mistake")
 
-    Service.process = broken  # type: ignore[method-assign, assignment]
+    Flow.process = broken  # type: ignore[method-assign, assignment]
 
 
 def full_disk() -> None:
@@ -125,8 +127,8 @@ def haste() -> None:
     """Segments are looked through for what may be deleted all the time, and it is said."""
     look = retention.delete_processed
 
-    async def said(keeper: Keeper, service: Service, store: Store, log: Log) -> None:
-        await look(keeper, service, store, log)
+    async def said(keeper: Keeper, flow: Flow, ledger: Ledger, store: Store, log: Log) -> None:
+        await look(keeper, flow, ledger, store, log)
         log.info("looked for segments to delete")
 
     retention.delete_processed = said

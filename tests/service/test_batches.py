@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,13 @@ from sidecar.automation.decide import Automation
 from sidecar.log.identity import SegmentId
 from sidecar.log.reader import Block, Position
 from sidecar.log.reading import Batch, Checkpoint
-from sidecar.publish.metrics import Metrics
-from sidecar.service.logging import Log
-from sidecar.service.rules import RuleBook, Rules, Settled, load_rules
-from sidecar.service.service import Service
+from sidecar.service.rules import Settled, load_rules
 from sidecar.settings import resolve_settings
 from sidecar.shaping.mx import OfflineResolver
 from sidecar.store import Store
 from sidecar.times import NS
+
+from .parts import parts
 
 NOW = 1_795_360_000
 
@@ -39,27 +36,31 @@ def line(said: str) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-@dataclass
 class Sidecar:
-    """A service without its surroundings."""
+    """A flow without its surroundings."""
 
-    directory: Path
-    service: Service
-    lines: int = 0
+    def __init__(self, directory: Path, store: Store) -> None:
+        self._directory = directory
+        self.lines = 0
+        self._write("nothing", "1/hr")
+        self.made = asyncio.run(
+            parts(store, self._settled(), overlay=directory / "o.toml", clock=lambda: NOW * NS)
+        )
 
-    def rules(self, regex: str, trigger: str = "100/hr") -> Rules:
-        path = self.directory / "shaping.toml"
-        path.write_text(
+    def _write(self, regex: str, trigger: str) -> None:
+        (self._directory / "shaping.toml").write_text(
             f'[[default.automation]]\nregex = "{regex}"\naction = "Suspend"\nduration = "1h"\n'
             f'trigger = {{Threshold = "{trigger}"}}\n'
         )
-        settings = resolve_settings({"shaping": (str(path),)}, {}, None, require=("shaping",))
-        rules = asyncio.run(load_rules(settings.reloaded, OfflineResolver()))
-        settled = Settled(settings)
-        self.service.book = RuleBook(
-            lambda: settled, OfflineResolver(), settled, rules, seen={}, copies={}
-        )
-        return rules
+
+    def _settled(self) -> Settled:
+        options = {"shaping": (str(self._directory / "shaping.toml"),)}
+        return Settled(resolve_settings(options, {}, None, require=("shaping",)))
+
+    def rules(self, regex: str, trigger: str = "100/hr") -> None:
+        self._write(regex, trigger)
+        settings = self._settled().settings.reloaded
+        self.made.book.rules = asyncio.run(load_rules(settings, OfflineResolver()))
 
     def read(self, *said: str) -> Batch:
         """As the log room reads them: sifted at once, processed later."""
@@ -68,30 +69,27 @@ class Sidecar:
         position = Position(offset=self.lines, lines=self.lines)
         block = Block(
             segment="segment",
-            data=self.service.sift(data),
+            data=self.made.book.rules.sift(data),
             position=position,
             lines=len(said),
             size=len(data),
         )
         checkpoint = Checkpoint(SegmentId("segment", 1, "1:aa"), position, done=False)
-        return Batch(blocks=(block,), checkpoints={"segment": checkpoint}, more=True)
+        return Batch(
+            blocks=(block,),
+            checkpoints={"segment": checkpoint},
+            more=True,
+            sieve=self.made.book.rules,
+        )
 
     def process(self, batch: Batch) -> None:
-        asyncio.run(self.service.process(batch))
+        asyncio.run(self.made.flow.process(batch))
 
 
 @pytest.fixture
 def sidecar(tmp_path: Path) -> Iterator[Sidecar]:
     with Store.open(tmp_path / "state.db") as store:
-        service = Service(
-            store=store,
-            saved=store.load(),
-            resolver=OfflineResolver(),
-            log=Log(stream=io.StringIO()),
-            metrics=Metrics.create(),
-            clock=lambda: NOW * NS,
-        )
-        yield Sidecar(tmp_path, service)
+        yield Sidecar(tmp_path, store)
 
 
 def test_a_mistake_in_the_middle_of_a_batch_leaves_nothing_of_it_to_commit(
@@ -110,8 +108,8 @@ def test_a_mistake_in_the_middle_of_a_batch_leaves_nothing_of_it_to_commit(
     monkeypatch.setattr(Automation, "_act", mistaken)
     with pytest.raises(ZeroDivisionError):
         sidecar.process(sidecar.read(*["busy"] * 10))
-    asyncio.run(sidecar.service.commits.last_commit())
-    sidecar.service.commits._store.close()
+    asyncio.run(sidecar.made.flow.last_commit())
+    sidecar.made.ledger.commits._store.close()
     with Store.open(tmp_path / "state.db") as store:
         saved = store.load()
     assert [row.lines for row in saved.checkpoints.values()] == [3]
@@ -124,9 +122,9 @@ def test_a_batch_keeps_to_the_rules_that_it_was_sifted_by(sidecar: Sidecar) -> N
     batch = sidecar.read("busy", "slow down")
     sidecar.rules("slow down", "1/hr")
     sidecar.process(batch)
-    assert [e.reason for e in sidecar.service.automation.entries] == ["automation rule: busy"]
+    assert [e.reason for e in sidecar.made.ledger.automation.entries] == ["automation rule: busy"]
     sidecar.process(sidecar.read("busy", "slow down"))
-    reasons = [e.reason for e in sidecar.service.automation.entries]
+    reasons = [e.reason for e in sidecar.made.ledger.automation.entries]
     assert reasons == ["automation rule: busy", "automation rule: slow down"]
 
 
@@ -135,24 +133,21 @@ def test_lines_that_are_sifted_out_are_counted_all_the_same(sidecar: Sidecar) ->
     batch = sidecar.read("fine", "busy", "fine")
     assert batch.blocks[0].data == line("busy")
     sidecar.process(batch)
-    counters = sidecar.service.counters
+    counters = sidecar.made.ledger.counters
     assert (counters["read"], counters["considered"], counters["matched"]) == (3, 1, 1)
 
 
-def test_an_entry_taken_back_before_its_commit_is_not_announced(sidecar: Sidecar) -> None:
+def test_an_entry_taken_back_before_its_commit_is_not_announced(
+    sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[object] = []
-
-    class Listening:
-        def changed(self, events: list[object]) -> None:
-            told.extend(events)
-
-    sidecar.service.publisher = Listening()  # type: ignore[assignment]
+    monkeypatch.setattr(sidecar.made.publisher, "changed", told.extend)
     sidecar.rules("busy", "1/hr")
     sidecar.process(sidecar.read("busy"))
-    (entry,) = sidecar.service.automation.entries
-    assert sidecar.service.cancel([entry.key]) == [entry.key]
-    assert sidecar.service.commits.try_commit()
+    (entry,) = sidecar.made.ledger.automation.entries
+    assert sidecar.made.flow.cancel([entry.key]) == [entry.key]
+    assert sidecar.made.flow.try_commit()
     assert told == []
     sidecar.process(sidecar.read("busy"))
-    assert sidecar.service.commits.try_commit()
+    assert sidecar.made.flow.try_commit()
     assert len(told) == 1

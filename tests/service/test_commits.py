@@ -32,9 +32,15 @@ class Kept:
         self.commits = Commits(
             self.store,
             everything=Transaction,
-            on_commit=self.published.append,
             log=Log(stream=io.StringIO()),
         )
+
+    def commit(self) -> bool:
+        """Whether the disk had it; what may be published is noted."""
+        committed = self.commits.try_commit()
+        if committed:
+            self.published.append(committed)
+        return committed is not None
 
     def put(self, *entries: Entry) -> None:
         outcome = Outcome()
@@ -64,17 +70,17 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
 def test_what_expires_before_its_commit_is_not_stored(kept: Kept) -> None:
     kept.put(HELD, OTHER)
     kept.expire(HELD)
-    assert kept.commits.try_commit()
+    assert kept.commit()
     assert kept.stored() == {(OTHER.key, FAR)}
 
 
 def test_what_comes_again_after_it_expired_is_stored(kept: Kept) -> None:
     kept.put(HELD)
-    assert kept.commits.try_commit()
+    assert kept.commit()
     again = replace(HELD, expires_ns=FAR + NS)
     kept.expire(HELD)
     kept.put(again)
-    assert kept.commits.try_commit()
+    assert kept.commit()
     assert kept.stored() == {(HELD.key, FAR + NS)}
 
 
@@ -87,13 +93,13 @@ def test_nothing_is_published_that_is_not_stored(
     kept.put(HELD)
     with monkeypatch.context() as patched:
         patched.setattr(kept.store, "commit", full)
-        assert not kept.commits.try_commit()
+        assert not kept.commit()
         kept.put(replace(HELD, expires_ns=FAR + NS))
-        assert not kept.commits.try_commit()
+        assert not kept.commit()
         kept.expire(OTHER)
         assert kept.published == []
-    assert kept.commits.try_commit()
+    assert kept.commit()
     assert [(list(o.entries), len(o.events)) for o in kept.published] == [([HELD.key], 2)]
     assert kept.stored() == {(HELD.key, FAR + NS)}
-    assert kept.commits.try_commit()
+    assert kept.commit()
     assert len(kept.published) == 1

@@ -18,16 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.log.tail import Start, Tail
-from sidecar.publish.metrics import Metrics
 from sidecar.service.logging import Log
 from sidecar.service.published import Published
-from sidecar.service.rules import RuleBook, Settled, load_rules
-from sidecar.service.service import Service
+from sidecar.service.rules import Settled
 from sidecar.settings import resolve_settings
-from sidecar.shaping.mx import OfflineResolver
 from sidecar.store import Store
 from tests.kumod_writer import segment_name, take_write_bits
 
+from .parts import Parts, parts
 from .support import RULES, failure
 
 GOOD = 3
@@ -39,29 +37,26 @@ def line(number: int, domain: str) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-async def processed(directory: Path, rules_file: Path) -> tuple[Service, list[str]]:
+async def processed(directory: Path, rules_file: Path) -> tuple[Parts, list[str]]:
     """The whole path over the segments in `directory`, state and all; and what it said."""
     settled = Settled(
         resolve_settings({"shaping": [str(rules_file)], "log_dir": str(directory)}, {}, None)
     )
     said = io.StringIO()
-    log, resolver = Log(stream=said), OfflineResolver()
+    log = Log(stream=said)
     with Store.open(":memory:") as store:
-        service = Service(
-            store=store, saved=store.load(), resolver=resolver, log=log, metrics=Metrics.create()
-        )
-        rules = await load_rules(settled.settings.reloaded, resolver)
-        service.book = RuleBook(lambda: settled, resolver, settled, rules, seen={}, copies={})
+        made = await parts(store, settled, overlay=directory / "overlay.toml", log=log)
+        ledger = made.ledger
         start = Start("beginning")
         async with Tail(directory, start=start, on_problem=log.problem) as tail:
-            await service.follow(tail, follow=False)
-        await service.commits.commit()
-        assert len(Published(service.automation.entries).entries) == len(service.view.entries)
-        assert store.load().counters == service.counters
-    return service, said.getvalue().splitlines()
+            await made.flow.follow(tail, for_ever=False)
+        await made.flow.last_commit()
+        assert len(Published(ledger.automation.entries).entries) == len(made.view.entries)
+        assert store.load().counters == ledger.counters
+    return made, said.getvalue().splitlines()
 
 
-def run(segments: list[bytes]) -> tuple[Service, list[str]]:
+def run(segments: list[bytes]) -> tuple[Parts, list[str]]:
     with tempfile.TemporaryDirectory() as name:
         rules = Path(name) / "rules.toml"
         rules.write_text(RULES)
@@ -82,8 +77,8 @@ def good(number: int) -> bytes:
     return zstd(line(number, f"good{number}.example"))
 
 
-def domains(service: Service) -> set[str]:
-    return {getattr(e, "domain", "") for e in service.automation.entries}
+def domains(made: Parts) -> set[str]:
+    return {getattr(e, "domain", "") for e in made.ledger.automation.entries}
 
 
 EVERY_GOOD = {f"good{n}.example" for n in range(GOOD)}
@@ -95,9 +90,9 @@ FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_any_bytes_as_a_segment_cost_only_that_segment(
     junk: bytes, pack: Callable[[bytes], bytes]
 ) -> None:
-    service, _ = run([good(0), pack(junk), good(1), junk, good(2)])
-    assert domains(service) >= EVERY_GOOD
-    assert service.counters["matched"] == GOOD
+    made, _ = run([good(0), pack(junk), good(1), junk, good(2)])
+    assert domains(made) >= EVERY_GOOD
+    assert made.ledger.counters["matched"] == GOOD
 
 
 @FEW
@@ -109,9 +104,9 @@ def test_any_lines_among_good_ones_cost_only_themselves(
     for bad in junk:
         at = data.draw(st.integers(0, len(lines)))
         lines.insert(at, bad.replace(b"\n", b"") + b"\n")
-    service, said = run([zstd(b"".join(lines))])
-    assert domains(service) >= EVERY_GOOD
-    assert service.counters["matched"] == GOOD
+    made, said = run([zstd(b"".join(lines))])
+    assert domains(made) >= EVERY_GOOD
+    assert made.ledger.counters["matched"] == GOOD
     assert len(said) <= 2
 
 
@@ -129,9 +124,9 @@ def test_records_with_any_values_are_taken_or_counted_as_bad(data: st.DataObject
     for _ in range(data.draw(st.integers(1, 4))):
         record[data.draw(st.sampled_from(sorted(record)))] = data.draw(VALUES)
     text = json.dumps(record).encode() + b"\n"
-    service, _ = run([zstd(line(0, "good0.example") + text + line(1, "good1.example")), good(2)])
-    assert domains(service) >= EVERY_GOOD
-    assert service.counters["read"] == GOOD + 1
+    made, _ = run([zstd(line(0, "good0.example") + text + line(1, "good1.example")), good(2)])
+    assert domains(made) >= EVERY_GOOD
+    assert made.ledger.counters["read"] == GOOD + 1
 
 
 @FEW
@@ -139,17 +134,17 @@ def test_records_with_any_values_are_taken_or_counted_as_bad(data: st.DataObject
 def test_a_flipped_bit_or_a_cut_costs_only_that_segment(at: int, bit: int, cut: int) -> None:
     whole = bytearray(zstd(b"".join(line(n, f"d{n}.example") for n in range(40))))
     whole[at % len(whole)] ^= 1 << bit
-    service, _ = run([good(0), bytes(whole), good(1), bytes(whole[: cut % len(whole)]), good(2)])
-    assert domains(service) >= EVERY_GOOD
+    made, _ = run([good(0), bytes(whole), good(1), bytes(whole[: cut % len(whole)]), good(2)])
+    assert domains(made) >= EVERY_GOOD
 
 
 def test_a_bomb_does_not_take_the_memory_nor_hide_what_comes_after() -> None:
     bomb = zstd(b"\0" * 64_000_000)
     assert len(bomb) < 10_000
-    service, said = run([good(0), bomb, good(1), good(2)])
-    assert domains(service) >= EVERY_GOOD
-    assert service.counters["matched"] == GOOD
-    assert service.counters.get("bad", 0) + service.counters.get("bytes_lost", 0) > 0
+    made, said = run([good(0), bomb, good(1), good(2)])
+    assert domains(made) >= EVERY_GOOD
+    assert made.ledger.counters["matched"] == GOOD
+    assert made.ledger.counters.get("bad", 0) + made.ledger.counters.get("bytes_lost", 0) > 0
     assert len(said) <= 3
 
 
@@ -157,7 +152,7 @@ def test_a_bomb_does_not_take_the_memory_nor_hide_what_comes_after() -> None:
 def test_hostile_domains_leave_the_overlay_what_it_means(domain: str) -> None:
     record = failure(1, domain=domain, at=int(time.time()))
     text = json.dumps(record).encode() + b"\n"
-    service, _ = run([zstd(text), *(good(n) for n in range(GOOD))])
-    overlay = tomllib.loads(service.view.overlay.text())
+    made, _ = run([zstd(text), *(good(n) for n in range(GOOD))])
+    overlay = tomllib.loads(made.view.overlay.text())
     assert EVERY_GOOD <= overlay.keys() <= EVERY_GOOD | {domain}
     assert not overlay.keys() & {"default", "provider", "evil"}

@@ -1,0 +1,276 @@
+"""The main flow: read → decide → commit → publish, one batch after the other.
+
+In: batches of the log, the rules in force.  Out: committed state, and the word
+to publish it.  :meth:`Flow.process` is the whole of it.  Expiry runs beside it,
+so that a full disk or a slow name server holds up nothing that has its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from sidecar.automation.decide import LATENESS, Outcome
+from sidecar.automation.matching import Candidate
+from sidecar.automation.pipeline import Tally, candidates
+from sidecar.faults import reached
+from sidecar.log.reader import Block
+from sidecar.log.reading import Batch
+from sidecar.log.tail import Tail
+from sidecar.problems import Problem
+from sidecar.publish.metrics import Metrics
+from sidecar.settings import Fixed
+from sidecar.shaping.mx import MxAnswer, Resolver
+from sidecar.store import Transaction
+from sidecar.times import NS, until_tick
+
+from .ledger import Ledger
+from .logging import Log
+from .mx import resolve_all
+from .publisher import Publisher
+from .rules import RuleBook, Rules
+
+if TYPE_CHECKING:
+    from .retention import Keeper
+
+_TICK_SECONDS = 1.0
+_TIDY_SECONDS = 60.0
+_SLACK_NS = 2 * 3600 * NS
+"""How much further back than the rules ask for segments are read and remembered.
+
+So that nothing is passed over by a clock that is wrong by an hour.
+"""
+
+_SLICE_SECONDS = 0.02
+"""How long a batch's records are matched before other tasks have their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a batch holds: the records that some rule may act on, and counts of the others."""
+
+    candidates: list[Candidate]
+    tally: Tally
+
+
+class Flow:
+    """The steps from a batch to what is published, and those that time and operators ask for."""
+
+    def __init__(
+        self,
+        *,
+        settings: Fixed,
+        book: RuleBook,
+        ledger: Ledger,
+        publisher: Publisher,
+        resolver: Resolver,
+        log: Log,
+        metrics: Metrics,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._settings = settings
+        self._book = book
+        self._ledger = ledger
+        self._publisher = publisher
+        self._resolver = resolver
+        self._log = log
+        self._metrics = metrics
+        self._clock = clock
+        self._said_bad = False
+        self.newest_ns = 0
+        """Time of the newest record considered in this run, of those that a clock may have now."""
+
+    # Batches.
+
+    async def follow(self, tail: Tail, *, for_ever: bool, keeper: Keeper | None = None) -> None:
+        """Process batches, for ever or until all that is there now has been.
+
+        `keeper` is told which segments have been read to their ends.
+        """
+        async for batch in tail.blocks(follow=for_ever):
+            self._ledger.floor_ns = max(self._ledger.floor_ns, tail.floor_ns or 0)
+            await self.process(batch)
+            if keeper is not None:
+                keeper.note(batch.finished)
+
+    async def process(self, batch: Batch) -> None:
+        """One batch, from its lines to its commit and the word to publish it."""
+        reached("batch-read")
+        # The rules that its lines were chosen by, though others be in force by now.
+        rules = batch.sieve if isinstance(batch.sieve, Rules) else self._book.rules
+        found = await self._match(batch, rules)
+        mx = await resolve_all(found.candidates, self._resolver)
+        # From here to the commit nothing is awaited: what is pending is always whole batches.
+        outcome = self._decide(found.candidates, mx)
+        counts = _counts(batch, found.tally, outcome)
+        changes = self._ledger.changes(batch, counts)
+        self._measure(counts, batch, found.tally)
+        committed = await self._commit(changes, outcome, more=batch.more)
+        self._publish(committed)
+
+    async def _match(self, batch: Batch, rules: Rules) -> Found:
+        """The records that some rule may act on; other tasks have their turns meanwhile."""
+        found = Found([], Tally(latest_ns=self._clock() + LATENESS * NS))
+        for block in batch.blocks:
+            bad = found.tally.bad
+            lines = iter(rules.prefilter.wanted(block.data))
+            for line in lines:
+                found.candidates.extend(
+                    candidates(
+                        _for_a_slice(line, lines),
+                        matcher=rules.matcher,
+                        skip_types=rules.settings.skip_record_types,
+                        tally=found.tally,
+                    )
+                )
+                await asyncio.sleep(0)
+            self._say_bad(block, found.tally.bad - bad + block.bad_lines)
+        return found
+
+    def _decide(self, found: Iterable[Candidate], mx: Mapping[str, MxAnswer]) -> Outcome:
+        """What `found` lead to now, given the MX of the domains that turn on it."""
+        outcome = self._ledger.automation.apply(found, mx=mx, now_ns=self._clock())
+        reached("batch-decided")
+        return outcome
+
+    async def _commit(self, changes: Transaction, outcome: Outcome, *, more: bool) -> Outcome:
+        """Have both committed, soon or at once; what has now been committed.
+
+        At once where something is to be published and no further batch (`more`) follows
+        at once.
+        """
+        commits = self._ledger.commits
+        commits.add(changes, outcome)
+        if commits.due or (commits.outcomes and not more):
+            return await commits.commit()
+        return Outcome()
+
+    def _publish(self, committed: Outcome) -> None:
+        if committed:
+            self._publisher.publish(committed, self._clock())
+
+    def _say_bad(self, block: Block, count: int) -> None:
+        """Once in a run: where a log has lines of its own form, there are many."""
+        if count == 0 or self._said_bad:
+            return
+        self._said_bad = True
+        message = (
+            f"{count} of the lines up to line {block.position.lines} are no log records, or too "
+            "long, and were passed over; further ones are only counted (`tsa-sidecar status`)"
+        )
+        file = str(self._settings.log_dir / block.segment)
+        self._log.problem(Problem("warning", "bad-line", message, file=file))
+
+    def _measure(self, counts: Counter[str], batch: Batch, tally: Tally) -> None:
+        metrics = self._metrics
+        metrics.records_read.inc(counts["read"])
+        metrics.records_considered.inc(counts["considered"])
+        metrics.records_matched.inc(counts["matched"])
+        metrics.records_bad.inc(counts["bad"])
+        metrics.bytes_lost.inc(counts["bytes_lost"])
+        metrics.segments_lost.inc(counts["segments_lost"])
+        metrics.bytes_read.inc(sum(b.size for b in batch.blocks))
+        for reason in ("no_tenant", "no_site", "no_domain", "bad_recipient"):
+            if count := counts[reason]:
+                metrics.unusable.labels(reason).inc(count)
+        if tally.newest_ns:
+            self.newest_ns = max(self.newest_ns, tally.newest_ns)
+            metrics.lag_seconds.set(max(self._clock() - tally.newest_ns, 0) / NS)
+
+    # Time and operators.
+
+    async def keep_time(self, tail: Tail) -> None:
+        """End entries when their time comes; commit what has waited; tidy now and then."""
+        tidied = time.monotonic()
+        while True:
+            self.expire()
+            if time.monotonic() - tidied > _TIDY_SECONDS:
+                tidied = time.monotonic()
+                self.tidy(tail)
+            if self._ledger.commits.due:
+                self.try_commit()
+            upcoming = self._publisher.next_expiry()
+            seconds = until_tick(time.monotonic(), _TICK_SECONDS)
+            if upcoming is not None:
+                seconds = min(seconds, max(0.0, (upcoming - self._clock()) / NS))
+            await asyncio.sleep(seconds)
+
+    def expire(self) -> None:
+        """End the entries whose time has come: in what is published at once, then in the state."""
+        now_ns = self._clock()
+        self._publisher.expire(now_ns)
+        outcome = self._ledger.automation.expire(now_ns)
+        if outcome.dropped:
+            self._ledger.commits.add_expired(outcome)
+
+    def cancel(self, keys: Iterable[str]) -> list[str]:
+        """Take back entries by hand, once committed; returns the keys of those in force."""
+        outcome = Outcome()
+        for key in keys:
+            if self._ledger.automation.entries.remove(key) is not None:
+                outcome.drop(key)
+        self._ledger.commits.add(Transaction(), outcome)
+        return sorted(outcome.dropped)
+
+    def try_commit(self) -> bool:
+        """Commit and publish what is pending; False where the disk won't have it now."""
+        committed = self._ledger.commits.try_commit()
+        if committed is None:
+            return False
+        self._publish(committed)
+        return True
+
+    async def last_commit(self) -> None:
+        """Commit and publish what is pending, for one who is about to end; ProblemError if not."""
+        self._publish(await self._ledger.commits.last_commit())
+
+    def tidy(self, tail: Tail) -> None:
+        """Forget windows that can't count any more, and segments too old to be of consequence."""
+        idle = set(self._ledger.automation.forget_idle_thresholds())
+        self._ledger.commits.add(Transaction(drop_thresholds=idle))
+        if self._settings.retention is None:
+            tail.forget_before(self._needed_since_ns())
+
+    def since_ns(self) -> int:
+        """What was logged before this moment need not be read.
+
+        Never earlier than in an earlier run, which has forgotten what it read
+        before.  Where segments are to be deleted once they are processed, it
+        stays where it was: all of them must be known.
+        """
+        floor_ns = self._ledger.floor_ns
+        if floor_ns and self._settings.retention is not None:
+            return floor_ns
+        return max(floor_ns, self._needed_since_ns())
+
+    def _needed_since_ns(self) -> int:
+        return self._clock() - self._book.rules.shaping.horizon_ns - _SLACK_NS
+
+
+def _for_a_slice(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    """`first`, then lines of `rest` until a slice of time is over."""
+    end = time.perf_counter() + _SLICE_SECONDS
+    for line in chain((first,), rest):
+        yield line
+        if time.perf_counter() > end:
+            return
+
+
+def _counts(batch: Batch, tally: Tally, outcome: Outcome) -> Counter[str]:
+    """What a batch adds to the counters of the state."""
+    return Counter(
+        {
+            "read": sum(b.lines for b in batch.blocks),
+            "considered": tally.considered,
+            "bad": tally.bad + sum(b.bad_lines for b in batch.blocks),
+            "bytes_lost": sum(b.lost_bytes for b in batch.blocks),
+            "segments_lost": len(batch.lost),
+            **outcome.counts,
+            "bad_recipient": tally.bad_recipient + outcome.counts["bad_recipient"],
+        }
+    )

@@ -1,0 +1,166 @@
+"""The ledger: what the state file keeps, as it is in memory, and what is still to be committed.
+
+In: what the state file holds, then what each batch changes.  Out: transactions;
+what they lead to is handed back once it is committed, to be published.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+
+from sidecar.automation.decide import Outcome
+from sidecar.log.reading import Batch
+from sidecar.shaping.mx import DnsResolver, Resolver
+from sidecar.store import CheckpointRow, Saved, Store, Transaction
+
+from .checkpoints import to_rows
+from .commits import Commits
+from .logging import Log
+from .state import number, progress, restore, transaction
+
+_COPY = "copy:"
+"""Before the URL in the name under which the state file keeps the last good copy."""
+
+_FLOOR = "floor_ns"
+_COMMITTED = "committed_ns"
+_LOST = "segments_lost"
+_NAMES_KEPT = 20
+
+
+class Ledger:
+    """The state in memory, what is pending included, and the way of each change to the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        saved: Saved,
+        *,
+        resolver: Resolver,
+        log: Log,
+        clock: Callable[[], int],
+    ) -> None:
+        self._resolver = resolver
+        self._clock = clock
+        self.automation, cleaning, problems = restore(saved)
+        for problem in problems:
+            log.problem(problem)
+        gone = self.automation.expire(clock()).dropped
+        self.counters: dict[str, int] = dict(saved.counters)
+        """Counts since the state was made, by name."""
+        self.copies: dict[str, str] = {
+            name.removeprefix(_COPY): text
+            for name, text in saved.meta.items()
+            if name.startswith(_COPY)
+        }
+        """The last good text of each shaping file that comes by HTTP, by URL."""
+        self._copies_kept = dict(self.copies)
+        self.checkpoints: dict[str, CheckpointRow] = dict(saved.checkpoints)
+        """How far each segment has been read."""
+        self.kumod_ids: dict[str, str] = dict(saved.kumod_ids)
+        """The ids that kumod gave, by the entry's key."""
+        self.lost_names: deque[str] = deque(_names(saved.meta.get(_LOST)), maxlen=_NAMES_KEPT)
+        """The latest segments that were deleted before they were wholly read."""
+        self.floor_ns = number(saved.meta, _FLOOR)
+        """Of segments finished before this moment it is not known any more what was read."""
+        self.committed_ns = number(saved.meta, _COMMITTED)
+        """When the last run committed what it had read."""
+        self.commits = Commits(store, everything=self.everything, log=log)
+        self.commits.add(cleaning)
+        self.commits.add(Transaction(drop_entries=gone))
+
+    def changes(self, batch: Batch, counts: Counter[str]) -> Transaction:
+        """What a batch whose records have been decided changes, but for the entries."""
+        changes = Transaction()
+        self.note_positions(batch, changes)
+        for name, count in counts.items():
+            if count:
+                self.counters[name] = self.counters.get(name, 0) + count
+        changes.counters = dict(self.counters)
+        changes.meta = self._meta()
+        changes.add(self._answers())
+        # Last: a mistake in the above must not leave half a batch to be committed.
+        changes.add(progress(self.automation))
+        return changes
+
+    def note_positions(self, batch: Batch, changes: Transaction) -> None:
+        """Have the position behind `batch` committed with `changes`."""
+        changes.checkpoints, changes.forget_segments = to_rows(batch)
+        for name in changes.forget_segments:
+            self.checkpoints.pop(name, None)
+        self.checkpoints.update(changes.checkpoints)
+        self.lost_names.extend(batch.lost)
+
+    def keep_kumod_ids(self, ids: Mapping[str, str | None]) -> None:
+        """Have the ids that kumod gave (None: taken back) committed."""
+        self.commits.add(Transaction(kumod_ids=dict(ids)))
+        for key, given in ids.items():
+            if given is None:
+                self.kumod_ids.pop(key, None)
+            else:
+                self.kumod_ids[key] = given
+
+    def keep_copies(self, wanted: Iterable[str]) -> None:
+        """Have the last good copies of the remote shaping files in `wanted` committed, no others.
+
+        DNS answers that came with a load of the rules are committed as well.
+        """
+        names = set(wanted)
+        for url in self.copies.keys() - names:
+            del self.copies[url]
+        new = {
+            _COPY + url: text
+            for url, text in self.copies.items()
+            if self._copies_kept.get(url) != text
+        }
+        gone = {_COPY + url for url in self._copies_kept.keys() - names}
+        self._copies_kept = dict(self.copies)
+        changes = Transaction(meta=new, drop_meta=gone)
+        changes.add(self._answers())
+        self.commits.add(changes)
+
+    def everything(self) -> Transaction:
+        """The whole state, what is pending included, for a store that lost its file."""
+        whole = transaction(
+            self.automation, Outcome(entries={e.key: e for e in self.automation.entries})
+        )
+        for scope, window in self.automation.thresholds.scopes():
+            whole.threshold_counts.update(
+                {(scope, second): count for second, count in window.items()}
+            )
+        whole.checkpoints = dict(self.checkpoints)
+        whole.counters = dict(self.counters)
+        whole.kumod_ids = dict(self.kumod_ids)
+        whole.meta |= self._meta()
+        whole.meta |= {_COPY + url: text for url, text in self.copies.items()}
+        if isinstance(self._resolver, DnsResolver):
+            whole.mx = dict(self._resolver.export())
+        return whole
+
+    def _meta(self) -> dict[str, str]:
+        return {
+            _FLOOR: str(self.floor_ns),
+            _LOST: json.dumps(list(self.lost_names)),
+            _COMMITTED: str(self._clock()),
+        }
+
+    def _answers(self) -> Transaction:
+        """What the DNS said lately, kept so that an outage drops no rules at the next start."""
+        changes = Transaction()
+        if isinstance(self._resolver, DnsResolver):
+            for domain, answer in self._resolver.take_changes().items():
+                if answer is None:
+                    changes.drop_mx.add(domain)
+                else:
+                    changes.mx[domain] = answer
+        return changes
+
+
+def _names(text: str | None) -> list[str]:
+    """What was kept as a JSON list; nothing where it is none."""
+    try:
+        names = json.loads(text or "[]")
+    except ValueError:
+        return []
+    return [n for n in names if isinstance(n, str)] if isinstance(names, list) else []

@@ -1,0 +1,66 @@
+"""The overlay's place: where it may be, that it exists, and that one sidecar alone writes there.
+
+In: the settings.  Out: an overlay that is there, with a lock on its directory,
+or a ProblemError that says why it can't be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from sidecar.automation.overlay import FIRST_LINE, Overlay
+from sidecar.problems import ProblemError
+from sidecar.publish.overlay_file import write_atomically
+from sidecar.settings import Settings
+from sidecar.store import state_files
+
+from .cancel import requests_path
+from .publisher import BOUNCED_NAME, SUSPENDED_NAME
+from .status import status_path
+
+
+def refuse_taken_place(settings: Settings) -> None:
+    """ProblemError where the overlay would take the place of the operator's rules or policy.
+
+    Or of a file of our own, or where it would be read as a log.  The overlay itself may
+    well be among the rule files, as it is among kumod's.
+    """
+    target = os.path.realpath(settings.fixed.overlay)
+    overlay, state = Path(target), Path(os.path.realpath(settings.fixed.state))
+    ours = {*state_files(state), requests_path(state), status_path(state)}
+    if overlay in ours or overlay.name in (SUSPENDED_NAME, BOUNCED_NAME):
+        raise _overlay_problem(settings, "another file of tsa-sidecar's own has this name")
+    if overlay.parent == Path(os.path.realpath(settings.fixed.log_dir)):
+        raise _overlay_problem(settings, "it would be read as a segment of the log")
+    read = {os.path.realpath(file) for file in settings.reloaded.shaping}
+    read |= {os.path.realpath(file) for file in settings.fixed.dns_zones}
+    if settings.reloaded.policy is not None:
+        read.add(os.path.realpath(settings.reloaded.policy))
+    if target not in read:
+        return
+    mark = FIRST_LINE.encode()
+    with contextlib.suppress(OSError), open(target, "rb") as file:
+        if file.read(len(mark)) not in (b"", mark):
+            raise _overlay_problem(settings, "the overlay would replace this file, which is read")
+
+
+def _overlay_problem(settings: Settings, why: str) -> ProblemError:
+    message = f"{why}: name another with --overlay or TSA_SIDECAR_OVERLAY"
+    return ProblemError.one("overlay-write", message, file=str(settings.fixed.overlay))
+
+
+def ensure_overlay(path: Path) -> None:
+    """An empty overlay where there is none: kumod logs an error for a missing file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_atomically(path, Overlay().text())
+    except OSError as error:
+        raise ProblemError.one(
+            "overlay-write",
+            f"the overlay's directory can't be made: {error.strerror}; make it, or name another "
+            "file with --overlay",
+            file=str(path.parent),
+        ) from None
