@@ -5,11 +5,11 @@ Called in the child before the program begins; see ``nursery``.
 
 from __future__ import annotations
 
-import functools
 import os
 import resource
 import sqlite3
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -120,7 +120,11 @@ def settable_clock() -> None:
         offset = int(control.read_text() or "0") if control.exists() else 0
         return time.time_ns() + offset * 1_000_000_000
 
-    vars(main)["GuardedClock"] = functools.partial(GuardedClock, wall=wall)
+    class Settable(GuardedClock):
+        def __init__(self, *, on_jump: Callable[[int], None]) -> None:
+            super().__init__(on_jump=on_jump, wall=wall)
+
+    vars(main)["GuardedClock"] = Settable
 
 
 def haste() -> None:
