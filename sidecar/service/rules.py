@@ -225,3 +225,32 @@ class RuleBook:
         self.settled, self.rules = settled, rules
         return changed
 
+    def newly_switched_off(self) -> list[Problem]:
+        """What of :attr:`Rules.switched_off` was not there when this was last asked."""
+        new = [problem for problem in self.rules.switched_off if problem not in self._said_off]
+        self._said_off.update(new)
+        return new
+
+    def conditions(self) -> Iterator[Problem]:
+        """What an operator should know of the rules and their files."""
+        yield from self.failure
+        yield from self.rules.switched_off
+        if self.reloading_since is not None:
+            seconds = int(time.monotonic() - self.reloading_since)
+            if seconds >= _RELOAD_SECONDS:
+                yield Problem("error", "reload", f"a reload has been running for {seconds} s")
+        if (problem := self.restart_problem) is not None:
+            yield problem
+        yield from self.rules.problems
+
+    def _refuse_gone(self, rules: Rules) -> None:
+        """ProblemError where a file can't be read now that the rules in force are from.
+
+        kumod does without it.  But the log goes on, and what it says while a file
+        is being replaced would go by unseen.
+        """
+        missing = {p.file for p in self.rules.shaping.errors if p.code == "local-load"}
+        had = set(self.rules.settings.shaping) - missing
+        gone = [p for p in rules.shaping.errors if p.code == "local-load" and p.file in had]
+        if gone:
+            raise ProblemError(gone)
