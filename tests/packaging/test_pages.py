@@ -1,0 +1,73 @@
+"""README and packaging/doc: what they claim is there."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from sidecar.publish.metrics import Metrics
+from tests.packaging.kumod import PACKAGING
+
+ROOT = PACKAGING.parent
+PAGES = [ROOT / "README.md", *sorted((PACKAGING / "doc").glob("*.md"))]
+CLAIMS = [PACKAGING / "doc" / name for name in ("faults.md", "security.md")]
+
+FILE = re.compile(r"^- \[([A-Z]+)\] `(tests/\S+\.py)`$", re.MULTILINE)
+LABELLED = re.compile(r"\[([A-Z]+)\]((?: `[^`]+`,?| all)+)")
+
+
+def name(page: Path) -> str:
+    return page.name
+
+
+@pytest.mark.parametrize("page", CLAIMS, ids=name)
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text()
+    files = dict(FILE.findall(text))
+    claims = LABELLED.findall(text.partition("## The test files")[0])
+    assert {label for label, _ in claims} == files.keys()
+    assert len(claims) > 20
+    for label, names in claims:
+        tests = re.findall(r"^(?:async )?def test_(\w+)", (ROOT / files[label]).read_text(), re.M)
+        for claimed in re.findall(r"`([^`]+)`", names):
+            if claimed.startswith("python "):
+                continue
+            begin, cut, _ = claimed.partition("…")
+            found = [test for test in tests if test == begin or (cut and test.startswith(begin))]
+            assert found, f"{page.name}: {files[label]} has no test_{claimed}"
+
+
+@pytest.mark.parametrize("page", CLAIMS, ids=name)
+def test_every_line_of_a_table_names_a_test(page: Path) -> None:
+    rows = re.findall(r"^\|.*\|$", page.read_text(), re.MULTILINE)
+    heads = ("| What happens |", "| They can |", "| --- |")
+    rows = [row for row in rows if not row.startswith(heads)]
+    assert [row for row in rows if not LABELLED.search(row)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    text = PAGES[0].read_text()
+    for page in PAGES[1:]:
+        assert f"(packaging/doc/{page.name})" in text
+
+
+def test_every_metric_that_a_page_names_exists() -> None:
+    exposed = Metrics.create().render().decode()
+    for page in PAGES:
+        for metric in re.findall(r"`(tsa_sidecar_\w+)`", page.read_text()):
+            assert f"# HELP {metric} " in exposed, metric
+
+
+def test_the_page_of_settings_is_the_one_that_the_settings_make() -> None:
+    generated = runpy.run_path(str(PACKAGING / "build-generated"))
+    text = (PACKAGING / "doc" / "settings.md").read_text()
+    assert text == generated["settings_page"](), "run packaging/build-generated"
