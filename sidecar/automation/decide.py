@@ -38,7 +38,11 @@ from .thresholds import Thresholds
 
 LATENESS = 3600
 """How many seconds behind the newest record another may come and still find its window whole,
-and how many ahead of the present one may be without being held for a wrong clock's."""
+and how many ahead of the present one may be without being held for a wrong clock's.
+An entry lasts from then at most, whatever its record says."""
+
+_NAMED: Final = 10
+"""How many of the entries that were left out an outcome names."""
 
 
 @dataclass(slots=True)
@@ -47,13 +51,15 @@ class Outcome:
 
     ``entries``: those put into force, by key; ``dropped``: keys no longer in
     force; ``events``: suspensions and bounces in the order they came about;
-    ``counts``: matched records and why outcomes were left out.
+    ``counts``: matched records and why outcomes were left out; ``left_out``: the
+    first few of the entries for which there was no room.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
     events: list[Suspension] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    left_out: list[Entry] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether anything in force has changed."""
@@ -77,6 +83,7 @@ class Outcome:
             self.put(key, entry)
         self.events += later.events
         self.counts.update(later.counts)
+        self.left_out += later.left_out[: _NAMED - len(self.left_out)]
 
 
 _Draft: TypeAlias = tuple[str, Entry | str]
@@ -106,10 +113,13 @@ class _Round:
     """One call of :meth:`Automation.apply`: its moment, and what has come of it so far.
 
     ``made``: by key the draft (or the entry), when it expires, its number.  Of
-    overrides with the same key only the last is worth making.
+    overrides with the same key only the last is worth making.  ``new`` counts
+    those of its keys that are not in force yet.
     """
 
     now_ns: int
+    latest_ns: int
+    new: int = 0
     outcome: Outcome = field(default_factory=Outcome)
     made: dict[str, tuple[Entry, int, int]] = field(default_factory=dict)
 
@@ -131,12 +141,24 @@ def scope_period(scope: str) -> int:
 class Automation:
     """The automation's state, and the only code that changes it."""
 
-    __slots__ = ("_hashes", "_planned_for", "_plans", "entries", "newest_ns", "seq", "thresholds")
+    __slots__ = (
+        "_hashes",
+        "_planned_for",
+        "_plans",
+        "entries",
+        "max_entries",
+        "newest_ns",
+        "seq",
+        "thresholds",
+    )
 
     _PLANS_MAX: Final = 4096
     _PLAN_LENGTH: Final = 512
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_entries: int | None = None) -> None:
+        """`max_entries`: how many may be in force at once (None: any number)."""
+        self.max_entries = max_entries
+        """What is in force already is renewed past it, too, and never taken out for another."""
         self.entries = Entries()
         self.thresholds = Thresholds()
         self.seq = 0
@@ -159,8 +181,8 @@ class Automation:
 
         `mx` holds the MX of every candidate's domain that needs one and resolves.
         """
-        now = _Round(now_ns)
         latest_ns = now_ns + LATENESS * NS
+        now = _Round(now_ns, latest_ns)
         matched = 0
         for candidate in candidates:
             matches = candidate.matches(mx.get(candidate.domain))
@@ -171,7 +193,7 @@ class Automation:
                 self._plans.clear()
                 self._planned_for = candidate.common.shaping
             record = candidate.record
-            self._note_time(record.time_ns, latest_ns)
+            self._note_time(record.time_ns, now)
             self._act(now, matches, record, candidate.domain)
             if len(record.recipients) > 1:
                 self._act_for_others(now, matches, record)
@@ -194,11 +216,13 @@ class Automation:
         """Drop windows that can't count any more; returns their scopes."""
         return self.thresholds.forget_idle(self.newest_ns // NS - LATENESS)
 
-    def _note_time(self, time_ns: int, latest_ns: int) -> None:
-        if self.newest_ns > latest_ns:  # noted when our own clock was ahead
+    def _note_time(self, time_ns: int, now: _Round) -> None:
+        if self.newest_ns > now.latest_ns:  # noted when our own clock was ahead
             self.newest_ns = 0
-        if time_ns <= latest_ns:
+        if time_ns <= now.latest_ns:
             self.newest_ns = max(self.newest_ns, time_ns)
+        else:
+            now.outcome.counts["dated_ahead"] += 1
 
     def _act_for_others(self, now: _Round, matches: tuple[Match, ...], record: Record) -> None:
         """For the recipients but the first.
@@ -222,11 +246,11 @@ class Automation:
             trigger = step.trigger
             if trigger is not None:
                 count = self.thresholds.record(
-                    step.window, trigger.period, time_ns // NS, latest=now_ns // NS + LATENESS
+                    step.window, trigger.period, time_ns // NS, latest=now.latest_ns // NS
                 )
                 if count < trigger.limit:
                     continue
-            expires_ns = time_ns + step.duration_ns
+            expires_ns = min(time_ns, now.latest_ns) + step.duration_ns
             if expires_ns <= now_ns:
                 outcome.counts["already_expired"] += 1
                 continue
@@ -234,12 +258,25 @@ class Automation:
                 self.seq += 1
                 if isinstance(draft, str):
                     outcome.counts[draft] += 1
+                elif key not in now.made and not self._has_room(now, key):
+                    outcome.counts["no_room"] += 1
+                    if len(outcome.left_out) < _NAMED:
+                        outcome.left_out.append(replace(draft, expires_ns=expires_ns, seq=self.seq))
                 elif isinstance(draft, Override):
                     now.made[key] = draft, expires_ns, self.seq
                 else:
                     event = replace(draft, expires_ns=expires_ns, seq=self.seq)
                     outcome.events.append(event)
                     now.made[key] = event, expires_ns, self.seq
+
+    def _has_room(self, now: _Round, key: str) -> bool:
+        """Whether the entry of `key`, the first of this round, is in force or may be."""
+        if self.entries.get(key) is not None:
+            return True
+        if self.max_entries is not None and len(self.entries) + now.new >= self.max_entries:
+            return False
+        now.new += 1
+        return True
 
     def _plan(self, matches: tuple[Match, ...], record: Record, domain: str) -> _Plan:
         """What `matches` make of `record` for a recipient at `domain`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.automation.decide import LATENESS, Automation, Outcome, scope_period
-from sidecar.automation.matching import Matcher
+from sidecar.automation.matching import Candidate, Matcher
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import ZoneResolver
@@ -38,26 +38,34 @@ def shaping(tmp_path: Path) -> Shaping:
 
 
 def busy(
-    automation: Automation, shaping: Shaping, second: int, *, now: int | None = None
+    automation: Automation,
+    shaping: Shaping,
+    second: int,
+    *,
+    now: int | None = None,
+    domain: str = "example.com",
 ) -> Outcome:
     """What a record of `second`, read at once or at `now`, leads to."""
+    found = candidates_of(shaping, second, domain=domain)
+    return automation.apply(found, mx={}, now_ns=(second if now is None else now) * NS)
+
+
+def candidates_of(shaping: Shaping, second: int, *, domain: str = "example.com") -> list[Candidate]:
     record = {
         "type": "TransientFailure",
-        "recipient": "user@example.com",
-        "queue": "example.com",
-        "site": "ip1->mx.example.com@smtp_client",
+        "recipient": f"user@{domain}",
+        "queue": domain,
+        "site": f"ip1->mx.{domain}@smtp_client",
         "egress_source": "ip1",
         "response": {"code": 421, "content": "busy"},
         "event_time": format_rfc3339(second * NS),
     }
-    found = candidates(
+    return candidates(
         [json.dumps(record).encode()],
         matcher=Matcher(shaping),
         skip_types=frozenset(),
         tally=Tally(),
     )
-    now_ns = (second if now is None else now) * NS
-    return automation.apply(found, mx={}, now_ns=now_ns)
 
 
 def test_the_third_within_the_hour_suspends(shaping: Shaping) -> None:
@@ -119,3 +127,63 @@ def test_a_scope_that_is_none_of_ours_is_refused(scope: str) -> None:
 
 def test_a_scope_has_its_period() -> None:
     assert scope_period("3600 hash a site with blanks") == 3600
+
+
+EVERYWHERE = """
+[[default.automation]]
+regex = "busy"
+action = ["Suspend", {SetConfig = {name = "connection_limit", value = 1}}]
+duration = "10 minutes"
+"""
+
+
+def load(tmp_path: Path, text: str) -> Shaping:
+    path = tmp_path / "shaping.toml"
+    path.write_text(text)
+    return asyncio.run(load_shaping([str(path)], options=MergeOptions(), resolver=ZoneResolver([])))
+
+
+def test_a_record_of_a_far_future_makes_an_entry_that_ends_soon(tmp_path: Path) -> None:
+    automation, far = Automation(), NOW + 230 * YEAR
+    outcome = busy(automation, load(tmp_path, EVERYWHERE), far, now=NOW)
+    assert {e.expires_ns for e in outcome.entries.values()} == {(NOW + LATENESS + 600) * NS}
+    assert outcome.counts == {"matched": 1, "dated_ahead": 1}
+
+
+def test_a_record_within_the_tolerated_lateness_is_taken_at_its_word(tmp_path: Path) -> None:
+    automation, at = Automation(), NOW + LATENESS
+    outcome = busy(automation, load(tmp_path, EVERYWHERE), at, now=NOW)
+    assert {e.expires_ns for e in outcome.entries.values()} == {(at + 600) * NS}
+    assert outcome.counts == {"matched": 1}
+
+
+def test_past_the_ceiling_the_oldest_stay_and_are_renewed(tmp_path: Path) -> None:
+    shaping = load(tmp_path, EVERYWHERE)
+    automation = Automation(max_entries=4)
+    for number in range(2):
+        assert len(busy(automation, shaping, NOW, domain=f"old{number}.example").entries) == 2
+    late = busy(automation, shaping, NOW + 1, domain="new.example")
+    assert (late.entries, late.events) == ({}, [])
+    assert late.counts == {"matched": 1, "no_room": 2}
+    assert [e.site for e in late.left_out] == ["ip1->mx.new.example@smtp_client"] * 2
+    assert {e.expires_ns for e in late.left_out} == {(NOW + 601) * NS}
+    renewed = busy(automation, shaping, NOW + 2, domain="old0.example")
+    assert {e.expires_ns for e in renewed.entries.values()} == {(NOW + 602) * NS}
+    automation.expire((NOW + 601) * NS)  # the other one's time is over
+    assert len(busy(automation, shaping, NOW + 602, domain="new.example").entries) == 2
+
+
+def test_the_ceiling_counts_what_a_batch_makes_and_names_a_few(tmp_path: Path) -> None:
+    shaping = load(tmp_path, EVERYWHERE)
+    automation = Automation(max_entries=3)
+    names = [f"d{number}.example" for number in range(20)]
+    found = [c for name in names for c in candidates_of(shaping, NOW, domain=name)]
+    outcome = automation.apply([*found, *found], mx={}, now_ns=NOW * NS)
+    assert len(automation.entries) == len(outcome.entries) == 3
+    assert outcome.counts == {"matched": 40, "no_room": 2 * (40 - 3)}
+    assert len(outcome.left_out) == 10
+    assert {event.key for event in outcome.events} <= outcome.entries.keys()
+    whole = Outcome()
+    whole.add(outcome)
+    whole.add(outcome)
+    assert len(whole.left_out) == 10
