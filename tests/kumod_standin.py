@@ -8,6 +8,8 @@ Real sockets, HTTP and WebSocket.  The rules are those of the recorded exchanges
   criteria replaces (``replaces_criteria``, as the newest versions do) or piles up;
 - everything is in memory only; what has no criteria applies to everything, which
   the real one accepts and this one accepts and notes in ``disasters``;
+- a suspension of a domain below ``.invalid`` is the client's own marker: kept and listed
+  as any other, but in ``markers``, so that a test sees what it asked for by itself;
 - a WebSocket ping or pong from the server breaks the subscriber.
 """
 
@@ -79,6 +81,7 @@ class KumodState:
         self._replaces_criteria = replaces_criteria
         self._changed = threading.Condition()
         self.held: dict[str, Held] = {}
+        self.markers: dict[str, Held] = {}
         self.epoch = 0
         self.seen: list[Seen] = []
         self.disasters: list[dict[str, Any]] = []
@@ -97,22 +100,24 @@ class KumodState:
         with self._changed:
             if not any(criteria.values()):
                 self.disasters.append(request)
+            kept = self.markers if _is_marker(request) else self.held
             if path == READY_Q or self._replaces_criteria:
-                for old in [h for h in self.held.values() if h.path == path]:
+                for old in [h for h in kept.values() if h.path == path]:
                     if old.criteria == criteria:
-                        del self.held[old.id]
+                        del kept[old.id]
             held = Held(str(uuid.uuid4()), path, criteria, reason, expires_ns)
-            self.held[held.id] = held
+            kept[held.id] = held
             self._changed.notify_all()
         return held.id
 
     def remove(self, path: str, entry_id: str) -> bool:
         """Take back; False: not known."""
         with self._changed:
-            known = self.held.get(entry_id)
+            kept = self.markers if entry_id in self.markers else self.held
+            known = kept.get(entry_id)
             if known is None or known.path != path:
                 return False
-            del self.held[entry_id]
+            del kept[entry_id]
             self._changed.notify_all()
             return True
 
@@ -121,7 +126,8 @@ class KumodState:
         now = time.time_ns()
         with self._changed:
             self.held = {i: h for i, h in self.held.items() if h.expires_ns > now}
-            mine = [h for h in self.held.values() if h.path == path]
+            everything = [*self.held.values(), *self.markers.values()]
+            mine = [h for h in everything if h.path == path]
         found = []
         for held in mine:
             entry: dict[str, Any] = {"id": held.id, **held.criteria, "reason": held.reason}
@@ -150,6 +156,7 @@ class KumodState:
         """What a restart does."""
         with self._changed:
             self.held.clear()
+            self.markers.clear()
             self._changed.notify_all()
 
     def wait_for(self, what: Callable[[KumodState], object], *, seconds: float = 60.0) -> None:
@@ -168,7 +175,15 @@ class KumodState:
     def count(self, method: str, path: str) -> int:
         """How many such requests were answered."""
         with self._changed:
-            return sum(1 for s in self.seen if (s.method, s.path) == (method, path))
+            return sum(
+                1
+                for s in self.seen
+                if (s.method, s.path) == (method, path) and not _is_marker(s.body)
+            )
+
+
+def _is_marker(request: Any) -> bool:
+    return isinstance(request, dict) and str(request.get("domain")).endswith(".invalid")
 
 
 def humantime(ns: int) -> str:

@@ -1,6 +1,6 @@
 """Which suspensions and bounces kumod should have, which it has, and what to tell it.
 
-In: the desired state, what kumod was told, what it lists, and the time.  Out:
+In: what changed in force, what kumod was told, what it lists, and the time.  Out:
 the steps that turn the second into the first.  No sockets and no clock: every
 rule of the admin API (``tests/data/api``) that the client relies on is here.
 
@@ -10,14 +10,17 @@ rule of the admin API (``tests/data/api``) that the client relies on is here.
   kumod replace one with the same (campaign, tenant, domain), others keep both.  So only the
   longest is told here too, and what it replaces is taken back by id.
 - One without any domain applies to everything kumod has.  None is ever told.
+- What an operator deletes there stays deleted until a rule strikes anew.  What kumod
+  forgot in a restart is told again.  A suspension of a domain that cannot exist, the
+  marker, tells the two apart: kumod forgets it only when it forgets everything.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, KeysView, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sidecar.times import NS, format_rfc3339, parse_rfc3339
@@ -34,39 +37,12 @@ PATHS: Mapping[HoldKind, str] = {
 _TOLERANCE_NS = NS
 """Expiries this close are the same: kumod keeps a duration and computes the time from it."""
 
+_ENDING_NS = 5 * NS
+"""An entry this close to its end may be gone by itself: kumod's clock is another."""
+
 _EXTEND_EVERY_NS = NS
 """An entry that is merely prolonged, which a storm of matches does all the time, is told
 anew no more often than this, unless what was told is about to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadyQHold:
-    """A ready queue to suspend until ``expires_ns``; ``name`` as the record's ``site``."""
-
-    name: str
-    reason: str
-    expires_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class SchedQHold:
-    """Scheduled queues to suspend or bounce; a tenant or campaign of None is any."""
-
-    domain: str
-    tenant: str | None
-    campaign: str | None
-    reason: str
-    expires_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class DesiredState:
-    """All that kumod should know.  ``overlay_version`` changes when the overlay does."""
-
-    overlay_version: int
-    ready_q: tuple[ReadyQHold, ...] = ()
-    sched_q: tuple[SchedQHold, ...] = ()
-    bounces: tuple[SchedQHold, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +70,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A target, until when, and why."""
+    """A target, until when, and why; ``strike`` counts matches, as an entry's ``seq`` does."""
 
     target: Target
     reason: str
     expires_ns: int
+    strike: int = 0
 
     @property
     def request(self) -> dict[str, object]:
@@ -111,9 +88,12 @@ class Hold:
             "expires": format_rfc3339(self.expires_ns),
         }
 
-    def same(self, other: Hold) -> bool:
-        """Whether kumod need not be told the one when it has the other."""
-        return self.reason == other.reason and self.ends_with(other)
+    def is_told(self, listed: Hold) -> bool:
+        """Whether `listed` is this one, told by us or, with the rule's hash, by kumod's own Lua."""
+        ours = listed.reason == self.reason or listed.reason.startswith(
+            f"{self.reason} (rule_hash="
+        )
+        return ours and self.ends_with(listed)
 
     def ends_with(self, other: Hold) -> bool:
         """Whether both end at the same time, as far as kumod's figures can tell."""
@@ -136,35 +116,85 @@ class Told:
     at_ns: int
 
 
-def longest(desired: DesiredState, now_ns: int) -> tuple[dict[str, Hold], list[Hold]]:
-    """The holds to tell, by key, one a target; and those that must never be told.
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is kept of an entry told: the id that kumod gave, its end, the last strike told of.
 
-    Expired ones are left out: kumod would take them to no effect.
+    ``expires_ns`` is 0 where an older version kept the id alone.
     """
-    wanted: dict[str, Hold] = {}
-    dangerous: list[Hold] = []
-    for hold in _all(desired):
-        if hold.target.holds_everything:
-            dangerous.append(hold)
-        elif hold.expires_ns > now_ns:
-            key = hold.target.key
-            known = wanted.get(key)
-            if known is None or hold.expires_ns > known.expires_ns:
-                wanted[key] = hold
-    return wanted, dangerous
+
+    id: str
+    expires_ns: int = 0
+    strike: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.expires_ns} {self.strike}"
+
+    @classmethod
+    def parse(cls, text: str) -> Given:
+        """What :meth:`__str__` wrote; the id alone where it is something else."""
+        entry_id, *numbers = text.split(" ")
+        if len(numbers) != 2 or not all(n.isascii() and n.isdecimal() for n in numbers):
+            return cls(entry_id)
+        return cls(entry_id, int(numbers[0]), int(numbers[1]))
 
 
-def _all(desired: DesiredState) -> Iterable[Hold]:
-    for r in desired.ready_q:
-        yield Hold(Target("ready_q", name=r.name), r.reason, r.expires_ns)
-    kinds: tuple[tuple[HoldKind, tuple[SchedQHold, ...]], ...] = (
-        ("sched_q", desired.sched_q),
-        ("bounce", desired.bounces),
-    )
-    for kind, holds in kinds:
-        for h in holds:
-            target = Target(kind, domain=h.domain, tenant=h.tenant, campaign=h.campaign)
-            yield Hold(target, h.reason, h.expires_ns)
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What changed since the last of these.
+
+    ``overlay_version`` changes when the overlay does.  ``holds``: by the key of the
+    entry in force that each comes from; None where it is over.
+    """
+
+    overlay_version: int
+    holds: Mapping[str, Hold | None] = field(default_factory=dict)
+
+
+class Wanted:
+    """The holds in force, by target.  A change costs that change."""
+
+    def __init__(self) -> None:
+        self._target: dict[str, str] = {}  # entry's key → key of its target
+        self._holds: dict[str, dict[str, Hold]] = {}  # key of a target → entry's key → hold
+        self.dangerous: dict[str, Hold] = {}
+        """Those that would apply to everything and must never be told, by entry's key."""
+
+    def take(self, changes: Changes) -> KeysView[str]:
+        """Take `changes` in; returns the keys of the targets they concern, in this order."""
+        touched: dict[str, None] = {}
+        for entry, hold in changes.holds.items():
+            self.dangerous.pop(entry, None)
+            old = self._target.pop(entry, None)
+            if old is not None:
+                touched[old] = None
+                del self._holds[old][entry]
+                if not self._holds[old]:
+                    del self._holds[old]
+            if hold is not None and hold.target.holds_everything:
+                self.dangerous[entry] = hold
+            elif hold is not None:
+                key = self._target[entry] = hold.target.key
+                touched[key] = None
+                self._holds.setdefault(key, {})[entry] = hold
+        return touched.keys()
+
+    def targets(self) -> Iterable[str]:
+        """The keys of all targets."""
+        return self._holds.keys()
+
+    def entries(self, key: str) -> Mapping[str, Hold]:
+        """The holds on a target, by entry's key."""
+        return self._holds.get(key, {})
+
+    def longest(self, key: str, *, after: int = -1) -> Hold | None:
+        """Of those on a target that struck after strike `after`, the one that ends last."""
+        holds = [h for h in self.entries(key).values() if h.strike > after]
+        return max(holds, key=lambda h: h.expires_ns, default=None)
+
+    def last_strike(self, key: str) -> int:
+        """The latest strike on a target; 0: none."""
+        return max((h.strike for h in self.entries(key).values()), default=0)
 
 
 def due_at(wanted: Hold, told: Told | None) -> int | None:
@@ -179,12 +209,56 @@ def due_at(wanted: Hold, told: Told | None) -> int | None:
     return min(told.at_ns + _EXTEND_EVERY_NS, told.hold.expires_ns - 2 * NS)
 
 
+def is_deletion(given: Given, *, same_run: bool, listed: bool, now_ns: int) -> bool:
+    """Whether an entry whose id kumod does not list any more was deleted by somebody.
+
+    Not where kumod has restarted since, nor where the target is held by another
+    entry, which replaced it, nor where the entry came to its own end.
+    """
+    return same_run and not listed and given.expires_ns > now_ns + _ENDING_NS
+
+
 # -- names of stored ids ------------------------------------------------------
 
 
 def replaced_key(kind: HoldKind, entry_id: str) -> str:
     """The name under which the id of a replaced entry is stored until it is taken back."""
     return _key("replaced", kind, entry_id)
+
+
+def cancelled_key(key: str) -> str:
+    """The name under which it is stored that an operator deleted the entry of target `key`."""
+    return _key("cancelled", key)
+
+
+def cancelled_target(key: str) -> str | None:
+    """The target that a name from :func:`cancelled_key` is about; None: another name."""
+    return _second(key, "cancelled")
+
+
+def marker_key(domain: str) -> str:
+    """The name under which the marker's id is stored."""
+    return _key("marker", domain)
+
+
+def marker_domain(key: str) -> str | None:
+    """The domain of the marker stored under `key`; None: another name."""
+    return _second(key, "marker")
+
+
+def _second(key: str, first: str) -> str | None:
+    try:
+        parts = json.loads(key)
+    except ValueError:
+        return None
+    if isinstance(parts, list) and len(parts) == 2 and parts[0] == first:
+        return parts[1] if isinstance(parts[1], str) else None
+    return None
+
+
+def is_replaced(key: str) -> bool:
+    """Whether `key` is from :func:`replaced_key`."""
+    return key.startswith('["replaced",')
 
 
 def kind_of(key: str) -> HoldKind | None:

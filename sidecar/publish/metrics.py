@@ -131,11 +131,21 @@ class Metrics:
             kumod_requests=counter(
                 "kumod_requests", "Requests to kumod's admin API.", "method", "outcome"
             ),
-            kumod_up=gauge("kumod_up", "1 when kumod's admin API answered last time."),
-            kumod_pending=gauge(
-                "kumod_pending", "Entries that kumod's admin API has yet to be told of."
+            # Registered where there is a kumod to ask: see show_kumod.
+            kumod_up=Gauge(
+                _PREFIX + "kumod_up", "1 when kumod's admin API answered last time.", registry=None
+            ),
+            kumod_pending=Gauge(
+                _PREFIX + "kumod_pending",
+                "Suspensions and bounces that kumod's admin API has yet to be told of or rid of.",
+                registry=None,
             ),
         )
+
+    def show_kumod(self) -> None:
+        """Show the gauges of kumod's admin API: absent where none is configured."""
+        self.registry.register(self.kumod_up)
+        self.registry.register(self.kumod_pending)
 
     def render(self) -> bytes:
         """The text for ``GET /metrics``."""

@@ -224,7 +224,7 @@ def _outside(
                 endpoint=endpoint,
                 log=log,
                 metrics=metrics,
-                on_change=None if kumod is None else kumod.set_desired,
+                on_change=None if kumod is None else kumod.take,
             )
             yield _Outside(
                 settings=settings,

@@ -18,13 +18,12 @@ from sidecar.automation.entries import (
     Entry,
     Override,
     ReadyQSuspension,
-    SchedQBounce,
     SchedQSuspension,
     Suspension,
     frame,
 )
 from sidecar.automation.overlay import Overlay
-from sidecar.publish.holds import DesiredState, ReadyQHold, SchedQHold
+from sidecar.publish.holds import Changes, Hold, Target
 from sidecar.publish.snapshot import Snapshot
 
 _Place = tuple[int, str]
@@ -33,7 +32,7 @@ _Place = tuple[int, str]
 class Published:
     """The committed entries in force, and their texts."""
 
-    __slots__ = ("_held", "_order", "_texts", "entries", "overlay")
+    __slots__ = ("_changed", "_held", "_order", "_texts", "entries", "overlay")
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self.entries = Entries()
@@ -43,6 +42,8 @@ class Published:
         self._texts: dict[str, list[tuple[_Place, str]]] = {kind: [] for kind in self._order}
         # Ready queue → the suspensions that hold it, by key.
         self._held: dict[str, dict[str, ReadyQSuspension]] = {}
+        # Of each suspension and bounce that came, changed or went: what it holds; by key.
+        self._changed: dict[str, Hold | None] = {}
         for entry in entries:
             self._put(entry)
 
@@ -67,6 +68,7 @@ class Published:
             return
         key = entry.key
         self._take_out(entry)
+        self._changed[key] = _hold(entry)
         place = self._order[entry.kind][key] = (entry.expires_ns, key)
         insort(self._texts[entry.kind], (place, compact_json(entry.answer())))
         if isinstance(entry, ReadyQSuspension):
@@ -79,6 +81,7 @@ class Published:
             self.overlay.remove(entry)
             return
         self._take_out(entry)
+        self._changed[entry.key] = None
         if isinstance(entry, ReadyQSuspension):
             held = self._held[entry.site]
             del held[entry.key]
@@ -113,27 +116,10 @@ class Published:
                     told.append(last)
         return told
 
-    def desired(self, overlay_version: int) -> DesiredState:
-        """What kumod should know by way of its admin API."""
-        entries = self.entries.of_kind
-        return DesiredState(
-            overlay_version=overlay_version,
-            ready_q=tuple(
-                ReadyQHold(e.site, e.reason, e.expires_ns)
-                for e in entries("ready_q")
-                if isinstance(e, ReadyQSuspension)
-            ),
-            sched_q=tuple(
-                SchedQHold(e.domain, e.tenant, e.campaign, e.reason, e.expires_ns)
-                for e in entries("sched_q")
-                if isinstance(e, SchedQSuspension)
-            ),
-            bounces=tuple(
-                SchedQHold(e.domain, e.tenant, e.campaign, e.reason, e.expires_ns)
-                for e in entries("bounce")
-                if isinstance(e, SchedQBounce)
-            ),
-        )
+    def take_changes(self, overlay_version: int) -> Changes:
+        """What changed in what kumod's admin API is to be told of, since the last call."""
+        holds, self._changed = self._changed, {}
+        return Changes(overlay_version, holds)
 
     def snapshot(self, *, version: int, status: bytes) -> Snapshot:
         """Everything in force, in the order of expiry (so that the longest is told last)."""
@@ -146,6 +132,19 @@ class Published:
             version=version,
             status=status,
         )
+
+
+def _hold(entry: Suspension) -> Hold:
+    if isinstance(entry, ReadyQSuspension):
+        target = Target("ready_q", name=entry.site)
+    else:
+        target = Target(
+            "sched_q" if isinstance(entry, SchedQSuspension) else "bounce",
+            domain=entry.domain,
+            tenant=entry.tenant,
+            campaign=entry.campaign,
+        )
+    return Hold(target, entry.reason, entry.expires_ns, entry.seq)
 
 
 def compact_json(value: object) -> str:

@@ -18,7 +18,7 @@ from sidecar.automation.decide import Outcome
 from sidecar.automation.entries import Suspension
 from sidecar.faults import reached
 from sidecar.problems import Problem, ProblemError
-from sidecar.publish.holds import DesiredState
+from sidecar.publish.holds import Changes
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.overlay_file import write_atomically
 from sidecar.publish.snapshot import Snapshot
@@ -52,7 +52,7 @@ class Publisher:
         endpoint: Endpoint | None,
         log: Log,
         metrics: Metrics,
-        on_change: Callable[[DesiredState], None] | None = None,
+        on_change: Callable[[Changes], None] | None = None,
         look_seconds: float = _LOOK_SECONDS,
     ) -> None:
         self._view = view
@@ -164,9 +164,10 @@ class Publisher:
             if self.failure is not None:
                 self._log.info("the overlay can be written again", file=str(self._overlay))
                 self.failure = None
+        # What can't be written holds up the overlay, not the suspensions.
+        changes = self._view.take_changes(self._written_version)
         if self._on_change is not None:
-            # What can't be written holds up the overlay, not the suspensions.
-            self._on_change(self._view.desired(self._written_version))
+            self._on_change(changes)
         reached("after-publish")
 
     def _files(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.publish.holds import (
-    DesiredState,
+    Changes,
+    Given,
     Hold,
     HoldKind,
-    ReadyQHold,
-    SchedQHold,
     Target,
     Told,
+    Wanted,
+    cancelled_key,
+    cancelled_target,
     due_at,
     duration_ns,
+    is_deletion,
     kind_of,
-    longest,
+    marker_domain,
+    marker_key,
     read_list,
     replaced_key,
 )
@@ -35,54 +40,87 @@ def hold(seconds: float, *, reason: str = "r", name: str = "q") -> Hold:
     return Hold(Target("ready_q", name=name), reason, NOW + round(seconds * NS))
 
 
-def test_of_several_for_one_queue_only_the_longest_is_told() -> None:
-    desired = DesiredState(
-        1,
-        ready_q=(
-            ReadyQHold("a", "short", NOW + 10),
-            ReadyQHold("a", "long", NOW + 30),
-            ReadyQHold("a", "middle", NOW + 20),
-            ReadyQHold("b", "other", NOW + 1),
-        ),
-        sched_q=(
-            SchedQHold("d", "t", None, "short", NOW + 10),
-            SchedQHold("d", "t", None, "long", NOW + 20),
-            SchedQHold("d", "t", "c", "narrower", NOW + 5),
-        ),
-        bounces=(SchedQHold("d", "t", None, "bounce", NOW + 1),),
-    )
-    wanted, dangerous = longest(desired, NOW)
-    assert sorted(h.reason for h in wanted.values()) == [
-        "bounce", "long", "long", "narrower", "other",
-    ]  # fmt: skip
-    assert dangerous == []
+def test_of_several_for_one_target_the_longest_is_wanted() -> None:
+    wanted = Wanted()
+    holds = {"a": hold(10), "b": hold(30), "c": hold(20), "d": hold(1, name="other")}
+    touched = wanted.take(Changes(1, holds))
+    key = holds["a"].target.key
+    assert touched == {key, holds["d"].target.key}
+    assert wanted.longest(key) == holds["b"]
+    assert wanted.take(Changes(1, {"b": None})) == {key}
+    assert wanted.longest(key) == holds["c"]
+    assert wanted.take(Changes(1, {"a": None, "c": None, "gone": None})) == {key}
+    assert wanted.longest(key) is None
+    assert list(wanted.targets()) == [holds["d"].target.key]
 
 
-def test_what_has_expired_is_not_told() -> None:
-    assert longest(DesiredState(1, ready_q=(ReadyQHold("a", "r", NOW),)), NOW) == ({}, [])
+def test_only_what_struck_after_a_deletion_is_wanted() -> None:
+    wanted = Wanted()
+    long, short = replace(hold(30), strike=4), replace(hold(10), strike=5)
+    wanted.take(Changes(1, {"long": long, "short": short}))
+    key = long.target.key
+    assert wanted.longest(key, after=3) == long
+    assert wanted.longest(key, after=4) == short
+    assert wanted.longest(key, after=5) is None
+    assert wanted.last_strike(key) == 5
 
 
-def test_what_would_apply_to_everything_is_never_told() -> None:
-    desired = DesiredState(
-        1,
-        ready_q=(ReadyQHold("", "r", NOW + 1),),
-        sched_q=(SchedQHold("", "t", "c", "r", NOW + 1),),
-        bounces=(SchedQHold("", None, None, "r", NOW + 1),),
-    )
-    wanted, dangerous = longest(desired, NOW)
-    assert wanted == {}
-    assert len(dangerous) == 3
+def test_what_would_apply_to_everything_is_never_wanted() -> None:
+    wanted = Wanted()
+    targets = [Target("ready_q", name=""), Target("sched_q", domain="", tenant="t"),
+               Target("bounce", domain="")]  # fmt: skip
+    holds = {str(n): Hold(t, "r", NOW + 1) for n, t in enumerate(targets)}
+    assert wanted.take(Changes(1, holds)) == set()
+    assert list(wanted.targets()) == []
+    assert wanted.dangerous == holds
+    wanted.take(Changes(1, dict.fromkeys(holds)))
+    assert wanted.dangerous == {}
 
 
 def test_the_request_leaves_out_what_is_any() -> None:
-    (wanted,) = longest(
-        DesiredState(1, bounces=(SchedQHold("d", None, None, "r", NOW + NS // 2),)), NOW
-    )[0].values()
-    assert wanted.request == {
+    assert Hold(Target("bounce", domain="d"), "r", NOW + NS // 2).request == {
         "domain": "d",
         "reason": "r",
         "expires": "2027-01-15T08:00:00.500Z",
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        (Given("i", NOW + 60 * NS, 3), {}),
+        (Given("i", NOW + 60 * NS, 3), {"same_run": False}),  # kumod forgot everything
+        (Given("i", NOW + 60 * NS, 3), {"listed": True}),  # another entry took its place
+        (Given("i", NOW + 4 * NS, 3), {}),  # about to end anyway
+        (Given("i"), {}),  # from an older version: its end is not known
+    ],
+)
+def test_what_is_a_deletion(given: Given, known: dict[str, bool]) -> None:
+    deleted = is_deletion(given, **{"same_run": True, "listed": False, **known}, now_ns=NOW)
+    assert deleted is (known == {} and given.expires_ns > NOW + 5 * NS)
+
+
+@pytest.mark.parametrize("given", [Given("68ae20ca"), Given("a-b", 5, 7), Given("")])
+def test_what_is_kept_of_an_entry_is_read_back(given: Given) -> None:
+    assert Given.parse(str(given)) == given
+
+
+@pytest.mark.parametrize("text", ["id", "id 5", "id x y", "id 5 \u0665", "id 5 6 7"])
+def test_other_texts_are_ids_alone(text: str) -> None:
+    assert Given.parse(text) == Given("id")
+
+
+@pytest.mark.parametrize(
+    "key", ["", "x", "[]", "3", '["marker"]', '["marker",3]', '["cancelled",1]']
+)
+def test_other_names_are_of_no_marker_and_no_deletion(key: str) -> None:
+    assert marker_domain(key) is cancelled_target(key) is None
+
+
+def test_names_of_markers_and_deletions_are_read_back() -> None:
+    assert marker_domain(marker_key("x.invalid")) == "x.invalid"
+    assert cancelled_target(cancelled_key('["ready_q","q"]')) == '["ready_q","q"]'
+    assert kind_of(marker_key("x")) is kind_of(cancelled_key("x")) is None
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import contextlib
 import itertools
 import random
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ import pytest
 
 from sidecar.problems import Problem, ProblemError
 from sidecar.publish.admin_api import parse_api_url
-from sidecar.publish.holds import DesiredState, ReadyQHold, SchedQHold, kind_of
-from sidecar.publish.kumod import KumodClient, Pace
+from sidecar.publish.holds import Changes, Hold, HoldKind, Target, cancelled_target, kind_of
+from sidecar.publish.holds import marker_domain as marker_of
+from sidecar.publish.kumod import KumodClient
+from sidecar.publish.link import Pace
 from sidecar.publish.metrics import Metrics
 from sidecar.times import NS, format_rfc3339
 from tests.kumod_standin import BOUNCE, BUMP, READY_Q, SCHED_Q, Fault, KumodStandin, KumodState
@@ -29,11 +33,35 @@ FAST = Pace(
 QUEUE = "ip1->(mx1|mx2).comcast.net@smtp_client"
 
 
+@dataclass(frozen=True)
+class State:
+    """All that kumod should know, for a test: holds are told apart by their contents."""
+
+    overlay_version: int
+    ready_q: tuple[Hold, ...] = ()
+    sched_q: tuple[Hold, ...] = ()
+    bounces: tuple[Hold, ...] = ()
+
+    def holds(self) -> dict[str, Hold]:
+        kinds: tuple[tuple[HoldKind, tuple[Hold, ...]], ...] = (
+            ("ready_q", self.ready_q),
+            ("sched_q", self.sched_q),
+            ("bounce", self.bounces),
+        )
+        found = {}
+        for kind, holds in kinds:
+            for hold in holds:
+                of_kind = replace(hold, target=replace(hold.target, kind=kind))
+                found[repr(of_kind)] = of_kind
+        return found
+
+
 class World:
     """A client with the store that keeps its ids, and what it reported."""
 
     def __init__(self, url: str, *, ids: Mapping[str, str] | None = None, pace: Pace = FAST):
         self.stored: dict[str, str] = dict(ids or {})
+        self.desired: dict[str, Hold] = {}
         self.problems: list[Problem] = []
         self.metrics = Metrics.create()
         self.client = KumodClient(
@@ -51,6 +79,17 @@ class World:
                 self.stored.pop(key, None)
             else:
                 self.stored[key] = entry_id
+
+    def want(self, state: State) -> None:
+        """`state` is in force from now on, instead of what was."""
+        old, self.desired = self.desired, state.holds()
+        changes: dict[str, Hold | None] = dict.fromkeys(old.keys() - self.desired.keys())
+        changes |= {k: h for k, h in self.desired.items() if k not in old}
+        self.client.take(Changes(state.overlay_version, changes))
+
+    def ids(self) -> list[str]:
+        """The ids kept of entries."""
+        return [text.split()[0] for key, text in self.stored.items() if kind_of(key) is not None]
 
     async def settle(self, seconds: float = 10.0) -> None:
         async with asyncio.timeout(seconds):
@@ -93,8 +132,8 @@ def later(seconds: float) -> int:
     return time.time_ns() + round(seconds * NS)
 
 
-def ready(name: str = QUEUE, *, seconds: float = 3600, reason: str = "r") -> ReadyQHold:
-    return ReadyQHold(name, reason, later(seconds))
+def ready(name: str = QUEUE, *, seconds: float = 3600, reason: str = "r", strike: int = 1) -> Hold:
+    return Hold(Target("ready_q", name=name), reason, later(seconds), strike)
 
 
 def sched(
@@ -104,8 +143,10 @@ def sched(
     *,
     seconds: float = 3600,
     reason: str = "r",
-) -> SchedQHold:
-    return SchedQHold(domain, tenant, campaign, reason, later(seconds))
+    strike: int = 1,
+) -> Hold:
+    target = Target("sched_q", domain=domain, tenant=tenant, campaign=campaign)
+    return Hold(target, reason, later(seconds), strike)
 
 
 def held(state: KumodState) -> dict[str, list[dict[str, Any]]]:
@@ -119,19 +160,19 @@ async def _bumps(kumod: KumodStandin) -> None:
     pace = Pace(bump=0.3, reconcile=60)
     async with running(kumod.url, pace=pace) as world:
         began = time.monotonic()
-        world.client.set_desired(DesiredState(1))
+        world.want(State(1))
         await until(kumod.state, lambda s: s.epoch == 1)
         assert time.monotonic() - began < 0.29  # the first at once
         began = time.monotonic()
         for version in range(2, 40):
-            world.client.set_desired(DesiredState(version))
+            world.want(State(version))
             await asyncio.sleep(0.01)
         await world.settle()
         moments = [s.at for s in kumod.state.seen if s.path == BUMP]
         # Not 39 bumps, and the last change is not left waiting.
         assert 2 <= len(moments) <= 2 + (time.monotonic() - began) / 0.3
         assert all(b - a > 0.15 for a, b in itertools.pairwise(moments))
-        world.client.set_desired(DesiredState(39))
+        world.want(State(39))
         await asyncio.sleep(0.35)
         assert len(moments) == kumod.state.epoch
 
@@ -146,7 +187,7 @@ def test_a_bump_is_repeated_until_kumod_takes_it(kumod: KumodStandin) -> None:
     async def go() -> None:
         kumod.fail(Fault("POST", BUMP, status=500, times=3))
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1))
+            world.want(State(1))
             await world.settle()
             assert kumod.state.epoch == 1
             assert [p.code for p in world.problems] == ["kumod-unreachable"]
@@ -161,11 +202,11 @@ def test_a_bump_that_is_refused_is_reported_and_left_until_the_next_change(
     async def go() -> None:
         kumod.fail(Fault("POST", BUMP, status=400))
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1))
+            world.want(State(1))
             await world.settle()
             assert [p.code for p in world.problems] == ["kumod-bump"]
             assert kumod.state.count("POST", BUMP) == 1
-            world.client.set_desired(DesiredState(2))
+            world.want(State(2))
             await world.settle()
             assert kumod.state.epoch == 1
 
@@ -176,9 +217,9 @@ def test_a_change_while_a_bump_is_under_way_is_bumped_again(kumod: KumodStandin)
     async def go() -> None:
         kumod.fail(Fault("POST", BUMP, delay=0.2))
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1))
+            world.want(State(1))
             await asyncio.sleep(0.1)
-            world.client.set_desired(DesiredState(2))
+            world.want(State(2))
             await world.settle()
             assert kumod.state.epoch == 2
 
@@ -190,7 +231,7 @@ def test_bumps_do_not_wait_for_a_long_list_of_suspensions(kumod: KumodStandin) -
         kumod.fail(Fault("POST", READY_Q, delay=0.05, times=10_000))
         async with running(kumod.url) as world:
             queues = tuple(ready(f"q{n}") for n in range(40))
-            world.client.set_desired(DesiredState(1, ready_q=queues))
+            world.want(State(1, ready_q=queues))
             await until(kumod.state, lambda s: s.epoch == 1)
             assert kumod.state.count("POST", READY_Q) < 20
 
@@ -202,14 +243,14 @@ def test_bumps_do_not_wait_for_a_long_list_of_suspensions(kumod: KumodStandin) -
 
 def test_everything_desired_is_told_once_and_its_ids_are_kept(kumod: KumodStandin) -> None:
     async def go() -> None:
-        desired = DesiredState(
+        desired = State(
             1,
             ready_q=(ready(), ready("ip2->x@smtp_client")),
             sched_q=(sched(), sched(campaign="c")),
             bounces=(sched(), sched(tenant=None)),
         )
         async with running(kumod.url) as world:
-            world.client.set_desired(desired)
+            world.want(desired)
             await world.settle()
             told = kumod.state.count("POST", READY_Q), kumod.state.count("POST", SCHED_Q)
             assert told == (2, 2)
@@ -217,7 +258,7 @@ def test_everything_desired_is_told_once_and_its_ids_are_kept(kumod: KumodStandi
                 {"campaign": None, "tenant": "t", "domain": "gmail.com"},
                 {"campaign": None, "tenant": None, "domain": "gmail.com"},
             ]
-            assert set(world.stored.values()) == set(kumod.state.held)
+            assert set(world.ids()) == set(kumod.state.held)
             (first, *_) = kumod.state.listed(READY_Q)
             assert (first["name"], first["reason"]) == (QUEUE, "r")
             assert first["expires"][:22] == format_rfc3339(desired.ready_q[0].expires_ns)[:22]
@@ -234,14 +275,14 @@ def test_everything_desired_is_told_once_and_its_ids_are_kept(kumod: KumodStandi
 def test_an_entry_that_is_cancelled_is_taken_back(kumod: KumodStandin) -> None:
     async def go() -> None:
         async with running(kumod.url) as world:
-            both = DesiredState(1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),))
-            world.client.set_desired(both)
+            both = State(1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),))
+            world.want(both)
             await world.settle()
             assert len(kumod.state.held) == 3
-            world.client.set_desired(DesiredState(1, sched_q=both.sched_q))
+            world.want(State(1, sched_q=both.sched_q))
             await world.settle()
             assert [h.path for h in kumod.state.held.values()] == [SCHED_Q]
-            assert len(world.stored) == 1
+            assert len(world.ids()) == 1
             assert kumod.state.count("DELETE", READY_Q) == kumod.state.count("DELETE", BOUNCE) == 1
 
     asyncio.run(go())
@@ -251,10 +292,10 @@ def test_the_longest_counts_and_after_it_the_next(kumod: KumodStandin) -> None:
     async def go() -> None:
         short, long = ready(seconds=600, reason="short"), ready(seconds=900, reason="long")
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1, ready_q=(long, short)))
+            world.want(State(1, ready_q=(long, short)))
             await world.settle()
             assert [e["reason"] for e in kumod.state.listed(READY_Q)] == ["long"]
-            world.client.set_desired(DesiredState(1, ready_q=(short,)))
+            world.want(State(1, ready_q=(short,)))
             await world.settle()
             assert [e["reason"] for e in kumod.state.listed(READY_Q)] == ["short"]
 
@@ -269,13 +310,13 @@ def test_what_is_replaced_is_taken_back(kumod: KumodStandin, kind: str) -> None:
         async with running(kumod.url) as world:
             for seconds in (900, 600, 1200):
                 desired = {kind: (sched(seconds=seconds, reason=str(seconds)),)}
-                world.client.set_desired(DesiredState(1, **desired))  # type: ignore[arg-type]
+                world.want(State(1, **desired))
                 await world.settle()
                 reason = [str(seconds)]
                 await eventually(
                     lambda r=reason: [h.reason for h in kumod.state.held.values()] == r  # type: ignore[misc]
                 )
-                await eventually(lambda: list(world.stored.values()) == list(kumod.state.held))
+                await eventually(lambda: list(world.ids()) == list(kumod.state.held))
 
     asyncio.run(go())
 
@@ -285,12 +326,12 @@ def test_a_storm_of_extensions_is_told_now_and_then(kumod: KumodStandin) -> None
         began = time.monotonic()
         async with running(kumod.url) as world:
             for n in range(60):
-                world.client.set_desired(DesiredState(1, ready_q=(ready(seconds=600 + 2 * n),)))
+                world.want(State(1, ready_q=(ready(seconds=600 + 2 * n),)))
                 await asyncio.sleep(0.01)
             # One a second, not one a change.
             assert kumod.state.count("POST", READY_Q) <= 2 + time.monotonic() - began
             last = ready(seconds=5000)
-            world.client.set_desired(DesiredState(1, ready_q=(last,)))
+            world.want(State(1, ready_q=(last,)))
             await until(
                 kumod.state,
                 lambda s: [h.expires_ns // NS for h in s.held.values()] == [last.expires_ns // NS],
@@ -302,13 +343,13 @@ def test_a_storm_of_extensions_is_told_now_and_then(kumod: KumodStandin) -> None
 def test_a_storm_does_not_hold_up_what_is_to_be_taken_back(kumod: KumodStandin) -> None:
     async def go() -> None:
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1, sched_q=(sched(),)))
+            world.want(State(1, sched_q=(sched(),)))
             await world.settle()
             storm, seconds = asyncio.create_task(asyncio.sleep(60)), itertools.count(1000, 2)
             while kumod.state.names(SCHED_Q) and not storm.done():
                 longer = next(seconds)
                 queues = tuple(ready(f"q{n}", seconds=longer) for n in range(100))
-                world.client.set_desired(DesiredState(1, ready_q=queues))
+                world.want(State(1, ready_q=queues))
                 await asyncio.sleep(0)
             assert not storm.done()
             storm.cancel()
@@ -319,13 +360,13 @@ def test_a_storm_does_not_hold_up_what_is_to_be_taken_back(kumod: KumodStandin) 
 def test_what_expires_by_itself_is_not_taken_back(kumod: KumodStandin) -> None:
     async def go() -> None:
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1, ready_q=(ready(seconds=0.3),)))
+            world.want(State(1, ready_q=(ready(seconds=0.3),)))
             await world.settle()
-            assert world.stored
+            assert world.ids()
             await asyncio.sleep(0.35)
-            world.client.set_desired(DesiredState(1))
+            world.want(State(1))
             await world.settle()
-            assert world.stored == {}
+            assert world.ids() == []
             assert kumod.state.count("DELETE", READY_Q) == 0
 
     asyncio.run(go())
@@ -333,14 +374,14 @@ def test_what_expires_by_itself_is_not_taken_back(kumod: KumodStandin) -> None:
 
 def test_nothing_without_a_domain_or_a_queue_is_ever_told(kumod: KumodStandin) -> None:
     async def go() -> None:
-        desired = DesiredState(
+        desired = State(
             1,
             ready_q=(ready(""),),
             sched_q=(sched(""), sched()),
             bounces=(sched("", None), sched("", "t", "c")),
         )
         async with running(kumod.url) as world:
-            world.client.set_desired(desired)
+            world.want(desired)
             await world.settle()
             assert len(kumod.state.held) == 1
             assert [p.code for p in world.problems] == ["kumod-dangerous"]
@@ -354,15 +395,13 @@ def test_nothing_without_a_domain_or_a_queue_is_ever_told(kumod: KumodStandin) -
 def test_what_kumod_forgot_in_a_restart_is_told_again(kumod: KumodStandin) -> None:
     async def go() -> None:
         async with running(kumod.url) as world:
-            world.client.set_desired(
-                DesiredState(1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),))
-            )
+            world.want(State(1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),)))
             await world.settle()
             before = set(kumod.state.held)
             await asyncio.to_thread(kumod.restart)
             await until(kumod.state, lambda s: len(s.held) == 3)
             assert not before & set(kumod.state.held)
-            await eventually(lambda: set(world.stored.values()) == set(kumod.state.held))
+            await eventually(lambda: set(world.ids()) == set(kumod.state.held))
 
     asyncio.run(go())
 
@@ -371,7 +410,7 @@ def test_a_kumod_that_is_down_is_told_when_it_comes_up(kumod: KumodStandin) -> N
     async def go() -> None:
         await asyncio.to_thread(kumod.stop)
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            world.want(State(1, ready_q=(ready(),)))
             await eventually(lambda: world.problems)
             assert world.metrics.kumod_up._value.get() == 0
             assert not world.client.settled
@@ -386,18 +425,18 @@ def test_a_kumod_that_is_down_is_told_when_it_comes_up(kumod: KumodStandin) -> N
 
 def test_a_restarted_sidecar_goes_on_with_the_stored_ids(kumod: KumodStandin) -> None:
     async def go() -> None:
-        desired = DesiredState(
+        desired = State(
             1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),)
         )  # fmt: skip
         async with running(kumod.url) as first:
-            first.client.set_desired(desired)
+            first.want(desired)
             await first.settle()
         posts = len([s for s in kumod.state.seen if s.method == "POST" and s.path != BUMP])
         async with running(kumod.url, ids=first.stored) as second:
-            second.client.set_desired(DesiredState(1, ready_q=desired.ready_q))
+            second.want(State(1, ready_q=desired.ready_q))
             await second.settle()
             assert [h.path for h in kumod.state.held.values()] == [READY_Q]
-            assert list(second.stored.values()) == list(kumod.state.held)
+            assert list(second.ids()) == list(kumod.state.held)
         assert posts == len([s for s in kumod.state.seen if s.method == "POST" and s.path != BUMP])
 
     asyncio.run(go())
@@ -405,14 +444,14 @@ def test_a_restarted_sidecar_goes_on_with_the_stored_ids(kumod: KumodStandin) ->
 
 def test_a_sidecar_that_lost_its_state_finds_its_entries_again(kumod: KumodStandin) -> None:
     async def go() -> None:
-        desired = DesiredState(1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),))
+        desired = State(1, ready_q=(ready(),), sched_q=(sched(),), bounces=(sched(),))
         async with running(kumod.url) as first:
-            first.client.set_desired(desired)
+            first.want(desired)
             await first.settle()
         async with running(kumod.url) as second:
-            second.client.set_desired(desired)
+            second.want(desired)
             await second.settle()
-            assert second.stored == first.stored
+            assert sorted(second.ids()) == sorted(first.ids())
             assert kumod.state.count("POST", BOUNCE) == 1
 
     asyncio.run(go())
@@ -421,7 +460,7 @@ def test_a_sidecar_that_lost_its_state_finds_its_entries_again(kumod: KumodStand
 def test_stored_ids_of_other_things_are_no_harm(kumod: KumodStandin) -> None:
     async def go() -> None:
         async with running(kumod.url, ids={"odd": "x", '["ready_q","gone"]': "y"}) as world:
-            world.client.set_desired(DesiredState(1))
+            world.want(State(1))
             await world.settle()
             assert '["ready_q","gone"]' not in world.stored
 
@@ -441,13 +480,13 @@ def test_an_operators_longer_entry_is_left_alone(kumod: KumodStandin, path: str)
         kind = {READY_Q: "ready_q", SCHED_Q: "sched_q", BOUNCE: "bounces"}[path]
         ours = (ready(),) if path == READY_Q else (sched(),)
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1, **{kind: ours}))  # type: ignore[arg-type]
+            world.want(State(1, **{kind: ours}))
             await world.settle()
-            world.client.set_desired(DesiredState(2))
+            world.want(State(2))
             await world.settle()
             assert list(kumod.state.held) == [theirs]
             # Once it is gone, ours is told.
-            world.client.set_desired(DesiredState(3, **{kind: ours}))  # type: ignore[arg-type]
+            world.want(State(3, **{kind: ours}))
             kumod.state.remove(path, theirs)
             await until(kumod.state, lambda s: [h.reason for h in s.held.values()] == ["r"])
 
@@ -458,11 +497,229 @@ def test_an_operators_shorter_entry_for_a_queue_is_replaced(kumod: KumodStandin)
     async def go() -> None:
         kumod.state.add(READY_Q, {"name": QUEUE, "reason": "by hand"})
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            world.want(State(1, ready_q=(ready(),)))
             await world.settle()
             assert [e["reason"] for e in kumod.state.listed(READY_Q)] == ["r"]
 
     asyncio.run(go())
+
+
+# -- deletions by hand --------------------------------------------------------
+
+
+async def looked(kumod: KumodStandin, times: int = 2) -> None:
+    """Until kumod's lists have been read so many times more."""
+    looks = kumod.state.count("GET", SCHED_Q)
+    await until(kumod.state, lambda s: s.count("GET", SCHED_Q) >= looks + times)
+
+
+def of(path: str, **more: Any) -> dict[str, tuple[Hold, ...]]:
+    """One hold of the kind that is told at `path`."""
+    if path == READY_Q:
+        return {"ready_q": (ready(**more),)}
+    return {"sched_q" if path == SCHED_Q else "bounces": (sched(**more),)}
+
+
+def effects(world: World) -> list[str]:
+    return sorted(verdict.effect for verdict in world.client.verdicts().values())
+
+
+@pytest.mark.parametrize("path", [READY_Q, SCHED_Q, BOUNCE])
+def test_what_somebody_deletes_stays_deleted_until_the_rule_strikes_anew(
+    kumod: KumodStandin, path: str
+) -> None:
+    async def go() -> None:
+        async with running(kumod.url) as world:
+            world.want(State(1, **of(path, strike=5)))
+            await world.settle()
+            await looked(kumod)
+            assert effects(world) == ["in effect"]
+            (entry,) = kumod.state.held
+            kumod.state.remove(path, entry)
+            await eventually(lambda: effects(world) == ["cancelled in kumod"])
+            await looked(kumod, 3)
+            assert kumod.state.held == {}
+            assert kumod.state.count("POST", path) == 1
+            # Another entry changes: this one is none the wiser.
+            holds = of(path, strike=5)
+            world.want(State(2, **holds, **({} if path == READY_Q else {"ready_q": (ready(),)})))
+            await looked(kumod, 2)
+            assert kumod.state.names(path) == []
+            world.want(State(3, **of(path, strike=6)))
+            await until(kumod.state, lambda s: len(s.names(path)) == 1)
+            await eventually(lambda: effects(world) == ["in effect"])
+            assert not any(map(cancelled_target, world.stored))
+        assert world.problems == []
+
+    asyncio.run(go())
+
+
+def test_a_restart_of_ours_undoes_no_deletion(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        state = State(1, ready_q=(ready(strike=5),), bounces=(sched(strike=6),))
+        async with running(kumod.url) as first:
+            first.want(state)
+            await first.settle()
+            kumod.state.remove(
+                READY_Q, next(i for i, h in kumod.state.held.items() if h.path == READY_Q)
+            )
+            await eventually(lambda: any(map(cancelled_target, first.stored)))
+        # Deleted while we are away: noticed at the first look.
+        (bounce,) = kumod.state.held
+        kumod.state.remove(BOUNCE, bounce)
+        async with running(kumod.url, ids=first.stored) as second:
+            second.want(state)
+            await second.settle()
+            assert effects(second) == ["cancelled in kumod"] * 2
+            assert kumod.state.held == {}
+            second.want(State(2))
+            await second.settle()
+            await looked(kumod)
+            assert [k for k in second.stored if marker_of(k) is None] == []
+
+    asyncio.run(go())
+
+
+def test_a_kumod_that_forgot_everything_is_told_all_but_what_was_deleted(
+    kumod: KumodStandin,
+) -> None:
+    async def go() -> None:
+        async with running(kumod.url) as world:
+            world.want(State(1, ready_q=(ready("a"), ready("b")), bounces=(sched(),)))
+            await world.settle()
+            deleted = next(i for i, h in kumod.state.held.items() if h.criteria == {"name": "a"})
+            kumod.state.remove(READY_Q, deleted)
+            await eventually(lambda: "cancelled in kumod" in effects(world))
+            await asyncio.to_thread(kumod.restart)
+            await until(kumod.state, lambda s: len(s.held) == 2)
+            await looked(kumod)
+            assert kumod.state.names(READY_Q) == [{"name": "b"}]
+            # Without a restart, whoever deletes the marker has everything told again.
+            (marker,) = kumod.state.markers
+            kumod.state.remove(SCHED_Q, marker)
+            for entry, hold in list(kumod.state.held.items()):
+                kumod.state.remove(hold.path, entry)
+            await until(kumod.state, lambda s: len(s.held) == 2)
+            assert kumod.state.names(READY_Q) == [{"name": "b"}]
+
+    asyncio.run(go())
+
+
+def test_a_deletion_covers_all_entries_of_the_target_and_no_later_strike(
+    kumod: KumodStandin,
+) -> None:
+    async def go() -> None:
+        long = ready(seconds=9000, reason="long", strike=3)
+        short = ready(seconds=600, reason="short", strike=4)
+        async with running(kumod.url) as world:
+            world.want(State(1, ready_q=(long, short)))
+            await world.settle()
+            await looked(kumod)
+            (entry,) = kumod.state.held
+            kumod.state.remove(READY_Q, entry)
+            await eventually(lambda: effects(world) == ["cancelled in kumod"] * 2)
+            assert kumod.state.held == {}
+            again = replace(short, strike=5)
+            world.want(State(1, ready_q=(long, again)))
+            await until(kumod.state, lambda s: [h.reason for h in s.held.values()] == ["short"])
+            await looked(kumod)
+            assert [h.reason for h in kumod.state.held.values()] == ["short"]
+            assert effects(world) == ["cancelled in kumod", "in effect"]
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("path", [READY_Q, SCHED_Q, BOUNCE])
+def test_an_entry_that_shaping_lua_told_again_is_ours_to_have_deleted(
+    kumod: KumodStandin, path: str
+) -> None:
+    async def go() -> None:
+        async with running(kumod.url) as world:
+            holds = of(path)
+            world.want(State(1, **holds))
+            await world.settle()
+            ((hold,),) = holds.values()
+            ours = next(iter(kumod.state.held))
+            kumod.state.remove(path, ours)
+            theirs = kumod.state.add(
+                path, {**hold.request, "reason": f"{hold.reason} (rule_hash=abc)"}
+            )
+            await eventually(lambda: world.ids() == [theirs])
+            await looked(kumod)
+            kumod.state.remove(path, theirs)
+            await eventually(lambda: effects(world) == ["cancelled in kumod"])
+            assert kumod.state.held == {}
+
+    asyncio.run(go())
+
+
+def test_a_kumod_that_refuses_the_marker_is_told_the_entries(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.fail(Fault("POST", SCHED_Q, status=500, times=1000, holding=".invalid"))
+        async with running(kumod.url) as world:
+            world.want(State(1, ready_q=(ready(),), sched_q=(sched(),)))
+            await world.settle()
+            assert len(kumod.state.held) == 2
+            kumod.state.remove(READY_Q, next(iter(kumod.state.held)))
+            await until(kumod.state, lambda s: len(s.held) == 2)  # as after a restart
+
+    asyncio.run(go())
+
+
+# -- what is said of it -------------------------------------------------------
+
+
+def test_what_kumod_has_not_been_told_is_pending_even_if_it_was_never_reached(
+    kumod: KumodStandin,
+) -> None:
+    async def go() -> None:
+        await asyncio.to_thread(kumod.stop)
+        async with running(kumod.url) as world:
+            pending = world.metrics.kumod_pending._value.get
+            world.want(State(1, ready_q=(ready("a"), ready("b")), bounces=(sched(),)))
+            assert pending() == 3
+            await eventually(world.client.conditions)
+            assert [p.code for p in world.client.conditions()] == ["kumod-unreachable"]
+            assert pending() == 3
+            assert effects(world) == ["not obeyed"] * 3
+            await asyncio.to_thread(kumod.start)
+            await world.settle()
+            assert pending() == 0
+            await eventually(lambda: not world.client.conditions())
+            await asyncio.to_thread(kumod.stop)
+            world.want(State(1, ready_q=(ready("c"),)))
+            await eventually(lambda: pending() == 4)  # one to tell, three to take back
+
+    asyncio.run(go())
+
+
+def test_gauges_of_kumod_are_absent_where_none_is_configured(kumod: KumodStandin) -> None:
+    assert b"kumod_up" not in Metrics.create().render()
+    assert b"kumod_pending" not in Metrics.create().render()
+    shown = World(kumod.url).metrics.render()
+    assert b"tsa_sidecar_kumod_up 0.0" in shown
+    assert b"tsa_sidecar_kumod_pending 0.0" in shown
+
+
+def test_a_change_costs_that_change() -> None:
+    """Counted in calls, not seconds: as many with a thousand holds as with ten."""
+
+    def calls(holds: int) -> int:
+        world, count = World("http://127.0.0.1:1"), 0
+
+        def note(_frame: object, event: str, _arg: object) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        world.client.take(Changes(1, {str(n): ready(f"q{n}") for n in range(holds)}))
+        sys.setprofile(note)
+        try:
+            world.client.take(Changes(2, {"0": ready("q0", strike=2)}))
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert calls(1000) == calls(10)
 
 
 # -- faults -------------------------------------------------------------------
@@ -482,8 +739,8 @@ def test_after_any_fault_kumod_has_what_it_should(
         async with running(kumod.url) as world:
             keep = ready(), sched(domain="keep.example"), sched(domain="keep.example")
             go_ = ready("x"), sched(), sched()
-            world.client.set_desired(
-                DesiredState(
+            world.want(
+                State(
                     1,
                     ready_q=(keep[0], go_[0]),
                     sched_q=(keep[1], go_[1]),
@@ -493,12 +750,10 @@ def test_after_any_fault_kumod_has_what_it_should(
             await world.settle()
             assert len(kumod.state.held) == 6
             kumod.fail(Fault(method, path, times=2, **fault))
-            world.client.set_desired(
-                DesiredState(1, ready_q=keep[:1], sched_q=keep[1:2], bounces=keep[2:])
-            )
+            world.want(State(1, ready_q=keep[:1], sched_q=keep[1:2], bounces=keep[2:]))
             await world.settle()
             assert len(kumod.state.held) == 3
-            assert sorted(world.stored.values()) == sorted(kumod.state.held)
+            assert sorted(world.ids()) == sorted(kumod.state.held)
 
     asyncio.run(go())
 
@@ -510,10 +765,10 @@ def test_an_answer_that_is_not_kumods_is_no_answer(kumod: KumodStandin) -> None:
         kumod.fail(Fault("GET", READY_Q, body=b"[" * 100_000))
         kumod.fail(Fault("POST", READY_Q, body=b'{"a": 1}'))
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            world.want(State(1, ready_q=(ready(),)))
             await world.settle()
             assert kumod.state.names(READY_Q) == [{"name": QUEUE}]
-            assert list(world.stored.values()) == list(kumod.state.held)
+            assert list(world.ids()) == list(kumod.state.held)
 
     asyncio.run(go())
 
@@ -524,7 +779,7 @@ def test_a_kumod_that_hangs_is_given_up_in_time(kumod: KumodStandin) -> None:
         pace = Pace(bump=0.05, first_retry=0.01, last_retry=0.1, reconcile=0.1, answer=0.3)
         async with running(kumod.url, pace=pace) as world:
             began = time.monotonic()
-            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            world.want(State(1, ready_q=(ready(),)))
             await world.settle()
             assert 0.3 < time.monotonic() - began < 5
             assert "0.3 seconds" in world.problems[0].message
@@ -540,7 +795,7 @@ def test_one_entry_that_kumod_refuses_is_reported_once_and_holds_up_no_other(
         kumod.fail(Fault("POST", SCHED_Q, status=422, times=1000, holding="refused.example"))
         refused = sched(domain="refused.example")
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1, sched_q=(refused, sched())))
+            world.want(State(1, sched_q=(refused, sched())))
             await world.settle()
             assert len(kumod.state.held) == 1
             looks = kumod.state.count("GET", SCHED_Q)
@@ -550,9 +805,7 @@ def test_one_entry_that_kumod_refuses_is_reported_once_and_holds_up_no_other(
             assert problem.code == "kumod-entry"
             assert "refused.example" in problem.message
             kumod.heal()
-            world.client.set_desired(
-                DesiredState(1, sched_q=(sched(domain="refused.example", seconds=10), sched()))
-            )
+            world.want(State(1, sched_q=(sched(domain="refused.example", seconds=10), sched())))
             await until(kumod.state, lambda s: len(s.held) >= 2)
 
     asyncio.run(go())
@@ -564,7 +817,7 @@ def test_an_entry_that_is_no_unicode_is_kumods_to_refuse(kumod: KumodStandin) ->
         kumod.fail(Fault("POST", READY_Q, status=400, times=1000, holding="\\ud800"))
         async with running(kumod.url) as world:
             holds = ready("x", reason="\ud800"), ready("y")
-            world.client.set_desired(DesiredState(1, ready_q=holds))
+            world.want(State(1, ready_q=holds))
             await world.settle()
             assert kumod.state.names(READY_Q) == [{"name": "y"}]
             assert [p.code for p in world.problems] == ["kumod-entry"]
@@ -584,16 +837,16 @@ def test_an_entry_that_is_refused_anew_is_reported_anew(kumod: KumodStandin, bet
         async with running(kumod.url) as world:
             for reports in (1, 2):
                 refused = sched(domain="refused.example", seconds=1000 * reports)
-                world.client.set_desired(DesiredState(1, sched_q=(refused,)))
+                world.want(State(1, sched_q=(refused,)))
                 await eventually(partial(_reported, world, reports))
                 if between == "taken":
                     kumod.heal()
                     taken = sched(domain="refused.example", seconds=1500)
-                    world.client.set_desired(DesiredState(1, sched_q=(taken,)))
+                    world.want(State(1, sched_q=(taken,)))
                     await world.settle()
                     kumod.fail(fault)
                 else:
-                    world.client.set_desired(DesiredState(1))
+                    world.want(State(1))
                     await world.settle()
 
     asyncio.run(go())
@@ -608,7 +861,7 @@ def test_what_nobody_foresaw_ends_the_client_loudly(kumod: KumodStandin) -> None
             raise RuntimeError("not foreseen")
 
         world.client._pusher._on_ids = fail
-        world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+        world.want(State(1, ready_q=(ready(),)))
         async with asyncio.timeout(10):
             with pytest.raises(RuntimeError, match="not foreseen"):
                 await task
@@ -621,7 +874,7 @@ def test_one_entry_that_makes_kumod_fail_holds_up_no_other(kumod: KumodStandin) 
         kumod.fail(Fault("POST", READY_Q, status=500, times=1000, holding="bad"))
         async with running(kumod.url) as world:
             queues = tuple(ready(name) for name in ("a", "bad", "c", "d"))
-            world.client.set_desired(DesiredState(1, ready_q=queues))
+            world.want(State(1, ready_q=queues))
             await until(kumod.state, lambda s: len(s.held) == 3)
             kumod.heal()
             await until(kumod.state, lambda s: len(s.held) == 4)
@@ -633,7 +886,7 @@ def test_a_kumod_that_does_not_trust_us_is_reported_once_and_asked_seldom() -> N
     async def go(kumod: KumodStandin) -> None:
         async with running(kumod.url) as world:
             began = time.monotonic()
-            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            world.want(State(1, ready_q=(ready(),)))
             await asyncio.sleep(0.35)
             # Each of the two tasks every 0.1 s.
             assert 2 <= len(kumod.state.seen) <= 4 + 20 * (time.monotonic() - began)
@@ -650,7 +903,7 @@ def test_a_kumod_that_does_not_trust_us_is_reported_once_and_asked_seldom() -> N
 def test_another_service_at_the_address_is_reported(kumod: KumodStandin) -> None:
     async def go() -> None:
         async with running(kumod.url + "/elsewhere") as world:
-            world.client.set_desired(DesiredState(1))
+            world.want(State(1))
             await eventually(lambda: world.problems)
             assert "is this kumod's HTTP listener?" in world.problems[0].message
 
@@ -664,24 +917,29 @@ def test_random_changes_and_faults_end_in_the_desired_state(kumod: KumodStandin)
         rng = random.Random(seed)
         expires = {n: later(1000 + 100 * n) for n in range(8)}
 
-        def some(n: int) -> DesiredState:
+        def some(n: int) -> State:
             def chosen() -> list[int]:
                 return rng.sample(range(8), rng.randrange(8))
 
-            return DesiredState(
+            return State(
                 n,
-                ready_q=tuple(ReadyQHold(f"q{i % 4}", f"r{i}", expires[i]) for i in chosen()),
+                ready_q=tuple(
+                    Hold(Target("ready_q", name=f"q{i % 4}"), f"r{i}", expires[i], i)
+                    for i in chosen()
+                ),
                 sched_q=tuple(
-                    SchedQHold(f"d{i % 4}", "t", None, f"r{i}", expires[i]) for i in chosen()
+                    Hold(Target("sched_q", domain=f"d{i % 4}", tenant="t"), f"r{i}", expires[i], i)
+                    for i in chosen()
                 ),
                 bounces=tuple(
-                    SchedQHold(f"d{i % 4}", None, None, f"r{i}", expires[i]) for i in chosen()
+                    Hold(Target("bounce", domain=f"d{i % 4}"), f"r{i}", expires[i], i)
+                    for i in chosen()
                 ),
             )
 
         async with running(kumod.url) as world:
             for n in range(60):
-                world.client.set_desired(some(n))
+                world.want(some(n))
                 event = rng.randrange(10)
                 if event == 0:
                     await asyncio.to_thread(kumod.restart)
@@ -691,15 +949,15 @@ def test_random_changes_and_faults_end_in_the_desired_state(kumod: KumodStandin)
                     await asyncio.sleep(rng.random() * 0.03)
             kumod.heal()
             last = some(1000)
-            world.client.set_desired(last)
+            world.want(last)
             await world.settle()
             wanted: dict[tuple[str, str], int] = {}
             for r in last.ready_q:
-                key = (READY_Q, r.name)
+                key = (READY_Q, str(r.target.name))
                 wanted[key] = max(wanted.get(key, 0), r.expires_ns)
             for path, holds in ((SCHED_Q, last.sched_q), (BOUNCE, last.bounces)):
                 for h in holds:
-                    key = (path, h.domain)
+                    key = (path, str(h.target.domain))
                     wanted[key] = max(wanted.get(key, 0), h.expires_ns)
 
             def as_wanted(state: KumodState) -> bool:
@@ -766,7 +1024,7 @@ def test_https_with_a_certificate_of_ones_own(monkeypatch: pytest.MonkeyPatch) -
 
     async def go(url: str) -> list[str]:
         async with running(url) as world:
-            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            world.want(State(1, ready_q=(ready(),)))
             await eventually(lambda: world.client.settled or world.problems)
             return [p.message for p in world.problems]
 
@@ -782,7 +1040,7 @@ def test_closing_is_prompt_whatever_is_under_way(kumod: KumodStandin) -> None:
     async def go() -> None:
         kumod.fail(Fault(delay=5, times=100))
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1, ready_q=(ready(),)))
+            world.want(State(1, ready_q=(ready(),)))
             await asyncio.sleep(0.1)
             began = time.monotonic()
         assert time.monotonic() - began < 1
@@ -794,8 +1052,9 @@ def test_closing_is_prompt_whatever_is_under_way(kumod: KumodStandin) -> None:
 def test_ids_are_stored_under_names_that_tell_their_kind(kumod: KumodStandin) -> None:
     async def go() -> None:
         async with running(kumod.url) as world:
-            world.client.set_desired(DesiredState(1, ready_q=(ready(),), bounces=(sched(),)))
+            world.want(State(1, ready_q=(ready(),), bounces=(sched(),)))
             await world.settle()
-            assert sorted(str(kind_of(key)) for key in world.stored) == ["bounce", "ready_q"]
+            kinds = sorted(str(kind_of(k)) for k in world.stored if marker_of(k) is None)
+            assert kinds == ["bounce", "ready_q"]
 
     asyncio.run(go())

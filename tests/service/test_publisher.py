@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from sidecar.automation.decide import Outcome
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension
-from sidecar.publish.holds import DesiredState
+from sidecar.publish.holds import Changes
 from sidecar.publish.http import Endpoint
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.snapshot import Snapshot
@@ -51,7 +51,7 @@ class Out:
     def __init__(self, directory: Path) -> None:
         self.view = Published()
         self.listener = Listener()
-        self.told: list[DesiredState] = []
+        self.told: list[Changes] = []
         self.overlay = directory / "shaping.toml"
         self.publisher = Publisher(
             self.view,
@@ -118,7 +118,7 @@ def test_kumod_is_told_of_suspensions_though_the_overlay_cannot_be_written(out: 
     out.put(HELD, SET)
     out.publish()
     assert out.publisher.failure is not None
-    assert [h.name for h in out.told[-1].ready_q] == [HELD.site]
+    assert [h.target.name for h in out.told[-1].holds.values() if h] == [HELD.site]
     assert out.told[-1].overlay_version == version
     out.overlay.rmdir()
     out.publish()

@@ -276,7 +276,7 @@ def test_kumod_is_told_through_its_admin_api_and_again_when_it_has_forgotten(
         assert all(len(kumod.state.names(path)) == 1 for path in (READY_Q, SCHED_Q, BOUNCE))
         kumod.state.wait_for(lambda state: state.epoch > 0)
         assert kumod.state.names(READY_Q) == [{"name": "ip2->mx.q.example@smtp_client"}]
-        until(lambda: len(setup.saved().kumod_ids) == 3)
+        until(lambda: len(setup.saved().kumod_ids) == 4)  # and the marker's
         assert running.stop() == 0
         kumod.restart()
         running = setup.run(kumod_api=kumod.url)
