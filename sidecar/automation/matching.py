@@ -56,9 +56,10 @@ _Found = TypeVar("_Found")
 class RuleList(Generic[_Found]):
     """Rules matched together, so that their number costs little."""
 
-    __slots__ = ("_arrange", "_matches", "_remember", "_seen", "_set", "rules")
+    __slots__ = ("_arrange", "_arranged", "_matches", "_remember", "_seen", "_set", "rules")
 
     _SEEN_LENGTH: Final = 512
+    _ARRANGED_MAX: Final = 1024
 
     def __init__(
         self,
@@ -82,6 +83,8 @@ class RuleList(Generic[_Found]):
         self._remember = remember
         # What was given up at the time limit is among them, too, not to cost as much again.
         self._seen: dict[str, tuple[_Found, _Found]] = {}
+        # The same by the patterns that match: texts differ more than what is found in them.
+        self._arranged: dict[tuple[int, ...], tuple[_Found, _Found]] = {}
 
     @property
     def remembered(self) -> int:
@@ -92,18 +95,25 @@ class RuleList(Generic[_Found]):
         """The rules that match `text`; with `internal`, only those that want such texts."""
         found = self._seen.get(text)
         if found is None:
-            matches = tuple(self._match(text))
-            wanted = tuple(one for one in matches if one[1].rule.match_internal)
-            found = self._arrange(matches), self._arrange(wanted)
+            patterns = tuple(self._set.matching(text))
+            found = self._arranged.get(patterns) or self._learn(patterns)
             if len(text) <= self._SEEN_LENGTH:
                 if len(self._seen) >= self._remember:
                     self._seen.clear()
                 self._seen[text] = found
         return found[internal]
 
-    def _match(self, text: str) -> Iterator[tuple[int, Match]]:
+    def _learn(self, patterns: tuple[int, ...]) -> tuple[_Found, _Found]:
+        matches = tuple(self._first_of_each_rule(patterns))
+        wanted = tuple(one for one in matches if one[1].rule.match_internal)
+        if len(self._arranged) >= self._ARRANGED_MAX:
+            self._arranged.clear()
+        found = self._arranged[patterns] = self._arrange(matches), self._arrange(wanted)
+        return found
+
+    def _first_of_each_rule(self, patterns: tuple[int, ...]) -> Iterator[tuple[int, Match]]:
         last = -1
-        for index in self._set.matching(text):
+        for index in patterns:
             one = self._matches[index]
             if one[0] != last:
                 last = one[0]
@@ -112,7 +122,7 @@ class RuleList(Generic[_Found]):
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """What is known of a domain and some common rules: given `mx`, `matches` apply."""
+    """What is known of a domain and some common matches: given `mx`, `matches` apply."""
 
     needs_mx: bool
     mx: MxAnswer | None
@@ -169,30 +179,19 @@ class Common:
         return known
 
 
-class _Commons:
-    """Arranges the common rules that match a text; the same object for the same rules."""
+class _ByProvider:
+    """Makes :class:`Common` of the rules that match a text."""
 
-    __slots__ = ("_count", "_fits", "_homes", "_known", "_shaping")
-
-    _KNOWN_MAX: Final = 1024
+    __slots__ = ("_count", "_fits", "_homes", "_shaping")
 
     def __init__(self, shaping: Shaping, homes: tuple[ProviderBlock | None, ...]) -> None:
         """`homes`: the provider that each rule of the list belongs to; None for ``default``."""
         self._shaping = shaping
         self._homes = homes
-        self._known: dict[Numbered, Common] = {}
         self._fits: dict[tuple[int, str], _Fit] = {}
         self._count = 0
 
     def __call__(self, found: Numbered) -> Common:
-        common = self._known.get(found)
-        if common is None:
-            if len(self._known) >= self._KNOWN_MAX:
-                self._known.clear()
-            common = self._known[found] = self._arrange(found)
-        return common
-
-    def _arrange(self, found: Numbered) -> Common:
         default: tuple[Match, ...] = ()
         providers: list[tuple[ProviderBlock, tuple[Match, ...]]] = []
         for block, group in groupby(found, key=lambda one: self._homes[one[0]]):
@@ -208,8 +207,8 @@ class _Commons:
 class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A record with the rules that match its text.
 
-    ``domain`` is that of the first recipient; ``specific`` are those of the
-    site, then of the domain.
+    ``domain`` is that of the first recipient; ``common`` are those of ``default`` and
+    the providers, ``specific`` those of the site, then of the domain.
     """
 
     record: Record
@@ -228,10 +227,17 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
         return Candidate(self.record, self.domain, nothing, (match,), needs_mx=False)
 
 
+_Specific: TypeAlias = RuleList[tuple[Match, ...]]
+"""The rules of one site or of one domain."""
+
+
 class Matcher:
     """The rules of one load, ready to match records.  A reload makes another."""
 
-    __slots__ = ("_common", "_domains", "_sites", "shaping")
+    __slots__ = ("_common", "_domains", "_places", "_sites", "shaping")
+
+    _PLACES_MAX: Final = 4096
+    _PLACE_LENGTH: Final = 512
 
     def __init__(self, shaping: Shaping) -> None:
         self.shaping = shaping
@@ -239,10 +245,11 @@ class Matcher:
         homes += [(None, rule) for rule in (shaping.default.rules if shaping.default else ())]
         homes += [(block, rule) for block in shaping.providers.values() for rule in block.rules]
         # One list for default and all providers: most records have neither's rules match.
-        arrange = _Commons(shaping, tuple(block for block, _ in homes))
+        arrange = _ByProvider(shaping, tuple(block for block, _ in homes))
         self._common = RuleList((rule for _, rule in homes), arrange=arrange)
         self._sites = _by_name({n: b.rules for n, b in shaping.sites.items()})
         self._domains = _by_name({n: b.rules for n, b in shaping.domains.items()})
+        self._places: dict[tuple[str, str, str], tuple[_Specific, ...]] = {}
 
     def candidate(self, record: Record) -> Candidate | None:
         """What matches the text of `record`; None when nothing does.
@@ -256,18 +263,27 @@ class Matcher:
         text, internal = record.response_line, record.is_internal
         common = self._common.match(text, internal=internal)
         specific: tuple[Match, ...] = ()
-        here = self._sites.get(site_name(record.site, record.egress_source))
-        if here is not None:
-            specific = here.match(text, internal=internal)
-        here = self._domains.get(domain)
-        if here is not None:
-            specific += here.match(text, internal=internal)
+        for rules in self._rules_of(record.site, record.egress_source, domain):
+            specific += rules.match(text, internal=internal)
         if not (common or specific):
             return None
         return Candidate(record, domain, common, specific, common.needs_mx(domain))
 
+    def _rules_of(self, ready_queue: str, source: str, domain: str) -> tuple[_Specific, ...]:
+        """The rules of the site, then of the domain, where they have some."""
+        place = ready_queue, source, domain
+        rules = self._places.get(place)
+        if rules is None:
+            found = self._sites.get(site_name(ready_queue, source)), self._domains.get(domain)
+            rules = tuple(one for one in found if one is not None)
+            if len(ready_queue) + len(source) <= self._PLACE_LENGTH:
+                if len(self._places) >= self._PLACES_MAX:
+                    self._places.clear()
+                self._places[place] = rules
+        return rules
 
-def _by_name(rules: Mapping[str, tuple[Rule, ...]]) -> dict[str, RuleList[tuple[Match, ...]]]:
+
+def _by_name(rules: Mapping[str, tuple[Rule, ...]]) -> dict[str, _Specific]:
     # There may be thousands of these lists, each with few rules: little is to be saved, much to
     # be kept.
     return {

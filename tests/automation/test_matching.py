@@ -129,6 +129,7 @@ def test_what_is_remembered_of_domains_and_queues_is_bounded(tmp_path: Path) -> 
     records = [record("busy", domain=f"d{n}.example") for n in range(Common._FITS_MAX + 9)]
     assert act_on(automation, matcher, *records) == len(records)
     assert len(matcher._common.match("421 busy", internal=False)._fits) <= Common._FITS_MAX
+    assert 0 < len(matcher._places) <= Matcher._PLACES_MAX
     assert 0 < len(automation._plans) <= Automation._PLANS_MAX
     known = len(automation._plans)
     assert act_on(automation, matcher, record("busy", queue="c" * 4096 + ":t@one.example")) == 1
