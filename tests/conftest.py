@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import pytest
 from hypothesis import settings
@@ -10,6 +11,23 @@ from hypothesis import settings
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("tsa-sidecar", deadline=None)
 settings.load_profile("tsa-sidecar")
+
+
+NEEDED = {
+    "promtool": ("packaging/test_alerts.py", "prometheus"),
+}
+"""Programs that some tests need: those tests, and Debian's package."""
+
+collect_ignore = [tests for program, (tests, _) in NEEDED.items() if not shutil.which(program)]
+
+
+def pytest_report_header() -> list[str]:
+    """One line for each file of tests that can't run here."""
+    return [
+        f"not run: tests/{tests}, for want of {program} (apt install {package})"
+        for program, (tests, package) in NEEDED.items()
+        if tests in collect_ignore
+    ]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

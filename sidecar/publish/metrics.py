@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
 from sidecar.publish.resource import Resource
@@ -19,6 +19,28 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The Prometheus text format (``prometheus.io/docs/instrumenting/exposition_formats``)."""
 
 _PREFIX = "tsa_sidecar_"
+
+OTHER = "other"
+"""The label of all rules beyond the first :data:`_RULES_NAMED`."""
+
+_RULES_NAMED = 200
+_SECONDS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +60,10 @@ class Metrics:
     bytes_read: Counter
     bytes_lost: Counter
     segments_lost: Counter
+    newest_record_at: Gauge
     lag_seconds: Gauge
+    bytes_waiting: Gauge
+    segments_waiting: Gauge
 
     entries: Gauge  # by kind
     threshold_scopes: Gauge
@@ -51,7 +76,15 @@ class Metrics:
     rule_load_errors: Counter
     rules_loaded_at: Gauge
     dns_failures: Counter
+    rule_matches: Counter  # by rule: see :meth:`count_rule`
+    rule_effects: Counter
 
+    commit_seconds: Histogram
+    publish_seconds: Histogram
+    state_writable: Gauge
+    road_up: Gauge  # by road: overlay, listener, kumod-api
+    road_pending: Gauge
+    road_seconds: Histogram
     overlay_writes: Counter
     overlay_failures: Counter
     overlay_version: Gauge
@@ -61,8 +94,6 @@ class Metrics:
     subscribers_cut_off: Counter
     frames_sent: Counter
     kumod_requests: Counter  # by method and outcome
-    kumod_up: Gauge
-    kumod_pending: Gauge
 
     @classmethod
     def create(cls, *, process: bool = False) -> Metrics:
@@ -77,6 +108,9 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(_PREFIX + name, text, labels, registry=registry)
 
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(_PREFIX + name, text, labels, registry=registry, buckets=_SECONDS)
+
         return cls(
             registry=registry,
             records_read=counter("records_read", "Lines read from log segments."),
@@ -90,7 +124,14 @@ class Metrics:
             segments_lost=counter(
                 "segments_lost", "Segments that were deleted or broken before they were read."
             ),
-            lag_seconds=gauge("lag_seconds", "Age of the newest record read when it was read."),
+            newest_record_at=gauge(
+                "newest_record_timestamp_seconds", "Time of the newest record read; 0: none yet."
+            ),
+            lag_seconds=gauge(
+                "lag_seconds", "Age of the newest record read while more waits; 0 when none does."
+            ),
+            bytes_waiting=gauge("log_waiting_bytes", "Bytes of log that wait to be read."),
+            segments_waiting=gauge("log_waiting_segments", "Segments that wait to be read."),
             entries=gauge("entries", "Entries in force.", "kind"),
             threshold_scopes=gauge("threshold_scopes", "Rule and site pairs being counted."),
             unusable=counter(
@@ -114,6 +155,20 @@ class Metrics:
                 "rules_loaded_timestamp_seconds", "When the rules in force were loaded."
             ),
             dns_failures=counter("dns_failures", "MX look-ups that failed."),
+            rule_matches=counter("rule_matches", "Records that the rule matched.", "rule"),
+            rule_effects=counter("rule_effects", "Entries begun or renewed by the rule.", "rule"),
+            commit_seconds=histogram("commit_duration_seconds", "Time that a commit took."),
+            publish_seconds=histogram(
+                "publish_duration_seconds", "Time to make and write what is published."
+            ),
+            state_writable=gauge("state_writable", "1 while the state file can be written."),
+            road_up=gauge("road_up", "1 when the road worked last time it was used.", "road"),
+            road_pending=gauge("road_pending", "Changes that the road has yet to bring.", "road"),
+            road_seconds=histogram(
+                "road_effect_duration_seconds",
+                "Time from a commit until the road had brought what changed.",
+                "road",
+            ),
             overlay_writes=counter("overlay_writes", "Times the overlay file was replaced."),
             overlay_failures=counter(
                 "overlay_failures", "Times the overlay file could not be replaced."
@@ -131,21 +186,32 @@ class Metrics:
             kumod_requests=counter(
                 "kumod_requests", "Requests to kumod's admin API.", "method", "outcome"
             ),
-            # Registered where there is a kumod to ask: see show_kumod.
-            kumod_up=Gauge(
-                _PREFIX + "kumod_up", "1 when kumod's admin API answered last time.", registry=None
-            ),
-            kumod_pending=Gauge(
-                _PREFIX + "kumod_pending",
-                "Suspensions and bounces that kumod's admin API has yet to be told of or rid of.",
-                registry=None,
-            ),
         )
 
+    # A road that is not configured has no samples, so a child is made when it is first used.
+
+    @property
+    def kumod_up(self) -> Gauge:
+        """Whether kumod's admin API answered last time."""
+        return self.road_up.labels("kumod-api")
+
+    @property
+    def kumod_pending(self) -> Gauge:
+        """How many entries kumod's admin API has yet to be told of."""
+        return self.road_pending.labels("kumod-api")
+
     def show_kumod(self) -> None:
-        """Show the gauges of kumod's admin API: absent where none is configured."""
-        self.registry.register(self.kumod_up)
-        self.registry.register(self.kumod_pending)
+        """Show the road to kumod's admin API, which has not been tried yet."""
+        self.kumod_up.set(0)
+        self.kumod_pending.set(0)
+
+    def count_rule(self, rule: str, *, matches: int = 0, effects: int = 0) -> None:
+        """Count matches and effects of the rule with this name, within a bound of names."""
+        known = {labels[0] for labels in self.rule_matches._metrics}
+        if rule not in known and len(known) >= _RULES_NAMED:
+            rule = OTHER
+        self.rule_matches.labels(rule).inc(matches)
+        self.rule_effects.labels(rule).inc(effects)
 
     def render(self) -> bytes:
         """The text for ``GET /metrics``."""

@@ -46,10 +46,12 @@ class Commits:
         *,
         everything: Callable[[], Transaction],
         log: Log,
+        took: Callable[[float], object] = lambda _seconds: None,
     ) -> None:
         self._store = store
         self._everything = everything
         self._log = log
+        self._took = took
         self._pending = Transaction()
         self._decided = Outcome()  # its effects are not in _pending yet
         self._unpublished = Outcome()
@@ -118,6 +120,7 @@ class Commits:
             reached("before-commit")
             self._pending.add(effects(self._decided))
             self._decided = Outcome()
+            began = time.perf_counter()
             try:
                 self._store.commit(self._pending)
             except StoreLostError as error:
@@ -128,6 +131,7 @@ class Commits:
             except StoreError as error:
                 self._failed(error.problem)
                 return None
+            self._took(time.perf_counter() - began)
             reached("after-commit")
         return self._committed()
 

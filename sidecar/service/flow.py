@@ -179,8 +179,8 @@ class Flow:
             if count := counts[reason]:
                 metrics.unusable.labels(reason).inc(count)
         if tally.newest_ns:
-            self.newest_ns = max(self.newest_ns, tally.newest_ns)
-            metrics.lag_seconds.set(max(self._clock() - tally.newest_ns, 0) / NS)
+            # One dated in the future would hide that no more come.
+            self.newest_ns = max(self.newest_ns, min(tally.newest_ns, self._clock()))
 
     # Time and operators.
 

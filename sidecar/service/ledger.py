@@ -40,6 +40,7 @@ class Ledger:
         resolver: Resolver,
         log: Log,
         clock: Callable[[], int],
+        took: Callable[[float], object] = lambda _seconds: None,
     ) -> None:
         self._resolver = resolver
         self._clock = clock
@@ -66,7 +67,7 @@ class Ledger:
         """Of segments finished before this moment it is not known any more what was read."""
         self.committed_ns = number(saved.meta, _COMMITTED)
         """When the last run committed what it had read."""
-        self.commits = Commits(store, everything=self.everything, log=log)
+        self.commits = Commits(store, everything=self.everything, log=log, took=took)
         self.commits.add(cleaning)
         self.commits.add(Transaction(drop_entries=gone))
 

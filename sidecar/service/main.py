@@ -100,7 +100,8 @@ class _Outside:
 
     async def tell(self, status: Status) -> None:
         """Put `status` where it is read."""
-        self.gauges.show(status)
+        self.gauges.show(status, self.clock())
+        self.metrics.state_writable.set(self.ledger.commits.failure is None)
         data = await self.status_file.tell(status.document(), self.clock())
         if data is not None:
             self.publisher.status = data
@@ -214,7 +215,14 @@ def _outside(
         for problem in store.problems:
             log.problem(problem)
         resolver = make_resolver(saved.mx)
-        ledger = Ledger(store, saved, resolver=resolver, log=log, clock=clock)
+        ledger = Ledger(
+            store,
+            saved,
+            resolver=resolver,
+            log=log,
+            clock=clock,
+            took=metrics.commit_seconds.observe,
+        )
         view = Published(ledger.automation.entries)
         kumod = None if once else _kumod(settings, ledger, metrics=metrics, log=log)
         with _endpoint(settings, metrics=metrics, log=log, once=once) as endpoint:

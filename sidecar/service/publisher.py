@@ -63,6 +63,7 @@ class Publisher:
         self._on_change = on_change
         self._look_seconds = look_seconds
         self._changed = asyncio.Event()
+        self._since: float | None = None  # when what is not published yet was committed
         self._events: dict[str, Suspension] = {}  # by key, so as many as entries at most
         self._text: str | None = None
         self._reported: set[str] = set()
@@ -106,6 +107,8 @@ class Publisher:
             for event in self._view.events(events):
                 self._events.pop(event.key, None)
                 self._events[event.key] = event
+        if self._since is None:
+            self._since = time.perf_counter()
         self._changed.set()
 
     async def run(self) -> None:
@@ -114,12 +117,20 @@ class Publisher:
         while True:
             await self._wait_for_work(failures)
             self._changed.clear()
-            spent = time.perf_counter()
+            began, since = time.perf_counter(), self._since
+            self._since = None
             snapshot = self.snapshot()
-            spent = time.perf_counter() - spent
+            spent = time.perf_counter() - began
             await self.write(snapshot)
+            self._measure(began, since)
             failures = 0 if self.failure is None else failures + 1
             await asyncio.sleep(min(spent * _REST, _REST_MAX) if spent > 0.002 else 0)
+
+    def _measure(self, began: float, since: float | None) -> None:
+        now, metrics = time.perf_counter(), self._metrics
+        metrics.publish_seconds.observe(now - began)
+        if self.failure is None and since is not None:
+            metrics.road_seconds.labels("overlay").observe(now - since)
 
     async def _wait_for_work(self, failures: int) -> None:
         """Until the view changes, it is time to try again, or a file is not as we left it."""
@@ -164,6 +175,10 @@ class Publisher:
             if self.failure is not None:
                 self._log.info("the overlay can be written again", file=str(self._overlay))
                 self.failure = None
+        self._metrics.road_up.labels("overlay").set(self.failure is None)
+        self._metrics.road_pending.labels("overlay").set(self.version - self._written_version)
+        if self._endpoint is not None:
+            self._metrics.road_up.labels("listener").set(1)
         # What can't be written holds up the overlay, not the suspensions.
         changes = self._view.take_changes(self._written_version)
         if self._on_change is not None:

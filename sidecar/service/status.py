@@ -22,7 +22,7 @@ from prometheus_client import Counter
 from sidecar import __version__
 from sidecar.problems import Problem
 from sidecar.publish.metrics import Metrics
-from sidecar.times import format_rfc3339
+from sidecar.times import NS, format_rfc3339
 
 State = Literal["starting", "running", "stopped"]
 
@@ -122,13 +122,18 @@ class Gauges:
         self._metrics = metrics
         self._counted: dict[Counter, int] = {}
 
-    def show(self, status: Status) -> None:
-        """Set them as `status` says."""
+    def show(self, status: Status, now_ns: int) -> None:
+        """Set them as `status` says, which was made at `now_ns`."""
         metrics = self._metrics
         for kind, count in status.entries.items():
             metrics.entries.labels(kind).set(count)
         metrics.threshold_scopes.set(status.thresholds)
         metrics.rules.set(status.rules)
+        waiting, newest_ns = status.bytes_waiting or 0, status.newest_ns
+        metrics.bytes_waiting.set(waiting)
+        metrics.segments_waiting.set(status.segments_waiting or 0)
+        metrics.newest_record_at.set(newest_ns / NS)
+        metrics.lag_seconds.set((now_ns - newest_ns) / NS if waiting and newest_ns else 0)
         self._follow(metrics.dns_failures, status.dns_failures)
         self._follow(metrics.regex_timeouts, status.regex_timeouts)
         metrics.regexes_switched_off.set(status.regexes_switched_off)

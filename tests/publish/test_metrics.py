@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.publish.metrics import Metrics
+from sidecar.publish.metrics import OTHER, Metrics
 
 
 def test_what_is_counted_is_shown() -> None:
@@ -31,3 +33,22 @@ def test_two_sidecars_in_one_process_share_no_count() -> None:
 def test_the_process_is_shown_when_asked_for() -> None:
     assert b"process_resident_memory_bytes" in Metrics.create(process=True).render()
     assert b"process_resident_memory_bytes" not in Metrics.create().render()
+
+
+def test_what_is_not_configured_is_not_shown() -> None:
+    metrics = Metrics.create()
+    assert b'road="kumod-api"' not in metrics.render()
+    metrics.kumod_up.set(0)
+    assert b'tsa_sidecar_road_up{road="kumod-api"} 0.0' in metrics.render()
+
+
+def test_rules_are_counted_by_name_within_a_bound() -> None:
+    metrics = Metrics.create()
+    for number in range(1000):
+        metrics.count_rule(f"rule {number}", matches=2, effects=1)
+    metrics.count_rule("rule 0", matches=5)
+    names = re.findall(r'tsa_sidecar_rule_matches_total{rule="([^"]*)"}', metrics.render().decode())
+    assert len(names) == 201
+    assert OTHER in names
+    assert metrics.rule_matches.labels("rule 0")._value.get() == 7
+    assert metrics.rule_effects.labels(OTHER)._value.get() == 800
