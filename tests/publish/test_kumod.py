@@ -694,11 +694,10 @@ def test_what_kumod_has_not_been_told_is_pending_even_if_it_was_never_reached(
 
 
 def test_gauges_of_kumod_are_absent_where_none_is_configured(kumod: KumodStandin) -> None:
-    assert b"kumod_up" not in Metrics.create().render()
-    assert b"kumod_pending" not in Metrics.create().render()
+    assert b"kumod-api" not in Metrics.create().render()
     shown = World(kumod.url).metrics.render()
-    assert b"tsa_sidecar_kumod_up 0.0" in shown
-    assert b"tsa_sidecar_kumod_pending 0.0" in shown
+    assert b'tsa_sidecar_road_up{road="kumod-api"} 0.0' in shown
+    assert b'tsa_sidecar_road_pending{road="kumod-api"} 0.0' in shown
 
 
 def test_a_change_costs_that_change() -> None:
