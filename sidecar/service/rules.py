@@ -241,6 +241,8 @@ class RuleBook:
                 yield Problem("error", "reload", f"a reload has been running for {seconds} s")
         if (problem := self.restart_problem) is not None:
             yield problem
+        # Whatever remote_load makes of it: what is missing here are rules.
+        yield from (p for p in self.rules.shaping.remote if p.level == "error")
         yield from self.rules.problems
 
     def _refuse_gone(self, rules: Rules) -> None:

@@ -144,6 +144,17 @@ def test_a_rule_file_by_http_that_is_down_after_a_restart_is_taken_from_the_stat
     assert "remote.example" in setup.overlay()
 
 
+def test_rules_by_http_that_never_came_are_an_error_in_the_status(setup: Setup) -> None:
+    with serving(setup.base) as url:
+        missing = url.format("nothing.toml")
+    running = setup.run(shaping=missing)
+    until(lambda: any("never loaded" in error for error in setup.errors()))
+    (condition,) = [c for c in setup.status()["conditions"] if c["code"] == "remote-missing"]
+    assert condition["level"] == "error"
+    assert missing in condition["text"]
+    assert running.stop() == 0
+
+
 def test_a_rule_file_that_comes_empty_replaces_no_good_copy(setup: Setup) -> None:
     with serving(setup.base) as url:
         address = url.format(setup.rules.name)
