@@ -18,8 +18,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import tomlkit
-
 MAX_TEXT = 4 << 20
 """How many bytes of JSON, TOML or YAML are read: their Lua tables must fit into the policy's
 memory."""
@@ -82,6 +80,8 @@ def toml_encode(value: object) -> str:
     """TOML of a table."""
     if not isinstance(value, Mapping):
         raise ValueError("TOML can only be made of a table with names")
+    import tomlkit  # noqa: PLC0415 - few write TOML, and it takes a while
+
     try:
         return tomlkit.dumps(value)
     except (tomlkit.exceptions.TOMLKitError, TypeError, ValueError):

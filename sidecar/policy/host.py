@@ -10,10 +10,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sidecar.policy import dns, functions
+from sidecar.policy.exchange import Answer
 from sidecar.problems import Problem
 from sidecar.settings import DnsSettings, did_you_mean, policy_keys, setting
 from sidecar.settings.said import LogLine, Said
@@ -119,8 +119,21 @@ class Host:
         self.tsa_db_path: str | None = None
         self.messages: list[LogLine] = []
         self.warnings: dict[Problem, None] = {}
-        self.files: dict[Path, None] = {}
+        self.files: dict[str, None] = {}
+        self.output: IO[bytes] | None = None
+        """What the last command of ``io.popen`` wrote, kept until Lua has opened it."""
         self.operations = self._operations()
+
+    def said(self) -> Answer:
+        """All that the policy said."""
+        return Answer(
+            values=self.upstream | self.own,
+            dns=self.dns,
+            tsa_db_path=self.tsa_db_path,
+            messages=tuple(self.messages),
+            warnings=tuple(self.warnings),
+            files=tuple(self.files),
+        )
 
     def answer(self, operation: str, args: list[Any]) -> object:
         """The plain result; raises ValueError or OSError with the reason."""
@@ -171,22 +184,19 @@ class Host:
             self.messages.append(LogLine(level, _shown(text), file, line))
 
     def _file(self, name: str) -> None:
-        self.files.setdefault(Path(name))
+        self.files.setdefault(name)
 
     def _execute(self, command: object) -> dict[str, object]:
         code = functions.run_command(command, env=self.env, seconds=self.command_seconds)
         return {"kind": "signal" if code < 0 else "exit", "code": abs(code)}
 
     def _popen(self, command: object) -> str:
-        with tempfile.NamedTemporaryFile(prefix="tsa-sidecar-", delete=False) as output:
-            try:
-                functions.run_command(
-                    command, env=self.env, seconds=self.command_seconds, output=output
-                )
-            except BaseException:
-                Path(output.name).unlink()
-                raise
-        return output.name
+        # It has no name, so it is gone with this process, however that ends.
+        self.output = tempfile.TemporaryFile(prefix="tsa-sidecar-")  # noqa: SIM115
+        functions.run_command(
+            command, env=self.env, seconds=self.command_seconds, output=self.output
+        )
+        return f"/proc/self/fd/{self.output.fileno()}"
 
     def _unsupported(self, file: str, line: int | None, name: str) -> None:
         text = f"{name} does nothing in the sidecar and returned nil"
@@ -215,7 +225,7 @@ class Host:
         said = self.loads[number]
         self.upstream |= said
         if ttl_ns is not None:
-            self.upstream["ttl"] = replace(said["shaping"], value=ttl_ns)
+            self.upstream["ttl"] = replace(said["shaping"], value=f"{ttl_ns}ns")
 
     def _memoize(self, params: object = None) -> int:
         given = _table(params, "kumo.memoize", _MEMOIZE)
@@ -266,11 +276,12 @@ class Host:
 
     def _said(self, name: str, value: object, file: str, line: int | None, call: str) -> Said:
         try:
-            return Said(setting(name).check(value), file, line)
+            setting(name).check(value)
         except ValueError as error:
             # One argument of the call has the setting's meaning, not its name.
             what = call if call == "kumo.shaping.load" else f"{call}: {name}"
             raise ValueError(f"{what}: {error}") from None
+        return Said(value, file, line)
 
     def _resolver(
         self, call: str, read: Callable[[object], dns.Found]

@@ -1,59 +1,39 @@
-"""Run a policy file and hand back what it said.
+"""Run a policy file in a process of its own and hand back what it said.
 
-The environment is set up by ``prelude.lua``; this module makes the Lua
-runtime so that nothing of Python can be reached from it, and turns errors
-into Problems with the Lua file and line.
+In: a Lua file and an environment.  Out: a :class:`Policy`, made of plain data
+that came through a pipe and was checked here.  Whatever the policy does to its
+process (:mod:`sidecar.policy.child`), this side waits for it little longer than
+`Limits.seconds`.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
 
-from sidecar import __version__
-from sidecar.policy import functions
-from sidecar.policy.host import Host, from_lua, to_lua
-from sidecar.problems import Problem, ProblemError
-from sidecar.settings import DEFAULT_POLICY, Settings, policy_path, resolve_settings
-from sidecar.settings.said import Policy
-
-VERSION = "2026.08.01-tsa-sidecar"
-"""``kumo.version`` for policies that ask: the KumoMTA whose manner this follows."""
-
-# KumoMTA's own search path (docs: configuration/policy; crates/config), then
-# Lua's, then the policy's own directory, so that a copy elsewhere runs, too.
-_LUA_PATH = (
-    "/opt/kumomta/share/?.lua",
-    "/opt/kumomta/share/?/init.lua",
-    "/opt/kumomta/etc/policy/?.lua",
-    "/opt/kumomta/etc/policy/?/init.lua",
-    "/usr/local/share/lua/5.4/?.lua",
-    "/usr/local/share/lua/5.4/?/init.lua",
-    "./?.lua",
-    "./?/init.lua",
+from sidecar.policy.exchange import (
+    ANSWERS,
+    MAX_ANSWER,
+    REQUESTS,
+    Answer,
+    Limits,
+    Request,
+    pack,
+    unpack,
 )
+from sidecar.problems import ProblemError
+from sidecar.settings import DEFAULT_POLICY, Settings, policy_path, resolve_settings, setting
+from sidecar.settings.said import Policy, Said
 
-_TICK = 10_000  # instructions between two looks at the limits
-_RESERVE = 64 << 20  # memory beyond the limit, so that an error can still be told
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a policy may use up.
-
-    VM instructions (some seconds' worth), bytes of memory, and seconds for
-    each command that it runs (``os.execute``, ``io.popen``).  A single call
-    of Lua's own library (a pathological pattern) is not interrupted.
-    """
-
-    instructions: int = 500_000_000
-    memory: int = 128 << 20
-    command_seconds: float = 30.0
+_CLEANING_SECONDS = 5.0  # what the child may take beyond the limit, to end what it started
 
 
 def load_policy(path: Path, *, env: Mapping[str, str], limits: Limits | None = None) -> Policy:
@@ -61,32 +41,32 @@ def load_policy(path: Path, *, env: Mapping[str, str], limits: Limits | None = N
 
     As kumo-tsa-daemon does: the file itself, then its handler of
     ``tsa_load_shaping_data``, then the one of ``tsa_init``.  Nothing of a
-    former run is kept, so calling it again is how a policy is reloaded.
+    former run is kept, so calling it again is how a policy is reloaded.  No
+    process that the policy started is left behind.
 
-    Blocks for as long as the policy's own I/O takes (``io.popen``), so not to
-    be called on an event loop.  Raises ProblemError when the file can't be
-    read or its code fails or exceeds `limits`; warnings so far come behind
-    the error.
+    Blocks until the policy has ended, so not to be called on an event loop.
+    When this process ends meanwhile, so does the policy's.  Raises
+    ProblemError when the file can't be read or its code fails or exceeds
+    `limits`; warnings so far come behind the error.
     """
+    request = Request(str(path), dict(env), limits or Limits())
+    data = _ask_child(request)
     try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        reason = f"can't be read: {error.strerror}; --policy names another policy"
-        raise ProblemError.one("policy-unreadable", reason, file=str(path)) from None
-    limits = limits or Limits()
-    host = Host(env=env, command_seconds=limits.command_seconds)
-    run = _prepare(path, host, limits)
-    for step in ("run", "load_shaping", "init"):
-        _check(run[step], path, host, limits)
+        answer = unpack(data, Answer)
+        values = {name: _checked(name, said) for name, said in answer.values.items()}
+    except ValueError as error:
+        reason = f"the process that ran it gave no answer ({error}); is there enough memory?"
+        raise ProblemError.one("policy-died", reason, file=str(path)) from None
+    if answer.problems:
+        raise ProblemError(answer.problems)
     return Policy(
         path=path,
-        values=MappingProxyType(host.upstream | host.own),
-        dns=host.dns,
-        tsa_db_path=host.tsa_db_path,
-        messages=tuple(host.messages),
-        warnings=tuple(host.warnings),
-        files=tuple(host.files),
+        values=MappingProxyType(values),
+        dns=answer.dns,
+        tsa_db_path=answer.tsa_db_path,
+        messages=answer.messages,
+        warnings=answer.warnings,
+        files=tuple(map(Path, answer.files)),
     )
 
 
@@ -107,95 +87,77 @@ def load_settings(
     return resolve_settings(options, env, policy, require=require), policy
 
 
-def _runtime() -> Any:
-    """KumoMTA embeds Lua 5.4; without it the nearest one that lupa brings."""
-    for name in ("lua54", "lua55", "lua53"):
-        try:
-            return importlib.import_module(f"lupa.{name}")
-        except ImportError:
-            continue
-    raise ProblemError.one("no-lua", "this lupa has no Lua 5.3 or newer: install it from PyPI")
+def _checked(name: str, said: Said) -> Said:
+    return replace(said, value=setting(name).check(said.value))
 
 
-def _deny(*_: object) -> NoReturn:
-    raise AttributeError("nothing of Python can be reached from a policy")
+def _ask_child(request: Request) -> bytes:
+    """The answer's bytes, fewer than there should be if it did not come whole."""
+    until = time.monotonic() + request.limits.seconds + _CLEANING_SECONDS
+    with _child() as (requests, answers):
+        with contextlib.suppress(BrokenPipeError):
+            os.write(requests, pack(request))
+        data = bytearray()
+        while len(data) <= MAX_ANSWER and (left := until - time.monotonic()) > 0:
+            if select.select([answers], [], [], left)[0]:
+                chunk = os.read(answers, 1 << 16)
+                if not chunk:
+                    break
+                data += chunk
+    return bytes(data)
 
 
-def _prepare(path: Path, host: Host, limits: Limits) -> dict[str, Any]:
-    """Make a runtime and run the prelude in it; the functions it returns, by name."""
-    module = _runtime()
-    lua = module.LuaRuntime(
-        encoding=None,  # bytes both ways: text in a policy need not be UTF-8
-        register_eval=False,
-        register_builtins=False,
-        unpack_returned_tuples=True,
-        attribute_handlers=(_deny, _deny),
-        max_memory=limits.memory + _RESERVE,
-    )
-    prelude = resources.files("sidecar.policy").joinpath("prelude.lua").read_bytes()
-    here = path.parent.absolute()
-    setup = {
-        "policy": str(path),
-        "path": ";".join((*_LUA_PATH, f"{here}/?.lua", f"{here}/?/init.lua")),
-        "env": dict(host.env),
-        "version": VERSION,
-        "sidecar_version": __version__,
-        "serde": sorted(functions.SERDE),
-        "strings": sorted(functions.STRINGS),
-        "dns": sorted(host.dns_operations()),
-        "memory": limits.memory,
-        "tick": _TICK,
-        "ticks": max(1, limits.instructions // _TICK),
-        "too_long": _too_long(limits),
-    }
-    chunk = lua.compile(prelude, name=b"=sidecar", mode=b"t")
-    functions_by_name = chunk(_bridge(host, module, lua.table), to_lua(setup, lua.table))
-    return {name.decode(): function for name, function in functions_by_name.items()}
+@contextlib.contextmanager
+def _child() -> Iterator[tuple[int, int]]:
+    """A process that waits for a request: where to write that, where to read the answer.
+
+    At the end it and all that it started are gone.
+    """
+    requests_end, requests = os.pipe()
+    answers, answers_end = os.pipe()
+    pid = _start(requests_end, answers_end, (requests, answers))
+    os.close(requests_end)
+    os.close(answers_end)
+    try:
+        yield requests, answers
+    finally:
+        os.close(requests)  # which the child takes for the order to end
+        os.close(answers)
+        ended = os.pidfd_open(pid)
+        if not select.select([ended], [], [], _CLEANING_SECONDS)[0]:
+            os.kill(pid, signal.SIGKILL)
+        os.close(ended)
+        os.waitpid(pid, 0)
 
 
-def _too_long(limits: Limits) -> str:
-    return (
-        f"the policy ran for {limits.instructions:,} Lua instructions without coming to an end; "
-        "is there an endless loop?"
-    )
+def _start(requests: int, answers: int, others: tuple[int, int]) -> int:
+    """Start the child; its process id.
 
+    A process without threads forks, which saves the imports at the start of the
+    service.  With threads that is not safe: a lock may be held that nobody opens.
+    """
+    if len(os.listdir("/proc/self/task")) > 1:
+        # What is imported there is what is imported here, and nothing from the current directory.
+        path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-P", "-m", "sidecar.policy.child"],
+            {**os.environ, "PYTHONPATH": path},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, requests, REQUESTS),
+                (os.POSIX_SPAWN_DUP2, answers, ANSWERS),
+            ],
+            setsid=True,
+        )
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        from sidecar.policy.child import serve  # noqa: PLC0415 - Lua is not for this process
 
-def _bridge(host: Host, module: Any, new_table: Callable[[], Any]) -> Callable[..., Any]:
-    """The one function that Lua calls; it never raises, since Lua would see the exception."""
-
-    def call(operation: bytes, *args: Any) -> tuple[bool, Any]:
-        try:
-            plain = [from_lua(arg, module.lua_type) for arg in args]
-            return True, to_lua(host.answer(operation.decode(), plain), new_table)
-        except OSError as error:
-            name = f"{error.filename}: " if error.filename else ""
-            reason = f"{name}{error.strerror or error}"
-        except ValueError as error:
-            reason = str(error)
-        except Exception as error:  # noqa: BLE001 - must not reach Lua as an object
-            reason = f"{type(error).__name__}: {error}"
-        return False, reason.encode("utf-8", "backslashreplace")
-
-    return call
-
-
-def _check(function: Any, path: Path, host: Host, limits: Limits) -> None:
-    """Call a function of the prelude; ProblemError when it says that the policy failed."""
-    answer = function()
-    if answer is True or answer[0]:
-        return
-    text, file, line = (*answer[1:], None, None, None)[:3]
-    message = " ".join(part.strip() for part in _decode(text).splitlines())
-    code = "policy-error"
-    if message == "not enough memory":
-        code = "policy-memory"
-        message = f"the policy took more than {limits.memory >> 20} MiB of memory"
-    elif message == _too_long(limits):
-        code = "policy-endless"
-    where = _decode(file) if file is not None else str(path)
-    error = Problem("error", code, message, file=where, line=line)
-    raise ProblemError([error, *host.warnings])
-
-
-def _decode(text: bytes) -> str:
-    return text.decode("utf-8", "backslashreplace")
+        os.setsid()
+        for fd in others:
+            os.close(fd)
+        serve(requests, answers)
+    finally:
+        os._exit(0)

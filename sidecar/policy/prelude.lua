@@ -21,7 +21,7 @@ local getinfo, sethook = debug.getinfo, debug.sethook
 local find, match, sub = string.find, string.match, string.sub
 local concat, pack = table.concat, table.pack
 local count_memory = collectgarbage
-local open_file, file_type, remove_file = io.open, io.type, os.remove
+local open_file, file_type = io.open, io.type
 local search_path, loaded = package.searchpath, package.loaded
 local co = coroutine
 local co_create, co_resume, co_close = co.create, co.resume, co.close
@@ -279,10 +279,7 @@ function io.popen(command, mode)
   if mode ~= nil and mode ~= 'r' then
     error("io.popen can only read here (mode 'r')", 0)
   end
-  local name = ask('popen', command)
-  local file, err = open_file(name, 'rb')
-  remove_file(name)
-  return file, err
+  return open_file(ask('popen', command), 'rb')
 end
 
 local function log(level)

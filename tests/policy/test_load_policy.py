@@ -10,10 +10,11 @@ import pytest
 
 from sidecar.log.record import SKIPPED_TYPES
 from sidecar.policy import LogLine
+from sidecar.policy.lua import run_policy
 from sidecar.problems import ProblemError
 from sidecar.settings import Address, Retention
 from sidecar.times import NS
-from tests.policy.conftest import RunPolicy
+from tests.policy.conftest import LIMITS, RunPolicy
 
 PACKAGED = """local tsa = require 'tsa'
 local kumo = require 'kumo'
@@ -500,20 +501,22 @@ def test_a_policy_is_run_afresh_each_time(run: RunPolicy) -> None:
 
 @pytest.mark.parametrize("missing", [(), ("lua54",), ("lua54", "lua55")])
 def test_the_nearest_lua_that_lupa_brings_will_do(
-    run: RunPolicy, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+    policy_file: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
 ) -> None:
     for name in missing:
         monkeypatch.setitem(sys.modules, f"lupa.{name}", None)
-    policy = run(PACKAGED + "print(_VERSION)")
-    assert policy.listen == Address("0.0.0.0", 8008)
+    policy_file.write_text(PACKAGED + "print(_VERSION)")
+    answer = run_policy(policy_file, env={}, limits=LIMITS)
+    assert answer.values["listen"].value == "0.0.0.0:8008"
     versions = {(): "Lua 5.4", ("lua54",): "Lua 5.5", ("lua54", "lua55"): "Lua 5.3"}
-    assert policy.messages[0].text == versions[missing]
+    assert answer.messages[0].text == versions[missing]
 
 
 def test_a_lupa_without_a_usable_lua_is_an_error(
-    run: RunPolicy, monkeypatch: pytest.MonkeyPatch
+    policy_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("lua53", "lua54", "lua55"):
         monkeypatch.setitem(sys.modules, f"lupa.{name}", None)
+    policy_file.write_text(PACKAGED)
     with pytest.raises(ProblemError, match="this lupa has no Lua"):
-        run(PACKAGED)
+        run_policy(policy_file, env={}, limits=LIMITS)

@@ -9,8 +9,9 @@ from types import ModuleType
 import pytest
 
 from sidecar.policy import load_policy
+from sidecar.policy.lua import run_policy
 from sidecar.problems import ProblemError
-from tests.policy.conftest import FailPolicy, RunPolicy
+from tests.policy.conftest import LIMITS, FailPolicy
 
 KUMO = "local kumo = require 'kumo'\n"
 
@@ -185,14 +186,15 @@ def test_recursion_without_end_is_an_error(fail: FailPolicy) -> None:
 
 
 def test_yaml_without_pyyaml_says_what_to_install(
-    fail: FailPolicy, monkeypatch: pytest.MonkeyPatch
+    policy_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    problem = fail(KUMO + "kumo.serde.yaml_parse 'a: 1'").problems[0]
-    assert "pip install pyyaml" in problem.message
+    policy_file.write_text(KUMO + "kumo.serde.yaml_parse 'a: 1'")
+    with pytest.raises(ProblemError, match="pip install pyyaml"):
+        run_policy(policy_file, env={}, limits=LIMITS)
 
 
-def test_yaml_is_read_where_pyyaml_is(run: RunPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yaml_is_read_where_pyyaml_is(policy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = ModuleType("yaml")
     stand_in.__dict__.update(
         YAMLError=type("YAMLError", (Exception,), {}),
@@ -200,8 +202,9 @@ def test_yaml_is_read_where_pyyaml_is(run: RunPolicy, monkeypatch: pytest.Monkey
         safe_dump=lambda value, **_: f"wrote {value['a']}",
     )
     monkeypatch.setitem(sys.modules, "yaml", stand_in)
-    policy = run(
+    policy_file.write_text(
         KUMO
         + "print(kumo.serde.yaml_parse('a: 1').read)\nprint(kumo.serde.yaml_encode { a = 'b' })"
     )
-    assert [m.text for m in policy.messages] == ["a: 1", "wrote b"]
+    answer = run_policy(policy_file, env={}, limits=LIMITS)
+    assert [m.text for m in answer.messages] == ["a: 1", "wrote b"]
