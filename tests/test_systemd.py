@@ -18,7 +18,7 @@ from sidecar.systemd import Notifier
 def listening(address: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(address)
-        sock.settimeout(5)
+        sock.settimeout(60)
         yield sock
 
 

@@ -178,7 +178,7 @@ class Follower:
         return [problem.code for problem in self.problems]
 
 
-def run(coroutine: Coroutine[Any, Any, _T], *, seconds: float = 30.0) -> _T:
+def run(coroutine: Coroutine[Any, Any, _T], *, seconds: float = 120.0) -> _T:
     """Run to the end, or fail after `seconds`."""
 
     async def limited() -> _T:

