@@ -66,6 +66,7 @@ class Bench:
     def measurements(self) -> dict[str, Callable[[], None]]:
         """By name, in the order they are made."""
         return {
+            "failures": self.failures,
             "throughput": self.throughput,
             "shares": self.shares,
             "live": self.live,
@@ -84,6 +85,26 @@ class Bench:
             f"{self.spec.failures:.0%} of them failures, {self.spec.domains:,} domains; "
             f"rules: {rules}\n"
         )
+
+    def failures(self) -> None:
+        """The recommended log, which has nothing but failures, end to end."""
+        spec = LogSpec(
+            max(self.options.records // 10, 1000),
+            failures=1.0,
+            size=self.options.size,
+            domains=self.options.domains,
+        )
+        found = measure(spec, self.sidecar, work=self.work, runs=self.options.runs, others=False)
+        table = Table("a log of nothing but failures", "median", "lowest", "highest")
+        table.add_row("µs/line, without start and end", *_row(found.net.per(1e-6 * spec.records)))
+        if found.matched:
+            table.add_row(
+                "  µs/match, all charged to them", *_row(found.net.per(1e-6 * found.matched))
+            )
+        table.add_row("µs/line of zstdcat", *_row(found.reference.per(1e-6 * spec.records)))
+        self.console.print(table)
+        self.console.print(f"{spec.records:,} lines, {found.matched:,} matches\n")
+        self.found["failures"] = {"net": found.net.values, "matched": found.matched}
 
     def throughput(self) -> None:
         """A log, end to end."""
@@ -236,7 +257,7 @@ def _processor() -> str:
 
 
 def _options() -> argparse.Namespace:
-    names = ["throughput", "shares", "live", "start", "memory", "scaling"]
+    names = ["failures", "throughput", "shares", "live", "start", "memory", "scaling"]
     parser = argparse.ArgumentParser("python -m tests.bench", description=__doc__)
     add = parser.add_argument
     add("--records", type=int, default=2_000_000, help="how many the log has")

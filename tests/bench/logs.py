@@ -4,6 +4,8 @@ In: a :class:`LogSpec`.  Out: a directory of finished segments; the same spec al
 gives the same bytes.  The shapes (fields, their order, texts of responses) are those of
 ``tests/data/logs``; what varies from record to record in a real log varies here: ids,
 recipients, times, ports, sessions, subjects, what remote servers put into their answers.
+Each answer to a failure has something of its own, as those of large providers do: no
+two records say the same.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class LogSpec:
         """A directory name that says it all."""
         return (
             f"r{self.records}-f{self.failures:g}-s{self.size}-d{self.domains}"
-            f"-p{self.rate:g}-x{self.seed}-n{self.per_segment}"
+            f"-p{self.rate:g}-x{self.seed}-n{self.per_segment}-ids"
         )
 
 
@@ -204,6 +206,8 @@ def _shape(record: dict[str, Any]) -> _Shape:
     varied = content
     for pattern, gap in _VARYING:
         varied = re.sub(pattern, gap, varied)
+    if record["type"] in _FAILURES:
+        varied = f'{varied[:-1]} %(token)s"'
     gaps = [
         (f'"content":{content}', f'"content":{varied}'),
         (record["id"], "%(id)s"),

@@ -14,6 +14,7 @@ import zstandard
 
 from sidecar.log.reader import SegmentReader
 from sidecar.log.record import BadLine, decode
+from sidecar.store import read_saved
 from tests.bench.logs import LogSpec, generate, segments
 from tests.bench.measure import Figure, in_turn, own_cpu, run
 from tests.bench.sidecar import Sidecar
@@ -35,6 +36,8 @@ class Throughput:
     spec: LogSpec
     raw_size: int
     figures: dict[str, Figure]
+    matched: int
+    """How many of the records some rule matched."""
 
     @property
     def reference(self) -> Figure:
@@ -47,9 +50,14 @@ class Throughput:
         return self.figures[PIPELINE] / self.reference
 
     @property
+    def net(self) -> Figure:
+        """The program's processor time without the time to start and end."""
+        return self.figures[PIPELINE] - self.figures[START]
+
+    @property
     def net_ratio(self) -> Figure:
         """The same without the time to start and end."""
-        return (self.figures[PIPELINE] - self.figures[START]) / self.reference
+        return self.net / self.reference
 
 
 def reference(paths: list[Path]) -> tuple[str, Callable[[], float]]:
@@ -87,7 +95,10 @@ def measure(
     ways[START] = lambda: sidecar.once(empty, at_s=spec.end_s).cpu
     sidecar.once(empty, at_s=spec.end_s)  # compiles the modules
     raw_size = sum(path.stat().st_size for path in paths)
-    return Throughput(spec, raw_size, in_turn(ways, runs=runs))
+    figures = in_turn(ways, runs=runs)
+    sidecar.once(directory, at_s=spec.end_s)
+    matched = read_saved(sidecar.state).counters.get("matched", 0)
+    return Throughput(spec, raw_size, figures, matched)
 
 
 def _decompress(paths: list[Path]) -> None:
