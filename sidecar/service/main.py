@@ -88,6 +88,7 @@ class _Outside:
             conditions=tuple(self._conditions()),
             segments_lost=tuple(self.ledger.lost_names),
             clock_behind_seconds=clock.behind_ns // NS if isinstance(clock, GuardedClock) else 0,
+            kumod=None if self.kumod is None else self.kumod.obedience.document(),
             dns_failures=self.resolver.failures if isinstance(self.resolver, DnsResolver) else 0,
         )
 

@@ -44,7 +44,8 @@ class Status:
     ``conditions``: what is wrong (level ``error``) or deserves a look
     (``warning``), each with a code that programs may go by.  ``entries``: how
     many are in force, by kind.  ``segments_waiting`` and ``bytes_waiting`` are
-    None until the log is read.
+    None until the log is read.  ``kumod``: whether kumod does what was published, by
+    entry's key; None without an admin API.
     """
 
     state: State
@@ -66,6 +67,7 @@ class Status:
     dns_failures: int = 0
     regex_timeouts: int = 0
     regexes_switched_off: int = 0
+    kumod: Document | None = None
 
     def document(self) -> dict[str, Any]:
         """The same as JSON has it."""
@@ -92,6 +94,7 @@ class Status:
             "segments_waiting": self.segments_waiting,
             "bytes_waiting": self.bytes_waiting,
             "clock_behind_seconds": self.clock_behind_seconds,
+            "kumod": self.kumod,
         }
 
 
