@@ -16,25 +16,24 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar.log.tail import Tail
 from sidecar.problems import Problem, ProblemError
 from sidecar.publish.metrics import Metrics
-from sidecar.settings import Fixed
+from sidecar.settings import DEBUG, Fixed
 from sidecar.shaping.mx import DnsResolver, Resolver
 from sidecar.store import Saved, Store, StoreError
 from sidecar.systemd import Notifier
 from sidecar.times import NS, until_tick
 
-from .cancel import carry_out, requests_path
+from .cancel import Requests, requests_path
 from .checkpoints import tail_for
 from .clock import GuardedClock
 from .flow import Flow
 from .ledger import Ledger
 from .logging import Log, everything_to
-from .overlay_place import ensure_overlay, refuse_taken_place
+from .overlay_place import ensure_overlay, locked_overlay, refuse_taken_place
 from .progress import progress_on_terminal
 from .published import Published
 from .publisher import Publisher
@@ -46,10 +45,6 @@ from .status import HEARTBEAT_SECONDS, Gauges, State, Status, StatusFile, status
 if TYPE_CHECKING:  # each is loaded where it is asked for: together they take a while
     from sidecar.publish.http import Endpoint
     from sidecar.publish.kumod import KumodClient
-
-DEBUG = "TSA_SIDECAR_DEBUG"
-"""A variable: set, an error of the program's own ends with its traceback."""
-
 
 _CANCEL_SECONDS = 1.0
 
@@ -118,6 +113,7 @@ class _Sidecar:
     book: RuleBook
     flow: Flow
     tail: Tail
+    requests: Requests
     notifier: Notifier
 
     def status(self, state: State) -> Status:
@@ -141,6 +137,7 @@ class _Sidecar:
             directory = str(self.tail.directory)
             message = "the log directory can't be read: nothing new is decided"
             yield Problem("error", "log-dir-unreadable", message, file=directory)
+        yield from self.requests.conditions()
 
 
 async def serve(
@@ -168,6 +165,7 @@ async def serve(
     guarded = clock or GuardedClock(on_jump=lambda ns: _say_jump(log, ns))
     with (
         everything_to(log),
+        locked_overlay(settings.fixed.overlay, log),
         _outside(settings.fixed, make_resolver, once=once, clock=guarded, log=log) as outside,
     ):
         await outside.publisher.put_out()
@@ -190,7 +188,10 @@ async def serve(
             on_problem=log.problem,
             sieve=lambda: book.rules,
         )
-        sidecar = _Sidecar(outside, book, flow, tail, Notifier(env))
+        requests = Requests(requests_path(settings.fixed.state))
+        if not once:
+            requests.prepare()
+        sidecar = _Sidecar(outside, book, flow, tail, requests, Notifier(env))
         gc.freeze()  # what there is now stays: no need to look through it for garbage
         async with tail, progress_on_terminal(tail):
             if once:
@@ -362,7 +363,7 @@ def _works(sidecar: _Sidecar, hangup: asyncio.Event) -> dict[str, Coroutine[Any,
         "publish": outside.publisher.run(),
         "reload": _reload(sidecar, hangup),
         "status": _tell_status(sidecar),
-        "cancel": _cancel(sidecar, requests_path(outside.settings.state)),
+        "cancel": _cancel(sidecar),
     }
     if outside.kumod is not None:
         works["kumod"] = outside.kumod.run()
@@ -387,10 +388,10 @@ async def _tell_status(sidecar: _Sidecar) -> None:
         await asyncio.sleep(until_tick(time.monotonic(), HEARTBEAT_SECONDS))
 
 
-async def _cancel(sidecar: _Sidecar, directory: Path) -> None:
+async def _cancel(sidecar: _Sidecar) -> None:
     """Take back what an operator asks for, for ever."""
     while True:
-        for key in carry_out(directory, sidecar.flow):
+        for key in sidecar.requests.carry_out(sidecar.flow):
             sidecar.outside.log.info("an entry was taken back by hand", key=key)
         await asyncio.sleep(until_tick(time.monotonic(), _CANCEL_SECONDS))
 

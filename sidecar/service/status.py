@@ -15,14 +15,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from prometheus_client import Counter
+from typing import TYPE_CHECKING, Any, Literal
 
 from sidecar import __version__
 from sidecar.problems import Problem
-from sidecar.publish.metrics import Metrics
 from sidecar.times import NS, format_rfc3339
+
+if TYPE_CHECKING:  # the command line that reads a status needs none of it
+    from prometheus_client import Counter
+
+    from sidecar.publish.metrics import Metrics
 
 State = Literal["starting", "running", "stopped"]
 
