@@ -138,6 +138,13 @@ class _Sidecar:
             message = "the log directory can't be read: nothing new is decided"
             yield Problem("error", "log-dir-unreadable", message, file=directory)
         yield from self.requests.conditions()
+        most = self.book.rules.settings.max_entries
+        if len(self.outside.ledger.automation.entries) >= most:
+            message = (
+                f"{most} entries are in force, which is the most there may be: new ones are left "
+                "out. See what causes them, or raise --max-entries (TSA_SIDECAR_MAX_ENTRIES)"
+            )
+            yield Problem("error", "entries-full", message)
 
 
 async def serve(
