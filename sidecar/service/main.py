@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sidecar.log.tail import Tail
@@ -98,11 +99,20 @@ class _Outside:
         """Put `status` where it is read."""
         self.gauges.show(status, self.clock())
         self.metrics.state_writable.set(self.ledger.commits.failure is None)
+        if self.endpoint is not None:
+            self._show_page(self.endpoint, status.document())
         data = await self.status_file.tell(status.document(), self.clock())
         if data is not None:
             self.publisher.status = data
             if self.endpoint is not None:
                 self.endpoint.set_status(data)
+
+    def _show_page(self, endpoint: Endpoint, document: Mapping[str, Any]) -> None:
+        from sidecar.publish import page  # noqa: PLC0415
+
+        entries, at_ns = self.view.entries, self.clock()
+        some, total = tuple(islice(entries, page.ENTRIES_MAX)), len(entries)
+        endpoint.set_page_data(lambda: page.document(document, some, total=total, at_ns=at_ns))
 
 
 @dataclass(frozen=True, slots=True)
