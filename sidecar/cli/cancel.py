@@ -23,18 +23,19 @@ from .common import setting_options, settle
 _SECONDS = 10.0
 
 
-@click.command()
+@click.command(short_help="Take back entries that are in force.")
 @setting_options("policy", "state")
 @click.argument("numbers", metavar="NUMBER...", nargs=-1, required=True, type=int)
 def cancel(numbers: tuple[int, ...], **options: object) -> None:
-    """Take back the entries with these numbers, as `tsa-sidecar status` shows them.
+    """Take back the entries with these numbers. `tsa-sidecar status` shows the numbers.
 
-    The overlay and kumod's admin API follow at once; a kumod that subscribes
-    keeps a suspension that it was told until it expires (`kcli` can end it
-    there).  The next match of the rule makes a new entry.
+    The overlay and kumod's admin API follow at once. A kumod that subscribes
+    keeps a suspension until it expires; `kcli` can end it there. The next
+    match of the rule makes a new entry.
 
     \b
-    Exit code: 0 they are taken back; 1 one is not in force, or it could not be done.
+    Exit code: 0 they are taken back; 1 one is not in force, or it could not
+    be done.
     """
     settings = settle(options, require=()).settings
     entries = _named(settings, tuple(dict.fromkeys(numbers)))

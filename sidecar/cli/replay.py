@@ -29,7 +29,7 @@ _WHAT: dict[Kind, str] = {
 }
 
 
-@click.command()
+@click.command(short_help="Show what the rules would have made of these logs.")
 @setting_options(
     "policy",
     "shaping",

@@ -51,7 +51,7 @@ class _Seen:
         return 1 if self.troubles else 0
 
 
-@click.command()
+@click.command(short_help="Show what is in force, how far the log is read, what is wrong.")
 @setting_options("policy", "state", "listen")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
