@@ -182,7 +182,6 @@ async def serve(
     guarded = clock or GuardedClock(on_jump=lambda ns: _say_jump(log, ns))
     with (
         everything_to(log),
-        locked_overlay(settings.fixed.overlay, log),
         _outside(settings.fixed, make_resolver, once=once, clock=guarded, log=log) as outside,
     ):
         await outside.publisher.put_out()
@@ -229,7 +228,8 @@ def _outside(
 ) -> Iterator[_Outside]:
     """What was in force, and the ways it is published by; with `once`, no listener and no API."""
     metrics = Metrics.create(process=True)
-    with Store.open(settings.state) as store:
+    # The state's lock first: of a sidecar that is started twice it tells more.
+    with Store.open(settings.state) as store, locked_overlay(settings.overlay, log):
         saved = _load(store)
         for problem in store.problems:
             log.problem(problem)
