@@ -512,6 +512,7 @@ class Reading:
         segment.time_ns = max(segment.time_ns, known.time_ns)
         if known.done:
             self.known.done(segment)
+            self._finished.append(segment.name)
         self.known.change(segment)
         if known.state is None:
             await self.forget(known)
