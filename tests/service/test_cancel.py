@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from sidecar.service.cancel import ask, requests_path
 
-from .support import Setup, failure, until
+from .support import Nursery, Setup, failure, until
 
 OWNER = 65534 if os.geteuid() == 0 else os.geteuid()
 """Whom the service runs as: only root can be another user."""
@@ -18,9 +21,6 @@ def own(setup: Setup) -> None:
     """Everything belongs to the user that the service runs as."""
     for path in (setup.base, *setup.base.rglob("*")):
         os.chown(path, OWNER, -1)
-    for parent in setup.base.parents:
-        if parent.stat().st_uid == os.geteuid() and "pytest" in str(parent):
-            parent.chmod(0o755)
 
 
 def cancel(setup: Setup) -> tuple[int | None, str]:
@@ -30,12 +30,19 @@ def cancel(setup: Setup) -> tuple[int | None, str]:
 
 
 @pytest.fixture
-def unprivileged(setup: Setup) -> Setup:
-    """A service with one entry, which runs as another user than this test."""
-    setup.log(failure(1, domain="one.example"))
-    setup.once()
-    own(setup)
-    return setup
+def unprivileged(nursery: Nursery) -> Iterator[Setup]:
+    """A service with one entry, which runs as another user than this test.
+
+    Not below pytest's own directory, which each pytest that starts closes to others.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        setup = Setup(nursery, Path(name) / "one")
+        setup.log(failure(1, domain="one.example"))
+        setup.once()
+        own(setup)
+        yield setup
+        setup.close()
 
 
 def test_root_takes_an_entry_back_from_a_service_of_another_user(unprivileged: Setup) -> None:
@@ -51,7 +58,7 @@ def test_root_takes_an_entry_back_from_a_service_of_another_user(unprivileged: S
     assert code == 0, output
     until(lambda: setup.overlay() == {})
     assert list(directory.iterdir()) == []
-    assert running.stop() == 0
+    assert running.stop() == 0, running.output
 
 
 def test_a_directory_of_requests_that_the_service_cannot_read_is_said(
@@ -65,7 +72,7 @@ def test_a_directory_of_requests_that_the_service_cannot_read_is_said(
     assert code == 1
     # Another than root may not write there either.
     assert "can't be read by the service's user" in output or "Permission denied" in output
-    assert running.stop() == 0
+    assert running.stop() == 0, running.output
 
 
 def test_a_request_that_is_made_before_the_service_is_there_belongs_to_it(
@@ -78,7 +85,7 @@ def test_a_request_that_is_made_before_the_service_is_there_belongs_to_it(
     until(lambda: not request.is_waiting())
     assert request.failure() is None
     until(lambda: setup.overlay() == {})
-    assert running.stop() == 0
+    assert running.stop() == 0, running.output
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "rubbish", "huge"])
@@ -103,4 +110,4 @@ def test_a_request_that_cannot_be_read_is_answered_and_holds_up_nothing(
     assert "can't be read by the service" in answer.read_text()
     assert cancel(setup)[0] == 0
     until(lambda: setup.overlay() == {})
-    assert running.stop() == 0
+    assert running.stop() == 0, running.output
