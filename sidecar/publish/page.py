@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension
@@ -25,7 +25,7 @@ ENTRIES_MAX = 1000
 
 def html() -> bytes:
     """The page."""
-    return (files("sidecar.publish") / "page.html").read_bytes()
+    return Path(__file__).with_name("page.html").read_bytes()
 
 
 def policy(page: bytes) -> str:
