@@ -388,7 +388,11 @@ class KumodStandin:
         self._listener.kumod = self
         self._port = self._listener.server_address[1]
         if self._tls is not None:
-            self._listener.socket = self._tls.wrap_socket(self._listener.socket, server_side=True)
+            # The handshake is the handler's: here it would wait for a client that went silent,
+            # and with it whoever ends the listener.
+            self._listener.socket = self._tls.wrap_socket(
+                self._listener.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.02,))
         self._thread.start()
 
