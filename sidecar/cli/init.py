@@ -18,6 +18,7 @@ from sidecar.installation.checks import (
     Finding,
     endpoint_finding,
     kumomta_findings,
+    listener_finding,
     log_findings,
     overlay_findings,
     rules_findings,
@@ -169,6 +170,7 @@ def _show_findings(
         "Rules": list(rules_findings(tree, found, settings)),
         "Log": list(log_findings(tree, found, settings, who)),
         "Overlay": _overlay(tree, settings, who),
+        "Listener": [listener_finding(settings, road)],
     }
     for title, findings in sections.items():
         click.secho(title, bold=True)
@@ -237,8 +239,6 @@ def _variables(wiring: Wiring, settings: Settings) -> dict[str, str]:
         wanted["TSA_SIDECAR_RETENTION"] = f'"{FAST_LOG_RETENTION}"'
     if wiring.road == "file" and settings.fixed.kumod_api is None:
         wanted["TSA_SIDECAR_KUMOD_API"] = KUMOD
-    if wiring.road != "subscribe" and settings.fixed.listen is not None:
-        wanted["TSA_SIDECAR_LISTEN"] = "none"
     return wanted
 
 

@@ -234,6 +234,18 @@ def _overlay_content(tree: Tree, overlay: Path) -> Finding:
     return Finding("ok", f"{overlay} is valid, with {len(sections)} sections")
 
 
+def listener_finding(settings: Settings, road: Road) -> Finding:
+    """Where are the page, the metrics and, on that road, what kumod subscribes to?"""
+    listen = settings.fixed.listen
+    if listen is not None:
+        return Finding("ok", f"http://{listen}/ shows what is in force, and has /metrics")
+    where = settings.origins["listen"].text
+    remedy = "put an address in place of none, such as 127.0.0.1:8008"
+    if road == "subscribe":
+        return Finding("fail", f"{where}: none, but kumod subscribes to it", remedy)
+    return Finding("note", f"{where}: none, so there is no page and no /metrics", remedy)
+
+
 def endpoint_finding(url: str, *, timeout: float = 2.0) -> Finding:
     """Does kumod's own HTTP listener answer at `url`?"""
     why = _ask(url, timeout)

@@ -292,6 +292,28 @@ def test_the_services_variables_count_and_those_of_the_shell_win(
     assert "create file /srv/other.toml" in result.output
 
 
+@pytest.mark.parametrize("road", ["file", "subscribe", "lua"])
+def test_every_road_keeps_the_listener_so_that_there_are_metrics(
+    tmp_path: Path, kumod: str, road: str
+) -> None:
+    output = run(machine(tmp_path, POLICY), "--road", road, kumod=kumod).output
+    assert "http://127.0.0.1:8008/ shows what is in force, and has /metrics" in output
+    assert "TSA_SIDECAR_LISTEN" not in output
+
+
+@pytest.mark.parametrize(
+    ("road", "level"), [("file", "note"), ("lua", "note"), ("subscribe", "fail")]
+)
+def test_a_listener_that_was_switched_off_is_said(
+    tmp_path: Path, kumod: str, road: str, level: str
+) -> None:
+    root = machine(tmp_path, READY)
+    write(root, {"etc/default/tsa-sidecar": "TSA_SIDECAR_LISTEN=none\n"})
+    output = run(root, "--road", road, kumod=kumod).output
+    assert f"{level}  TSA_SIDECAR_LISTEN: none" in output
+    assert "such as 127.0.0.1:8008" in output
+
+
 def test_a_machine_without_kumomta_gets_the_lines_all_the_same(tmp_path: Path) -> None:
     result = run(tmp_path, kumod="http://127.0.0.1:1")
     assert result.exit_code == 1
