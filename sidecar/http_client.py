@@ -82,11 +82,12 @@ class HttpClient:
     ) -> None:
         self._seconds = seconds
         self._largest = largest
+        self._network = _Network(look_up or _addresses)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls or ssl.create_default_context(),
             proxy=None if proxy is None else httpcore.Proxy(proxy),
             max_connections=1,
-            network_backend=_Network(look_up or _addresses),
+            network_backend=self._network,
         )
 
     async def __aenter__(self) -> HttpClient:
@@ -115,9 +116,13 @@ class HttpClient:
             ):
                 return await self._read(answer)
         except TimeoutError:
+            await self._network.drop()
             raise Unreachable(f"no answer within {self._seconds:g} seconds") from None
         except _ERRORS as error:
             raise Unreachable(_why(error)) from error
+        except asyncio.CancelledError:
+            await self._network.drop()
+            raise
 
     async def _read(self, answer: httpcore.Response) -> Answer:
         data = bytearray()
@@ -204,6 +209,12 @@ class _Network(httpcore.AnyIOBackend):
     def __init__(self, look_up: LookUp) -> None:
         super().__init__()
         self._look_up = look_up
+        self._latest: httpcore.AsyncNetworkStream | None = None
+
+    async def drop(self) -> None:
+        """Close the latest connection: httpcore leaves it open when a TLS handshake is cancelled."""
+        if self._latest is not None:
+            await self._latest.aclose()
 
     async def connect_tcp(
         self,
@@ -216,9 +227,10 @@ class _Network(httpcore.AnyIOBackend):
         failure: httpcore.ConnectError | None = None
         for address in await self._look_up(host, port):
             try:
-                return await super().connect_tcp(
+                self._latest = await super().connect_tcp(
                     address, port, timeout, local_address, socket_options
                 )
+                return self._latest
             except httpcore.ConnectError as error:
                 failure = error
         raise failure or httpcore.ConnectError(f"{host} has no address")

@@ -132,6 +132,25 @@ def test_one_deadline_bounds_the_whole_exchange(serve: Serve) -> None:
     assert refusal(serve, seconds=0.3) == "no answer within 0.3 seconds"
 
 
+def test_a_connection_whose_tls_handshake_gets_no_answer_is_closed() -> None:
+    hung_up: list[bytes] = []
+
+    def silent(connection: socket.socket) -> None:
+        connection.settimeout(60)
+        hung_up.append(connection.recv(1))  # b"" once the client is gone, else an error
+
+    async def ask(url: str) -> None:
+        async with HttpClient(seconds=0.3, largest=1000) as client:
+            with pytest.raises(Unreachable, match="no answer within"):
+                await client.request("GET", url.replace("http:", "https:"))
+            while not hung_up:  # with the client still in use
+                await asyncio.sleep(0.01)
+
+    with serving(silent) as server:
+        asyncio.run(asyncio.wait_for(ask(server.url), 60))
+    assert hung_up == [b""]
+
+
 def test_the_deadline_bounds_all_redirects_together() -> None:
     def slow(connection: socket.socket) -> None:
         time.sleep(0.2)
