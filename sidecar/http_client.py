@@ -212,7 +212,7 @@ class _Network(httpcore.AnyIOBackend):
         self._latest: httpcore.AsyncNetworkStream | None = None
 
     async def drop(self) -> None:
-        """Close the latest connection: httpcore leaves it open when a TLS handshake is cancelled."""
+        """Close the latest connection, which httpcore leaves open if its TLS handshake is cut."""
         if self._latest is not None:
             await self._latest.aclose()
 
