@@ -151,7 +151,7 @@ def decided_frames(setup: Setup, records: list[Any]) -> set[str]:
     automation, frames = Automation(), set[str]()
     lines = [json.dumps(record, ensure_ascii=False).encode() for record in records]
     found = candidates(lines, matcher=Matcher(shaping), skip_types=frozenset(), tally=Tally())
-    outcome = automation.apply(found, mx={}, now_ns=0)
+    outcome = automation.apply(found, mx={}, now_ns=time.time_ns())
     for event in outcome.events:
         frames.add(frame_text(event))
         # On connecting, a subscriber is told the hash of a ready queue's suspension alone.
