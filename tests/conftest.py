@@ -15,6 +15,7 @@ settings.load_profile("tsa-sidecar")
 
 NEEDED = {
     "promtool": ("packaging/test_alerts.py", "prometheus"),
+    "chromium": ("publish/test_page_in_browser.py", "chromium"),
 }
 """Programs that some tests need: those tests, and Debian's package."""
 

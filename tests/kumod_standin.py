@@ -6,6 +6,7 @@ Real sockets, HTTP and WebSocket.  The rules are those of the recorded exchanges
 - a ready-queue suspension is keyed by the queue's name and replaced by the next;
 - scheduled-queue suspensions and bounces have an id each; one with the same
   criteria replaces (``replaces_criteria``, as the newest versions do) or piles up;
+- ``resolve-egress-path`` says what ``options`` holds; an older kumod has no such path;
 - everything is in memory only; what has no criteria applies to everything, which
   the real one accepts and this one accepts and notes in ``disasters``;
 - a suspension of a domain below ``.invalid`` is the client's own marker: kept and listed
@@ -27,7 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
@@ -47,6 +48,7 @@ READY_Q = "/api/admin/suspend-ready-q/v1"
 SCHED_Q = "/api/admin/suspend/v1"
 BOUNCE = "/api/admin/bounce/v1"
 BUMP = "/api/admin/bump-config-epoch"
+RESOLVE = "/api/admin/resolve-egress-path/v1"
 
 _NAMES = {READY_Q: "suspend-ready-q", SCHED_Q: "suspend", BOUNCE: "bounce"}
 _DEFAULT_NS = 300 * NS
@@ -83,6 +85,10 @@ class KumodState:
         self.held: dict[str, Held] = {}
         self.markers: dict[str, Held] = {}
         self.epoch = 0
+        self.resolves = True
+        """Whether it is new enough to be asked what is in effect."""
+        self.options: dict[tuple[str, str], dict[str, Any]] = {}
+        """What its shaping files set for a (domain, source)."""
         self.seen: list[Seen] = []
         self.disasters: list[dict[str, Any]] = []
 
@@ -273,6 +279,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return 405, None, b""
             kumod.state.bump()
             return 200, None, b""
+        if self.path.startswith(RESOLVE) and kumod.state.resolves:
+            return self._resolve()
         if self.path not in _NAMES:
             return 404, None, b""
         if method == "GET":
@@ -286,6 +294,20 @@ class _Handler(BaseHTTPRequestHandler):
         except (KeyError, TypeError, ValueError) as error:
             refusal = f"Failed to deserialize the JSON body into the target type: {error}"
             return 422, text, refusal.encode()
+
+    def _resolve(self) -> tuple[int, str | None, bytes]:
+        asked = dict(parse_qsl(urlsplit(self.path).query))
+        if "domain" not in asked:
+            why = b"Failed to deserialize query string: missing field `domain`"
+            return 400, "text/plain; charset=utf-8", why
+        domain, source = asked["domain"], asked.get("source", "unspecified")
+        options = self.server.kumod.state.options.get((domain, source), {})
+        answer = {
+            "domain": domain,
+            "source": source,
+            "path_config": {"connection_limit": {"limit": 20, "force_local": False}, **options},
+        }
+        return 200, "application/json", json.dumps(answer).encode()
 
     def _change(self, method: str, request: dict[str, Any]) -> tuple[int, str | None, bytes]:
         state, text = self.server.kumod.state, "text/plain; charset=utf-8"
@@ -366,7 +388,11 @@ class KumodStandin:
         self._listener.kumod = self
         self._port = self._listener.server_address[1]
         if self._tls is not None:
-            self._listener.socket = self._tls.wrap_socket(self._listener.socket, server_side=True)
+            # The handshake is the handler's: here it would wait for a client that went silent,
+            # and with it whoever ends the listener.
+            self._listener.socket = self._tls.wrap_socket(
+                self._listener.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.02,))
         self._thread.start()
 

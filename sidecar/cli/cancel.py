@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
 import click
 
 from sidecar.automation.entries import Entry, from_payload
 from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.service.cancel import ask
+from sidecar.service.own_files import read_regular
+from sidecar.service.status import status_path
 from sidecar.service.takeover import drop_entries
 from sidecar.settings import Settings
 from sidecar.store import Store, read_saved
@@ -19,28 +23,23 @@ from .common import setting_options, settle
 _SECONDS = 10.0
 
 
-@click.command()
+@click.command(short_help="Take back entries that are in force.")
 @setting_options("policy", "state")
 @click.argument("numbers", metavar="NUMBER...", nargs=-1, required=True, type=int)
 def cancel(numbers: tuple[int, ...], **options: object) -> None:
-    """Take back the entries with these numbers, as `tsa-sidecar status` shows them.
+    """Take back the entries with these numbers. `tsa-sidecar status` shows the numbers.
 
-    The overlay and kumod's admin API follow at once; a kumod that subscribes
-    keeps a suspension that it was told until it expires (`kcli` can end it
-    there).  The next match of the rule makes a new entry.
+    The overlay and kumod's admin API follow at once. A kumod that subscribes
+    keeps a suspension until it expires; `kcli` can end it there. The next
+    match of the rule makes a new entry.
 
     \b
-    Exit code: 0 they are taken back; 1 one is not in force, or it could not be done.
+    Exit code: 0 they are taken back; 1 one is not in force, or it could not
+    be done.
     """
     settings = settle(options, require=()).settings
     entries = _named(settings, tuple(dict.fromkeys(numbers)))
-    if not _take_back(settings, [entry.key for entry in entries]):
-        raise ProblemError.one(
-            "cancel-waits",
-            f"asked for, but the service has not done it within {_SECONDS:g} s; it will, "
-            "unless it hangs (`tsa-sidecar status`)",
-            file=str(settings.fixed.state),
-        )
+    _take_back(settings.fixed.state, [entry.key for entry in entries])
     for entry in entries:
         click.echo(f"taken back: {one_line(shown_entry(entry))}")
 
@@ -63,19 +62,31 @@ def _named(settings: Settings, numbers: tuple[int, ...]) -> list[Entry]:
     return [by_number[number] for number in numbers]
 
 
-def _take_back(settings: Settings, keys: list[str]) -> bool:
-    """By the service where it runs; False when it doesn't get round to it."""
+def _take_back(state: Path, keys: list[str]) -> None:
+    """By the service where it runs, else here; ProblemError where it is not done."""
     try:
-        with Store.open(settings.fixed.state) as store:
+        with Store.open(state) as store:
             drop_entries(store, keys)
-        return True
+        return
     except ProblemError as error:
         if error.problems[0].code != "state-in-use":
             raise
-    request = ask(settings.fixed.state, keys)
+    request = ask(state, keys)
     deadline = time.monotonic() + _SECONDS
-    while request.exists():
+    while request.is_waiting():
         if time.monotonic() > deadline:
-            return False
+            raise _waits(state)
         time.sleep(0.05)
-    return True
+    if (reason := request.failure()) is not None:
+        raise ProblemError.one("cancel-failed", f"not taken back: {reason}", file=str(request.path))
+
+
+def _waits(state: Path) -> ProblemError:
+    """That the service has not done it, and what it says is wrong."""
+    message = f"asked for, but the service has not done it within {_SECONDS:g} s"
+    try:
+        errors = json.loads(read_regular(status_path(state)))["errors"]
+    except (OSError, ValueError, LookupError, TypeError):
+        errors = []
+    said = "; ".join(str(text) for text in errors) or "`tsa-sidecar status` says how it is"
+    return ProblemError.one("cancel-waits", f"{message}: {said}", file=str(state))

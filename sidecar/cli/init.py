@@ -42,7 +42,7 @@ KUMOD = "http://127.0.0.1:8000"
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "red"}
 
 
-@click.command()
+@click.command(short_help="Look at this machine, and print what is needed to run here.")
 @click.option(
     "--road",
     type=click.Choice(ROADS),

@@ -12,17 +12,24 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from sidecar.automation.entries import ReadyQSuspension, SchedQBounce, SchedQSuspension
+from sidecar.automation.entries import Kind, Override, ReadyQSuspension, Suspension
 from sidecar.problems import one_line
 from sidecar.service.replay import Progress, Replay, newest_record
 from sidecar.service.replay import replay as run_replay
 from sidecar.service.rules import Rules, load_rules
 from sidecar.times import format_rfc3339
+from sidecar.tools.text import distinct
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
 
+_WHAT: dict[Kind, str] = {
+    "ready_q": "suspend ready queue",
+    "sched_q": "suspend",
+    "bounce": "bounce",
+}
 
-@click.command()
+
+@click.command(short_help="Show what the rules would have made of these logs.")
 @setting_options(
     "policy",
     "shaping",
@@ -108,7 +115,7 @@ def _tables(result: Replay) -> None:
             o.reason,
         )
     held = _table("what", "queue", "expires", "reason")
-    for entry in [e for k in ("ready_q", "sched_q", "bounce") for e in _of(result, k)]:
+    for entry in [e for k in _WHAT for e in _of(result, k)]:
         _add(held, *entry)
     for table in (overrides, held):
         if table.row_count:
@@ -129,16 +136,22 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _of(result: Replay, kind: str) -> list[tuple[str, str, str, str]]:
-    rows = []
-    for entry in result.view.entries.of_kind(kind):  # type: ignore[arg-type]
-        if isinstance(entry, ReadyQSuspension):
-            what, queue = "suspend ready queue", entry.site
-        elif isinstance(entry, SchedQSuspension | SchedQBounce):
-            what = "suspend" if isinstance(entry, SchedQSuspension) else "bounce"
-            parts = {"domain": entry.domain, "tenant": entry.tenant, "campaign": entry.campaign}
-            queue = " ".join(f"{n}={v}" for n, v in parts.items() if v is not None)
-        else:
-            continue
-        rows.append((what, queue, format_rfc3339(entry.expires_ns), entry.reason))
-    return rows
+def _of(result: Replay, kind: Kind) -> list[tuple[str, str, str, str]]:
+    entries = [e for e in result.view.entries.of_kind(kind) if not isinstance(e, Override)]
+    queues = distinct(entries, map(_queue, entries))
+    return [
+        (
+            _WHAT[entry.kind],
+            queue,
+            format_rfc3339(entry.expires_ns),
+            entry.reason,
+        )
+        for entry, queue in zip(entries, queues, strict=True)
+    ]
+
+
+def _queue(entry: Suspension) -> str:
+    if isinstance(entry, ReadyQSuspension):
+        return entry.site
+    parts = {"domain": entry.domain, "tenant": entry.tenant, "campaign": entry.campaign}
+    return " ".join(f"{n}={v}" for n, v in parts.items() if v is not None)

@@ -22,7 +22,7 @@ from .common import report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
 
 
-@click.command(short_help="Show the options in effect for a domain, and where they come from.")
+@click.command(short_help="Show the options in effect for a domain, and their origin.")
 @setting_options("policy", "shaping", "merge_options", "dns_zones", "nameservers", "overlay")
 @click.option("--no-overlay", is_flag=True, help="Leave the overlay out.")
 @click.option(

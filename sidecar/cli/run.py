@@ -14,7 +14,7 @@ from sidecar.service.rules import Settled
 from .common import moment, resolver_for, run_async, setting_options, settle
 
 
-@click.command()
+@click.command(short_help="Tail kumod's log, decide, publish; until SIGTERM.")
 @setting_options(
     "policy",
     "shaping",

@@ -22,7 +22,7 @@ from sidecar.tools.text import counted
 from .common import Commands, read_text, report, run_async, setting_options, settle
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, short_help="Back up or move the state, or take over a daemon's.")
 def state() -> None:
     """Back up the state file, move it to another host, or take over a kumo-tsa-daemon's."""
 
@@ -39,7 +39,7 @@ def export(**options: object) -> None:
     click.echo(json.dumps(document, indent=1, ensure_ascii=True))
 
 
-@state.command("import")
+@state.command("import", short_help="Take over an exported state, or a kumo-tsa-daemon's.")
 @setting_options("policy", "shaping", "merge_options", "state", "from")
 @click.option(
     "--from-tsa-daemon",

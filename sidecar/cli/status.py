@@ -7,67 +7,115 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from sidecar.automation.entries import Entry, from_payload
+from sidecar.automation.entries import Entry, Override, from_payload
+from sidecar.automation.overlay import RESERVED
 from sidecar.problems import ProblemError, one_line
 from sidecar.publish.http import STATUS_PATH
-from sidecar.settings import Address, Settings
-from sidecar.store import read_saved
+from sidecar.service.own_files import read_regular
+from sidecar.service.status import status_path
+from sidecar.settings import Address, Fixed
+from sidecar.store import is_locked, lock_path, read_saved
 from sidecar.times import NS, format_rfc3339, parse_rfc3339
-from sidecar.tools.text import shown_duration, shown_entry
+from sidecar.tools.text import distinct, shown_duration, shown_entry
 
 from .common import setting_options, settle
 from .console import STYLES, line, output, print_json
 
 _SECONDS = 2.0
+_STALE_SECONDS = 10.0
+"""A service whose heartbeat is older hangs, or is stopped."""
 
 Document = Mapping[str, Any]
 
 
-@click.command()
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What can be seen of the service: its own document, whether it runs, what is wrong."""
+
+    document: Document | None
+    running: bool
+    troubles: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 it runs and nothing is wrong, 1 something is, 3 it doesn't run."""
+        if not self.running:
+            return 3
+        return 1 if self.troubles else 0
+
+
+@click.command(short_help="Show what is in force, how far the log is read, what is wrong.")
 @setting_options("policy", "state", "listen")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def status(context: click.Context, /, as_json: bool, **options: object) -> None:
     """Show what is in force and why, how far the log is read, and what is wrong.
 
-    Reads the state file, without locking it, and asks the service; where that
-    has no listener, the document that it keeps beside the state file tells.
+    Reads the state file and the document that the service keeps beside it,
+    whose time is the service's heartbeat; asks its listener where that is old.
 
     \b
-    Exit code: 0 the service runs and nothing is wrong; 1 the state can't be
-    read; 3 the service doesn't run, or something is wrong.
+    Exit code: 0 the service runs and nothing is wrong; 1 something is wrong,
+    and it says what; 3 the service doesn't run.
     """
     settings = settle(options, require=()).settings
-    service = _service(settings)
+    seen = _look(settings.fixed)
     entries = _entries(settings.fixed.state)
-    running = _runs(service)
     if as_json:
         print_json(
-            {"running": running, "service": service, "entries": [_as_json(e) for e in entries]}
+            {
+                "running": seen.running,
+                "troubles": list(seen.troubles),
+                "service": seen.document,
+                "entries": [_as_json(e) for e in entries],
+            }
         )
     else:
         console = output()
-        _show_service(console, service, running=running)
+        _show_service(console, seen)
         _show_entries(console, entries)
-    context.exit(0 if running and not (service or {}).get("errors") else 3)
+    context.exit(seen.exit_code)
 
 
-def _service(settings: Settings) -> Document | None:
-    """The service's own document: from its listener, or else from its file."""
-    document = None if settings.fixed.listen is None else _asked(settings.fixed.listen)
-    if document is not None:
-        return document
-    file = settings.fixed.state.with_name(settings.fixed.state.name + ".status.json")
+def _look(settings: Fixed) -> _Seen:
+    """The service that holds the state file, by its lock and its heartbeat."""
+    state = Path(os.path.realpath(settings.state))
+    document, age = _in_file(status_path(state))
+    locked = is_locked(lock_path(state))
+    if locked is None:  # another user's: the heartbeat alone tells
+        locked = age is not None and abs(age) <= _STALE_SECONDS
+    if not locked:
+        return _Seen(document, running=False)
+    if document is not None and document["state"] == "starting":
+        return _Seen(document, True, ("it is starting: its rules are not loaded yet",))
+    if document is not None and age is not None and abs(age) <= _STALE_SECONDS:
+        return _Seen(document, running=True, troubles=_errors(document))
+    asked = None if settings.listen is None else _asked(settings.listen)
+    if asked is not None:
+        return _Seen(asked, running=True, troubles=_errors(asked))
+    since = "" if age is None else f" for {shown_duration(int(age) * NS)}"
+    silent = f"it holds the state file, but has not been heard of{since}: is it stopped, or stuck?"
+    return _Seen(document, running=True, troubles=(silent, *_errors(document or {})))
+
+
+def _errors(document: Document) -> tuple[str, ...]:
+    errors = document.get("errors")
+    return tuple(str(text) for text in errors) if isinstance(errors, list) else ()
+
+
+def _in_file(file: Path) -> tuple[Document | None, float | None]:
+    """The document in the service's file, and the seconds since its last heartbeat."""
     try:
-        return _document(file.read_bytes())
+        return _document(read_regular(file)), time.time() - file.lstat().st_mtime
     except OSError:
-        return None
+        return None, None
 
 
 def _asked(address: Address) -> Document | None:
@@ -89,18 +137,6 @@ def _document(data: bytes) -> Document | None:
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) and "state" in document else None
-
-
-def _runs(service: Document | None) -> bool:
-    if service is None or service["state"] == "stopped" or not isinstance(service["pid"], int):
-        return False
-    try:
-        os.kill(service["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass  # another user's
-    return True
 
 
 def _entries(state: Path) -> list[Entry]:
@@ -125,17 +161,28 @@ def _as_json(entry: Entry) -> Document:
         "expires": format_rfc3339(entry.expires_ns),
         "reason": entry.reason,
         "key": entry.key,
+        "left_out": _is_left_out(entry),
     }
 
 
-def _show_service(console: Console, service: Document | None, *, running: bool) -> None:
-    if service is None:
+def _show_service(console: Console, seen: _Seen) -> None:
+    service = seen.document
+    if service is None and not seen.running:
         console.print(line(("not running", STYLES["error"]), ", as far as can be seen"))
         return
-    if running:
-        console.print(f"running since {_time(service, 'started')}, process {service['pid']}")
-    else:
-        console.print(line(("not running", STYLES["error"]), f"; last seen {_time(service, 'at')}"))
+    if not seen.running:
+        console.print(
+            line(("not running", STYLES["error"]), f"; last seen {_time(service or {}, 'at')}")
+        )
+    elif service is not None:
+        console.print(f"running since {_time(service, 'started')}, process {service.get('pid')}")
+    for text in seen.troubles if seen.running else _errors(service or {}):
+        console.print(line(("error", STYLES["error"]), f": {one_line(text)}"))
+    if service is not None:
+        _show_document(console, service)
+
+
+def _show_document(console: Console, service: Document) -> None:
     counters = service.get("counters", {})
     console.print(
         f"log: newest record {_time(service, 'newest_record')}, "
@@ -144,9 +191,8 @@ def _show_service(console: Console, service: Document | None, *, running: bool) 
     )
     console.print("counted: " + ", ".join(f"{one_line(n)} {v}" for n, v in counters.items()))
     console.print(f"rules: {service.get('rules')} from {_list(service.get('files', ()))}")
-    for level in ("error", "warning"):
-        for text in service.get(f"{level}s", ()):
-            console.print(line((level, STYLES[level]), f": {one_line(str(text))}"))
+    for text in service.get("warnings", ()):
+        console.print(line(("warning", STYLES["warning"]), f": {one_line(str(text))}"))
     lost = service.get("segments_lost")
     if lost:
         console.print(line(("lost unread", STYLES["warning"]), f": {_list(lost)}"))
@@ -174,7 +220,15 @@ def _show_entries(console: Console, entries: list[Entry]) -> None:
         return
     now_ns = time.time_ns() // NS * NS
     console.print(line(("in force for another", "bold")))
-    for entry in entries:
+    texts = distinct(entries, map(shown_entry, entries))
+    for entry, text in zip(entries, texts, strict=True):
         left = shown_duration(max(entry.expires_ns // NS * NS - now_ns, 0))
-        text = f"{left:>16}  #{entry.seq}  {one_line(shown_entry(entry))}"
-        console.print(line(text, (f"  {one_line(entry.reason)}", "dim")))
+        shown = [f"{left:>16}  #{entry.seq}  {one_line(text)}"]
+        if _is_left_out(entry):
+            shown.append(", left out of the overlay since the name is reserved")
+        console.print(line("".join(shown), (f"  {one_line(entry.reason)}", "dim")))
+
+
+def _is_left_out(entry: Entry) -> bool:
+    """Whether the overlay leaves it out: a section of that name would govern everything."""
+    return isinstance(entry, Override) and entry.domain in RESERVED

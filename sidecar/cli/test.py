@@ -17,7 +17,7 @@ from .common import report, run_async
 from .console import STYLES, line, output, print_json
 
 _EXAMPLE = FORMAT.replace("\n\n", "\n\n\b\n")
-_HELP = f"""Run the cases in FILEs: send records, compare what is in force with what must be.
+_HELP = f"""Run the cases in each FILE: records go in, and what is in force must be as it says.
 
 Exits with 0 when all cases pass, 1 when one fails, 2 when a file, or the rules
 it names, can't be used.
@@ -26,12 +26,19 @@ A FILE is TOML:
 
 \b
 {_EXAMPLE}
+Files are named relative to FILE.
+
 A record may be given whole, as kumod logs it: record = {{type = "Bounce",
-response = {{code = 550, content = "..."}}}}; what it lacks comes from the other
-keys, its time from the case. Keys of an entry: overrides: domain, mx_rollup,
-source, option, value; suspended: site and source for a ready queue, domain,
-tenant and campaign for a scheduled one; bounced: domain, tenant, campaign; each:
-expires_in. tenant = "" says that there is none.
+response = {{code = 550, content = "..."}}}}. What it lacks comes from the other
+keys, its time from the case.
+
+\b
+Keys of an entry, besides expires_in:
+  overrides   domain, mx_rollup, source, option, value
+  suspended   site, source (a ready queue); domain, tenant, campaign (a
+              scheduled queue)
+  bounced     domain, tenant, campaign
+tenant = "" says that there is none.
 """
 
 

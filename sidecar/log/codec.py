@@ -1,8 +1,9 @@
 """Decompression in bounded steps: raw bytes of a segment in, decompressed bytes out.
 
 No I/O.  A decoder is fed raw bytes as they come and fills the caller's buffer,
-never more than it has room for, so that a decompression bomb costs time in
-proportion to what it yields and no memory.  What can't be decoded is counted in
+never more than it has room for.  A decompression bomb takes no memory.  The work
+is counted in :attr:`Decoder.effort`, and the decoder pauses when a turn's share is
+done, so that no file holds up the others.  What can't be decoded is counted in
 :attr:`Decoder.lost`, and decoding goes on at the next frame that can be found.
 
 Why zstd blocks are walked here instead of trusting the library's streaming:
@@ -33,6 +34,14 @@ BLOCK_MAX: Final = 128 * 1024
 
 WINDOW_MAX: Final = 1 << 27
 """The largest zstd window accepted, as zstd's own command has it without ``--long``: 128 MiB."""
+
+TURN_EFFORT: Final = 1024 * 1024
+"""How much is done for one segment before the others have their turn: bytes in and out."""
+
+DAMAGE_EFFORT: Final = 64 * 1024
+"""What a damaged place counts for: it takes as long as decoding some 64 KiB."""
+
+_STEP_EFFORT: Final = 128  # what a frame or block counts for, however little is in it
 
 HEAD_MIN: Final = 4
 """How many bytes tell the format."""
@@ -103,7 +112,9 @@ class Decoder(ABC):
     the first thing that went wrong.  ``boundaries`` are places to resume at,
     (raw offset, decompressed offset), ascending; see :meth:`resume_at`.
     ``broken`` is set where the output does not continue what came before; the
-    caller clears it.
+    caller clears it.  ``effort`` is the work done so far; :meth:`decode_into`
+    stops when it reaches ``pause_at``, which the caller moves on.  ``damages``
+    counts damaged places.
     """
 
     def __init__(self, *, raw_start: int = 0, out_start: int = 0) -> None:
@@ -111,6 +122,9 @@ class Decoder(ABC):
         self.lost = 0
         self.damage: Damage | None = None
         self.broken = False
+        self.effort = 0
+        self.pause_at = TURN_EFFORT
+        self.damages = 0
         self.boundaries: list[tuple[int, int]] = [(raw_start, out_start)]
         self._raw = b""
         self._view = memoryview(b"")
@@ -131,22 +145,31 @@ class Decoder(ABC):
         self._final = True
 
     def decode_into(self, room: memoryview) -> int:
-        """Fill `room` from its start; the number of bytes, 0 where more input is needed.
+        """Fill `room` from its start and return the number of bytes.
 
-        Stops early behind a damaged place (see :attr:`broken`) and where less
-        than :data:`BLOCK_MAX` of room is left.
+        Stops early behind a damaged place (``broken``), when the turn is over
+        (:attr:`paused`), and where less than :data:`BLOCK_MAX` of room is left.
+        0 without any of these means that more input is needed.
         """
         done = 0
         size = len(room)
-        while size - done >= BLOCK_MAX:
+        while size - done >= BLOCK_MAX and self.effort < self.pause_at:
+            before = self._pos
             count = self._step(room[done:])
+            self.effort += self._pos - before + _STEP_EFFORT
             if count < 0:
                 break
+            self.effort += count
             self.out += count
             done += count
             if self.broken:
                 break
         return done
+
+    @property
+    def paused(self) -> bool:
+        """Whether the turn is over, so that there may be more to decode without new input."""
+        return self.effort >= self.pause_at
 
     @property
     def raw_offset(self) -> int:
@@ -181,6 +204,8 @@ class Decoder(ABC):
         if self.damage is None:
             self.damage = Damage(self._base + self._pos, reason)
         self.broken = True
+        self.damages += 1
+        self.effort += DAMAGE_EFFORT
 
     def _lose(self, count: int) -> None:
         """Step over `count` raw bytes that are of no use."""

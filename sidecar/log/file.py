@@ -1,12 +1,15 @@
-"""One segment's file, open for reading: the I/O around :class:`.segment.SegmentReader`.
+"""A segment's file: opened, read in chunks, turned into blocks.
 
-Reads with aiofiles in bounded chunks; knows when the file is finished.
+In: a path and the position to begin at.  Out: blocks (see ``reader``).  Reading
+happens in worker threads, a chunk at a time.  Only regular files are opened.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +17,7 @@ from typing import Final
 import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
-from .codec import detect
+from .codec import TURN_EFFORT, detect
 from .identity import HEAD_SIZE
 from .reader import START, Block, Position, SegmentReader
 
@@ -45,6 +48,23 @@ class FileState:
         return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, finished)
 
 
+def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file and return its descriptor; OSError where it is something else.
+
+    Never waits: a FIFO without a writer would block for ever.  Links are
+    followed, since a site may gather its segments by links.  What is at their
+    end must be a regular file.  (An ``opener`` for :func:`open`.)
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 class SegmentFile:
     """An open file and its reader.
 
@@ -59,12 +79,15 @@ class SegmentFile:
         self.raw_read = 0
         """How many raw bytes of the file have been read."""
         self.at_end = False
-        """Finished and wholly read."""
+        """Finished and wholly read, or given up."""
         self.more = True
         """Whether there may be lines in what has been read already."""
+        self.given_up = False
+        """So much was read without a line that the rest was left."""
         self._file = file
         self._first = head
         self._final = final
+        self._fed_all = False
         self._reader: SegmentReader | None = None
 
     @classmethod
@@ -73,9 +96,10 @@ class SegmentFile:
 
         `final`: nothing more comes, whatever the file's mode says.
         """
-        file = await aiofiles.open(path, "rb", buffering=0)
+        file = await aiofiles.open(path, "rb", buffering=0, opener=open_regular)
         try:
-            head = await file.read(CHUNK_SIZE)
+            size = os.fstat(file.fileno()).st_size
+            head = await file.read(min(CHUNK_SIZE, size)) or b""
         except BaseException:
             await file.close()
             raise
@@ -85,6 +109,10 @@ class SegmentFile:
         """Close the file; what was read and not taken is read again next time."""
         with contextlib.suppress(OSError):  # of reading, nothing is left to go wrong
             await self._file.close()
+
+    def read_to_the_end(self) -> None:
+        """Take what is there as all there will be: the file has lost its name."""
+        self._final = True
 
     def state(self) -> FileState:
         """What ``fstat`` says now; OSError."""
@@ -115,28 +143,50 @@ class SegmentFile:
             self.raw_read = position.frame_start
 
     async def next_block(self, *, stop_at: int | None = None) -> Block | None:
-        """The next lines, None where there are none now (or none ever: ``at_end``); OSError.
+        """The next lines; OSError.
 
-        `stop_at`: read no further than this raw offset.
+        None where there are none now, none in this turn (``more``) or none ever
+        (``at_end``).  `stop_at`: read no further than this raw offset.
+        """
+        if self.at_end:
+            return None
+        reader = self.reader
+        turn_ends = reader.effort + TURN_EFFORT
+        while (block := reader.next_block()) is None:
+            if reader.hopeless:
+                block = reader.give_up(self.state().size)
+                self.at_end = self.given_up = True
+                break
+            if reader.paused or reader.effort >= turn_ends:
+                break
+            if self._fed_all:
+                self.at_end = True
+                break
+            if not await self._feed(stop_at):
+                reader.trim()
+                self.more = False
+                return None
+        self.more = not self.at_end
+        return block
+
+    async def _feed(self, stop_at: int | None) -> bool:
+        """Feed the reader, or tell it that it has all; False where nothing has come yet.
 
         Whether the file is finished is asked *before* the read that finds its
         end: kumod writes the last bytes before it takes the write bits away.
         """
-        reader = self.reader
-        while (block := reader.next_block()) is None and not self.at_end:
-            state = self.state()
-            limit = state.size if stop_at is None else min(stop_at, state.size)
-            if self.raw_read < limit:
-                raw = await self._file.read(min(CHUNK_SIZE, limit - self.raw_read))
-                if raw:
-                    self._take(raw)
-                    continue
-            if not state.finished or (stop_at is not None and stop_at < state.size):
-                break
-            reader.finish()
-            self.at_end = True
-        self.more = block is not None
-        return block
+        state = self.state()
+        limit = state.size if stop_at is None else min(stop_at, state.size)
+        if self.raw_read < limit:
+            raw = await self._file.read(min(CHUNK_SIZE, limit - self.raw_read))
+            if raw:
+                self._take(raw)
+                return True
+        if not state.finished or (stop_at is not None and stop_at < state.size):
+            return False
+        self.reader.finish()
+        self._fed_all = True
+        return True
 
     def is_deleted(self) -> bool:
         """Whether the file has lost its last name, as far as that can be told."""
@@ -144,11 +194,6 @@ class SegmentFile:
             return os.fstat(self._file.fileno()).st_nlink == 0
         except OSError:
             return False
-
-    async def drain(self) -> Block | None:
-        """As :meth:`next_block` for a file that has lost its name: what is there is all."""
-        self._final = True
-        return await self.next_block()
 
     def _take(self, raw: bytes) -> None:
         if self.raw_read == len(self.head) < HEAD_SIZE:

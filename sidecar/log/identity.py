@@ -6,6 +6,7 @@ No I/O.  In: the first bytes of a file.  Out: a fingerprint of them that can be 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,8 @@ from .codec import BLOCK_MAX, HEAD_MIN, detect, new_decoder
 
 HEAD_SIZE: Final = 4096
 """How many bytes of a segment's beginning tell it from others."""
+
+_TIME = re.compile(rb'"(?:timestamp|event_time)":[^,}]+[,}]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,14 @@ def fingerprint_fits(known: str, head: bytes) -> bool | None:
     if len(head) < count:
         return None
     return fingerprint(head[:count]) == known
+
+
+def is_unique(head: bytes) -> bool:
+    """Whether no two segments of kumod's can begin with `head`: it has a record's id and time.
+
+    An empty beginning, a ``segment_header`` or a template's lines prove nothing.
+    """
+    return b'"id":"' in head and _TIME.search(head) is not None
 
 
 def content_head(raw: bytes) -> bytes:

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .file import FileState, SegmentFile
-from .identity import SegmentId
+from .identity import SegmentId, fingerprint, fingerprint_fits, is_unique
 from .names import SegmentName, parse_name
 from .reader import START, Position
+
+_LINE_FEED = ord("\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Segment:
     suspect: bool = False  # may not be the segment its checkpoint is of
     foreign: bool = False  # in a format not read here
     copy_of: Segment | None = None  # which is still being read
+    copies: list[Segment] = field(default_factory=list)  # that wait until this one is read
     read_to: int = 0  # raw bytes, of a file that is not open
     skip_to: int = 0  # raw bytes to be passed over unread
     lost: int = 0  # bytes, in this run
@@ -101,6 +104,7 @@ class Known:
         self._side_by_side = side_by_side
         self._series: dict[str, list[Segment]] = {}
         self._by_identity: dict[tuple[int, str], list[Segment]] = {}
+        self._by_content: dict[str, list[Segment]] = {}
 
     def add(
         self,
@@ -119,7 +123,7 @@ class Known:
         opened_ns = parsed.opened_ns or opened_ns
         segment = Segment(name, path, parsed, opened_ns, state=state, time_ns=opened_ns)
         if checkpoint is not None:
-            segment.id = checkpoint.id
+            self.identify(segment, checkpoint.id)
             segment.position = checkpoint.position
             segment.done = checkpoint.done
         self.segments[name] = segment
@@ -136,6 +140,7 @@ class Known:
             self.forget(segment.name)
         if segment in self.vanished:
             self.vanished.remove(segment)
+        self.identify(segment, None)
         if segment.parsed.identity is not None:
             self._by_identity[segment.parsed.identity].remove(segment)
             if not self._by_identity[segment.parsed.identity]:
@@ -207,11 +212,11 @@ class Known:
     def vanish(self, segment: Segment) -> None:
         """The segment's file is gone: deleted, or renamed, which the next moments may show."""
         segment.state = None
-        segment.vanished_at = time.monotonic()
-        self.vanished.append(segment)
         self.unqueue(segment)
-        for copy in self.copies(segment):
-            copy.copy_of = None
+        if segment.vanished_at is None:
+            segment.vanished_at = time.monotonic()
+            self.vanished.append(segment)
+        self.release_copies(segment)
 
     def appear(self, segment: Segment, state: FileState) -> None:
         """The segment's file is (back) in its place, or perhaps another."""
@@ -224,41 +229,82 @@ class Known:
 
     def replaced(self, segment: Segment) -> None:
         """Another segment has taken this one's name: that one is gone, and this one is new."""
-        old = replace(segment, queued_in=None, state=None, vanished_at=time.monotonic())
+        self.release_copies(segment)
+        known = segment.id
+        self.identify(segment, None)
+        old = replace(segment, queued_in=None, state=None, copies=[], vanished_at=time.monotonic())
+        self.identify(old, known)
         self.vanished.append(old)
         if old.parsed.identity is not None:
             self._by_identity[old.parsed.identity].append(old)
-        segment.id = None
         segment.identified = (0, 0)
         segment.position = START
         segment.done = False
         segment.skip_to = 0
 
-    def copies(self, segment: Segment) -> list[Segment]:
-        """Segments that turned out to be copies of this one while it was still being read."""
-        twins = self._by_identity.get(segment.parsed.identity or (0, ""), [])
-        return [twin for twin in twins if twin.copy_of is segment]
+    # -- which is a copy of which ------------------------------------------------------
 
-    def candidates(self, segment: Segment) -> list[Segment]:
-        """Known segments that this unknown one may be a copy of, by their names or inodes.
+    def identify(self, segment: Segment, identity: SegmentId | None) -> None:
+        """Note what the segment can be recognised by."""
+        before = "" if segment.id is None else segment.id.content
+        after = "" if identity is None else identity.content
+        segment.id = identity
+        if before == after:
+            return
+        if before:
+            self._by_content[before].remove(segment)
+            if not self._by_content[before]:
+                del self._by_content[before]
+        if after:
+            self._by_content.setdefault(after, []).append(segment)
 
-        Contents alone prove nothing: segments may begin alike.
+    def release_copies(self, segment: Segment) -> list[Segment]:
+        """Copies of this segment, which need not wait for it any longer."""
+        released = [copy for copy in segment.copies if copy.copy_of is segment]
+        for copy in released:
+            copy.copy_of = None
+        segment.copies.clear()
+        return released
+
+    def original(self, segment: Segment, content: bytes) -> Segment | None:
+        """The known segment that this unknown one, beginning with `content`, is a copy of.
+
+        Of several the one that is read furthest.
         """
-        identity = segment.parsed.identity
-        found = self._by_identity.get(identity, []) if identity is not None else []
-        found = [*found, *(known for known in self.vanished if _may_be(segment, known))]
-        return [s for s in found if s is not segment and s.id is not None and s.id.content]
+        ends = {len(content)} | {at + 1 for at, byte in enumerate(content) if byte == _LINE_FEED}
+        found = [
+            known
+            for end in ends - {0}
+            for known in self._by_content.get(fingerprint(content[:end]), ())
+            if known is not segment
+            and known.copy_of is None
+            and (is_unique(content[:end]) or _may_be(segment, known))
+        ]
+        return max(found, key=lambda known: (known.done, known.position.offset), default=None)
+
+    def may_become_copy(self, segment: Segment, content: bytes) -> bool:
+        """Whether a known segment of the same moment and series begins with more than `content`."""
+        alike = self._by_identity.get(segment.parsed.identity or (0, ""), [])
+        return any(
+            fingerprint_fits(known.id.content, content) is None
+            for known in alike
+            if known is not segment and known.id is not None
+        )
 
 
-def _may_be(segment: Segment, vanished: Segment) -> bool:
-    """Whether a vanished segment's name or inode allow it to be this one now."""
-    mine, other = segment.parsed.identity, vanished.parsed.identity
-    if mine is not None and other is not None and (mine == other or mine[0] != other[0]):
-        return False  # is among those of the same identity, or was opened at another moment
+def _may_be(segment: Segment, known: Segment) -> bool:
+    """Whether names and inodes say that they are one, where contents prove nothing."""
+    mine, other = segment.parsed.identity, known.parsed.identity
+    if mine is not None and mine == other:
+        return True
+    inode = 0 if segment.state is None else segment.state.inode
+    if known.vanished_at is None:  # two names of one file?
+        return known.state is not None and known.state.inode == inode
     if mine is None and other is None:
         return True
-    inode = None if segment.state is None else segment.state.inode
-    return vanished.id is not None and vanished.id.inode == inode
+    if mine is not None and other is not None:
+        return False  # opened at another moment: the number of its inode was used again
+    return known.id is not None and known.id.inode == inode
 
 
 def _order(segment: Segment) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sidecar.problems import Problem, ProblemError
 
-from .file import CHUNK_SIZE, FileState
+from .file import CHUNK_SIZE, FileState, open_regular
 from .identity import content_head
 from .names import parse_name
 from .reading import Batch, OnProblem, Reading, TailStats, first_time_ns
@@ -41,8 +41,9 @@ async def read_paths(
             opened_ns = await asyncio.to_thread(_first_time_ns, path)
         reading.known.add(str(path), path, state, opened_ns=opened_ns)
     try:
-        while (batch := await reading.next_batch()) is not None:
-            yield batch
+        while (batch := await reading.next_batch()) is not None or reading.turn_over:
+            if batch is not None:
+                yield batch
     finally:
         await reading.close_all()
 
@@ -104,7 +105,7 @@ def _expand(path: Path) -> list[Path]:
 def _first_time_ns(path: Path) -> int:
     """When the first record was written, for a file whose name doesn't tell; 0: unknown."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=open_regular) as file:
             return first_time_ns(content_head(file.read(CHUNK_SIZE)))
     except OSError:
         return 0  # it will be said when it is read

@@ -11,7 +11,17 @@ from typing import Final
 
 import msgspec
 
-from .codec import BLOCK_MAX, HEAD_MIN, Damage, Decoder, Kind, detect, new_decoder
+from .codec import (
+    BLOCK_MAX,
+    DAMAGE_EFFORT,
+    HEAD_MIN,
+    TURN_EFFORT,
+    Damage,
+    Decoder,
+    Kind,
+    detect,
+    new_decoder,
+)
 from .identity import HEAD_SIZE
 from .record import BadLine, decode
 
@@ -21,6 +31,13 @@ LINE_MAX: Final = 8 * 1024 * 1024
 BLOCK_SIZE: Final = 512 * 1024
 """Decompressed bytes in a block, about: large enough for no cost per block to
 matter, small enough for a processor's cache."""
+
+GIVE_UP_EFFORT: Final = 64 * 1024 * 1024
+"""How much is done for a segment without finding a line (see ``Decoder.effort``).
+
+Then it is no log: a device's copy, a sparse file, rubbish.  A line of
+:data:`LINE_MAX` takes a quarter of it, 1,024 damaged places in a file all of it.
+"""
 
 _BUFFER_SIZE: Final = BLOCK_SIZE + BLOCK_MAX
 
@@ -80,7 +97,9 @@ class SegmentReader:
     """Turns the raw bytes of one segment into blocks.
 
     Feed raw bytes from ``position.frame_start`` on, take blocks until there is
-    none, feed more, and so on; :meth:`finish` when nothing more comes.
+    none, feed more, and so on; :meth:`finish` when nothing more comes.  Where
+    :attr:`paused`, ask for blocks again before feeding; where :attr:`hopeless`,
+    call :meth:`give_up` instead of reading on.
     `kind` must be given where `position` is not at the beginning.
     """
 
@@ -93,7 +112,7 @@ class SegmentReader:
         self._decoder: Decoder | None = None
         self._head = b""
         self._final = False
-        self._buffer = bytearray(_BUFFER_SIZE)
+        self._buffer = bytearray()
         self._end = 0  # of what is in the buffer; it begins where a line begins
         self._searched = 0  # there is no line feed before this place in the buffer
         self._start = position.frame_offset  # decompressed offset of the buffer's first byte
@@ -102,6 +121,7 @@ class SegmentReader:
         self._lost = 0  # here; the decoder counts for itself
         self._lost_told = 0
         self._bad = 0
+        self._line_effort = 0  # the decoder's when the last line was found
         if kind is not None:
             self._decoder = self._make_decoder(kind)
 
@@ -109,6 +129,43 @@ class SegmentReader:
     def damage(self) -> Damage | None:
         """The first thing that could not be decoded."""
         return None if self._decoder is None else self._decoder.damage
+
+    @property
+    def paused(self) -> bool:
+        """Whether this turn is over, and there may be more in what was fed."""
+        return self._decoder is not None and self._decoder.paused
+
+    @property
+    def effort(self) -> int:
+        """The work done so far; see ``Decoder.effort``."""
+        return 0 if self._decoder is None else self._decoder.effort
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so much was read without finding a line that this is no log."""
+        return self.effort - self._line_effort >= GIVE_UP_EFFORT
+
+    def give_up(self, size: int) -> Block:
+        """Leave the rest of a file of `size` raw bytes; returns the block that counts it as lost.
+
+        Its position is behind all that can be read, at no place to resume from.
+        """
+        decoder = self._decoder
+        assert decoder is not None
+        unread = max(size - decoder.raw_offset, 0)
+        lost = self._lost + decoder.lost + unread - self._lost_told
+        bad = self._bad + (self._in_long_line or self._end > 0)
+        self._start += self._end
+        self._end = 0
+        self._buffer = bytearray()
+        self.position = Position(self._start, self.position.lines + bad, 0, 0)
+        return Block(self.name, b"", self.position, 0, 0, bad_lines=bad, lost_bytes=lost)
+
+    def trim(self) -> None:
+        """Free the memory that is not needed until more is fed."""
+        self._buffer = self._buffer[: self._end]
+        if self._decoder is not None:
+            self._decoder.feed(b"")
 
     def feed(self, raw: bytes) -> None:
         """Take the next raw bytes of the file."""
@@ -128,18 +185,21 @@ class SegmentReader:
         self._final = True
 
     def next_block(self) -> Block | None:
-        """The next lines; None where more must be fed first, or all is read."""
+        """The next lines; None where more must be fed first, the turn is over, or all is read."""
         decoder = self._decoder
         if decoder is None:
             return None
+        decoder.pause_at = decoder.effort + TURN_EFFORT
         while True:
             count = self._fill(decoder)
             broken, decoder.broken = decoder.broken, False
-            at_end = not count and not broken
-            if not broken and not at_end and self._end < BLOCK_SIZE:
+            at_end = not (count or broken or decoder.paused)
+            stop = at_end or decoder.paused
+            if not (broken or stop) and self._end < BLOCK_SIZE:
                 continue
-            block = self._cut(decoder, unterminated=broken or (at_end and self._final))
-            if block is not None or at_end:
+            cut_line = broken or (at_end and self._final)
+            block = self._cut(decoder, unterminated=cut_line, tell_loss=stop)
+            if block is not None or stop:
                 return block
 
     def _begin(self) -> None:
@@ -162,6 +222,7 @@ class SegmentReader:
             self.content += self._buffer[self._end : self._end + wanted]
         self._end += count
         if self._drop:
+            self._line_effort = decoder.effort
             dropped = min(self._drop, self._end)
             self._drop -= dropped
             self._advance(dropped)
@@ -178,7 +239,7 @@ class SegmentReader:
             self._end = rest
             self._searched = max(self._searched - count, 0)
 
-    def _cut(self, decoder: Decoder, *, unterminated: bool) -> Block | None:
+    def _cut(self, decoder: Decoder, *, unterminated: bool, tell_loss: bool) -> Block | None:
         """Take the whole lines out of the buffer; the rest, too, if `unterminated`."""
         self._skip_long_line(over=unterminated)
         cut = self._buffer.rfind(b"\n", self._searched, self._end) + 1
@@ -194,7 +255,9 @@ class SegmentReader:
         lines = count_lines(data) + (data[-1:] not in {b"\n", b""})
         self._advance(cut)
         self._searched = self._end
-        return self._block(decoder, data, lines)
+        if lines:
+            self._line_effort = decoder.effort - decoder.damages * DAMAGE_EFFORT
+        return self._block(decoder, data, lines, tell_loss=tell_loss)
 
     def _skip_long_line(self, *, over: bool) -> None:
         """Throw away the line the buffer begins with where it is longer than LINE_MAX.
@@ -212,10 +275,15 @@ class SegmentReader:
         self._advance(self._end if end < 0 else end + 1)
         self._searched = 0
 
-    def _block(self, decoder: Decoder, data: bytes, lines: int) -> Block | None:
+    def _block(self, decoder: Decoder, data: bytes, lines: int, *, tell_loss: bool) -> Block | None:
+        """A block of these lines; None where there is nothing to hand on.
+
+        `tell_loss`: a loss alone is enough.  A damaged file has many damaged places.
+        """
         frame_start, frame_offset = decoder.resume_at(self._start, prune=self._start + self._end)
         lost = self._lost + decoder.lost
-        if self._in_long_line or not (data or self._bad or lost > self._lost_told):
+        lost_more = tell_loss and lost > self._lost_told
+        if self._in_long_line or not (data or self._bad or lost_more):
             return None
         self.position = Position(
             offset=self._start,

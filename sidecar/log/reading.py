@@ -6,6 +6,7 @@ recompressed, restored, replaced).  How segments are found is ``tail``'s busines
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -16,11 +17,11 @@ from typing import Final, Protocol
 from sidecar.problems import Problem
 from sidecar.times import NS
 
-from .codec import foreign_format
-from .file import SegmentFile
+from .codec import TURN_EFFORT, foreign_format
+from .file import CHUNK_SIZE, SegmentFile
 from .identity import SegmentId, content_head, fingerprint, fingerprint_fits
 from .known import Checkpoint, Known, Segment
-from .reader import Block, Position
+from .reader import GIVE_UP_EFFORT, Block, Position
 
 __all__ = ["BATCH_SIZE", "OPEN_MAX", "Batch", "Checkpoint", "OnProblem", "Reading", "TailStats"]
 
@@ -28,14 +29,17 @@ BATCH_SIZE: Final = 4 * 1024 * 1024
 """Bytes of the lines kept for a batch, about."""
 
 BATCH_READ: Final = 32 * 1024 * 1024
-"""Decompressed bytes read for a batch, about, where few of them are kept.
+"""Effort spent on a batch (bytes in and out), about, where few of them are kept.
 
 What comes of a batch is done in one go, by code that decompression has driven out of the
 processor's caches: the more seldom, the cheaper.
 """
 
-OPEN_MAX: Final = 8
-"""Segments open at once; each holds up to 4 MB of buffers, mostly zstd's window."""
+OPEN_MAX: Final = 64
+"""Segments open at once: what is closed is decompressed from its start when it is read on.
+
+At rest each holds what zstd needs to go on: 2 MB for a segment of kumod's.
+"""
 
 RETRY_SECONDS: Final = 2.0
 """How long a segment that could not be read, or recognised, is left alone."""
@@ -44,6 +48,7 @@ VANISHED_KEPT: Final = 4096
 """How many segments are remembered whose files are gone."""
 
 _NAMES_KEPT: Final = 100
+_MEGABYTES: Final = GIVE_UP_EFFORT // (1024 * 1024)
 _TIMESTAMP: Final = b'"timestamp":'
 
 OnProblem = Callable[[Problem], None]
@@ -120,27 +125,37 @@ class Reading:
         self._final = final
         self._open: list[Segment] = []  # least recently used first
         self._turn = 0
+        self._fruitless: set[Segment] = set()  # their last turns brought nothing
         self._finished: list[str] = []
         self._lost: list[str] = []
-        self._drained: list[Block] = []
+        self._effort = 0
         self._more = False  # was said with the last batch
         _keep_freed_memory()
 
     async def next_batch(self) -> Batch | None:
         """What can be read now, up to about a batch; None where there is nothing new."""
-        blocks, self._drained = self._drained, []
-        read = kept = 0
-        while read < BATCH_READ and kept < BATCH_SIZE and (segment := self._pick()) is not None:
+        blocks: list[Block] = []
+        self._effort = kept = 0
+        fruitless = False
+        while (
+            self._effort < BATCH_READ
+            and kept < BATCH_SIZE
+            and not fruitless
+            and (segment := self._pick()) is not None
+        ):
+            before = self._effort
             block = await self._read(segment)
             if block is not None:
                 blocks.append(block)
-                read += block.size
                 kept += len(block.data)
+            # What was read for others must not wait until this one yields something.
+            fruitless = self._effort - before >= TURN_EFFORT // 4 and not (block and block.size)
+            self._note_turn(segment, fruitless=fruitless)
         known = self.known
         new = blocks or known.changed or known.forgotten or self._finished or self._lost
         if not (new or self._more):
             return None
-        self._more = read >= BATCH_READ or kept >= BATCH_SIZE
+        self._more = fruitless or self._effort >= BATCH_READ or kept >= BATCH_SIZE
         for block in blocks:
             self.stats.add(block)
         batch = Batch(
@@ -156,6 +171,11 @@ class Reading:
         known.changed, known.forgotten, self._finished, self._lost = {}, set(), [], []
         return batch
 
+    @property
+    def turn_over(self) -> bool:
+        """Whether a segment brought nothing in its last turn, and is to be read on."""
+        return bool(self._fruitless)
+
     def retry_at(self) -> float:
         """When (monotonic) the next segment that was left alone is to be tried again."""
         now = time.monotonic()
@@ -170,11 +190,11 @@ class Reading:
     # -- coming and going --------------------------------------------------------------
 
     async def vanish(self, segment: Segment) -> None:
-        """The segment's file is gone; if it is open and was deleted, read it to its end."""
+        """The segment's file is gone; if it is open and was deleted, it is read to its end."""
         if segment.vanished_at is None:
             self.known.vanish(segment)
             if segment.file is not None and segment.file.is_deleted():
-                await self._drain(segment)
+                self._read_without_name(segment, segment.file)
 
     async def forget(self, segment: Segment) -> None:
         """Forget a segment altogether."""
@@ -190,28 +210,25 @@ class Reading:
         due = time.monotonic() - grace
         vanished = self.known.vanished
         for segment in list(vanished):
-            if segment.vanished_at is not None and segment.vanished_at <= due:
-                await self._drain(segment)
-                if not segment.done:
-                    self._lose(segment)
+            at = segment.vanished_at
+            if segment.done or segment.state is not None or at is None or at > due:
+                continue
+            if segment.file is not None:
+                self._read_without_name(segment, segment.file)
+            else:
+                self._lose(segment)
         for segment in [s for s in vanished if s.done and s.name in old]:
             await self.forget(segment)
         for segment in [s for s in vanished[: max(len(vanished) - VANISHED_KEPT, 0)] if s.done]:
             await self.forget(segment)
 
-    async def _drain(self, segment: Segment) -> None:
-        """Read what can still be read of a file that has lost its name."""
-        file = segment.file
-        if file is None:
-            return
-        try:
-            while (block := await file.drain()) is not None:
-                self._moved(segment, file, block.position)
-                segment.lost += block.lost_bytes
-                self._drained.append(self._sifted(block))
-            await self._end(segment, file)
-        except OSError:
-            await self._close(segment)
+    def _read_without_name(self, segment: Segment, file: SegmentFile) -> None:
+        """Have the rest of an open file that has lost its name read, in turns as any other."""
+        file.read_to_the_end()
+        with contextlib.suppress(OSError):  # then the rest is lost, which is said later
+            segment.state = file.state()
+            segment.retry_at = 0.0
+            self.known.queue(segment)
 
     def _lose(self, segment: Segment) -> None:
         self.stats.segments_lost += 1
@@ -232,11 +249,25 @@ class Reading:
 
         Among equals, as live segments are, the one that has waited longest.
         """
-        head = min(self.known.heads(), key=_turn, default=None)
+        heads = list(self.known.heads())
+        nameless = [head for head in heads if head.vanished_at is not None]
+        if len(nameless) >= OPEN_MAX:
+            heads = nameless  # they can't be closed until they are read
+        if self._fruitless.issuperset(heads):
+            self._fruitless.clear()
+        heads = [head for head in heads if head not in self._fruitless]
+        head = min(heads, key=_turn, default=None)
         if head is not None:
             self._turn += 1
             head.served = self._turn
         return head
+
+    def _note_turn(self, segment: Segment, *, fruitless: bool) -> None:
+        """After a turn that brought nothing the others come first, each once."""
+        if fruitless:
+            self._fruitless.add(segment)
+        else:
+            self._fruitless.clear()
 
     async def _read(self, segment: Segment) -> Block | None:
         try:
@@ -250,7 +281,7 @@ class Reading:
             return await self._next_block(segment, segment.file)
         except FileNotFoundError:
             await self._close(segment)
-            await self.vanish(segment)
+            self.known.vanish(segment)
         except OSError as error:
             await self._close(segment)
             segment.retry_at = time.monotonic() + RETRY_SECONDS
@@ -259,7 +290,9 @@ class Reading:
 
     async def _next_block(self, segment: Segment, file: SegmentFile) -> Block | None:
         before = file.raw_read
+        effort = file.reader.effort
         block = await file.next_block()
+        self._effort += file.reader.effort - effort
         if block is not None:
             self._moved(segment, file, block.position)
             segment.lost += block.lost_bytes
@@ -267,7 +300,7 @@ class Reading:
             return self._sifted(block)
         if file.at_end:
             await self._end(segment, file)
-        else:
+        elif not file.more:
             segment.state = file.state()
             if segment.state.size < file.raw_read:  # truncated: perhaps for other content
                 segment.suspect = True
@@ -287,10 +320,16 @@ class Reading:
         return replace(block, data=self._sieve.sift(block.data))
 
     async def _pass_over(self, segment: Segment, file: SegmentFile) -> bool:
-        """Read up to where the segment ended when we came, for nothing; whether we got there."""
-        while (block := await file.next_block(stop_at=segment.skip_to)) is not None:
-            self._moved(segment, file, block.position)
-        self._moved(segment, file, file.reader.position)
+        """Pass over a little of what was there when we came; True when all of it is passed over.
+
+        Returns False, too, where the segment turns out to end there.
+        """
+        effort = file.reader.effort
+        block = await file.next_block(stop_at=segment.skip_to)
+        self._effort += file.reader.effort - effort
+        self._moved(segment, file, file.reader.position if block is None else block.position)
+        if block is not None or file.more:
+            return False
         if file.raw_read >= segment.skip_to:
             segment.skip_to = 0
         if file.at_end:
@@ -312,30 +351,35 @@ class Reading:
             return
         segment.identified = sizes
         known = segment.id or SegmentId(segment.name, 0)
-        segment.id = SegmentId(
+        now = SegmentId(
             segment.name,
             known.inode if segment.state is None else segment.state.inode,
             fingerprint(file.head),
             fingerprint(content) or known.content,
         )
+        self.known.identify(segment, now)
 
     async def _end(self, segment: Segment, file: SegmentFile) -> None:
         """The segment is finished and wholly read."""
         if segment.state is not None:
-            segment.state = file.state()
-        self._moved(segment, file, file.reader.end_position())
+            segment.state = None if segment.vanished_at is not None else file.state()
+        end = file.reader.position if file.given_up else file.reader.end_position()
+        self._moved(segment, file, end)
         self.stats.segments_read += 1
         self._finished.append(segment.name)
         self._report_loss(segment, file)
         await self._close(segment)
         self.known.done(segment)
-        for copy in self.known.copies(segment):
-            copy.copy_of = None
+        for copy in self.known.release_copies(segment):
             await self._adopt(copy, segment, same_bytes=False)
 
     def _report_loss(self, segment: Segment, file: SegmentFile) -> None:
         damage = file.reader.damage
-        if damage is not None:
+        if file.given_up:
+            what = f"{_MEGABYTES} MB of it were read without a line. Is it a log of kumod's?"
+            lost = f"Its rest is not read: {segment.lost} bytes are lost"
+            self._problem(segment, "segment-given-up", f"{what} {lost}")
+        elif damage is not None:
             where = f"damaged at byte {damage.offset} ({damage.reason})"
             self._problem(segment, "segment-damaged", f"{where}: {segment.lost} bytes are lost")
         elif segment.lost:
@@ -361,7 +405,9 @@ class Reading:
                 await file.close()
         self._open.append(segment)
         while len(self._open) > OPEN_MAX:
-            await self._close(self._open[0])
+            # A deleted one would be lost.
+            named = (s for s in self._open if s.vanished_at is None)
+            await self._close(next(named, self._open[0]))
         return True
 
     async def _close(self, segment: Segment) -> None:
@@ -383,14 +429,14 @@ class Reading:
                 return False
             if not same:
                 self.known.replaced(segment)
-        elif not await self._look_for_twin(segment, raw):
+        if segment.id is None and not await self._find_original(segment, raw):
             return False
         segment.suspect = False
         segment.short_since = None
         if segment.id is not None and segment.state is not None:
             now = replace(segment.id, inode=segment.state.inode, fingerprint=fingerprint(raw))
             if now != segment.id:
-                segment.id = now
+                self.known.identify(segment, now)
                 self.known.change(segment)
         if segment.done and _has_more(segment, raw):
             segment.done = False
@@ -431,41 +477,42 @@ class Reading:
                 return None
         return False
 
-    async def _look_for_twin(self, segment: Segment, raw: bytes) -> bool:
-        """Look for a segment that this unknown one is a copy of, and take over from it.
+    async def _find_original(self, segment: Segment, raw: bytes) -> bool:
+        """Find the segment that this unknown one is a copy of, and go on where that one is.
 
-        False where it can't be said yet whether it is one.
+        False where it can't be said yet whether there is one.
         """
-        candidates = self.known.candidates(segment)
-        content = content_head(raw) if candidates else b""
-        for known in candidates:
-            assert known.id is not None
-            assert segment.state is not None
-            fits = fingerprint_fits(known.id.content, content)
-            named_alike = segment.parsed.identity == known.parsed.identity is not None
-            if fits is None and named_alike and not segment.state.finished:
-                # A copy that is still being made.
+        assert segment.state is not None
+        content = content_head(raw)
+        growing = not segment.state.finished
+        if growing and not content and len(raw) < CHUNK_SIZE:
+            return False  # nothing can be read of it yet either
+        original = self.known.original(segment, content)
+        if original is None:
+            if growing and self.known.may_become_copy(segment, content):
                 segment.retry_at = time.monotonic() + RETRY_SECONDS / 4
                 return False
-            if fits:
-                if known.state is not None and not known.done and not known.suspect:
-                    segment.copy_of = known
-                else:
-                    same_bytes = bool(fingerprint_fits(known.id.fingerprint, raw))
-                    await self._adopt(segment, known, same_bytes=same_bytes)
-                break
+            return True
+        if original.state is not None and not original.done and not original.suspect:
+            segment.copy_of = original
+            original.copies.append(segment)
+            return True
+        assert original.id is not None
+        same_bytes = bool(fingerprint_fits(original.id.fingerprint, raw))
+        await self._adopt(segment, original, same_bytes=same_bytes)
         return True
 
     async def _adopt(self, segment: Segment, known: Segment, *, same_bytes: bool) -> None:
         """`segment` is what `known` was, under another name or compressed another way."""
         assert known.id is not None
-        segment.id = replace(known.id, name=segment.name)
+        self.known.identify(segment, replace(known.id, name=segment.name))
         segment.position = known.position
         if not same_bytes:
             segment.position = replace(known.position, frame_start=0, frame_offset=0)
         segment.time_ns = max(segment.time_ns, known.time_ns)
         if known.done:
             self.known.done(segment)
+            self._finished.append(segment.name)
         self.known.change(segment)
         if known.state is None:
             await self.forget(known)

@@ -22,7 +22,7 @@ from typing import Final, Literal
 from sidecar.problems import Problem
 from sidecar.times import until_tick
 
-from .file import FileState
+from .file import FileState, open_regular
 from .identity import HEAD_SIZE, fingerprint_fits
 from .known import Checkpoint, Segment
 from .names import parse_name
@@ -159,6 +159,10 @@ class Tail:
         await self._look(listing=True)
         while True:
             batch = await self._reading.next_batch()
+            if batch is None and self._reading.turn_over:
+                await self._look()
+                await asyncio.sleep(0)
+                continue
             if batch is None and not await self._verify():
                 if follow:
                     await self._pause()
@@ -171,9 +175,9 @@ class Tail:
             await self._look()
             await asyncio.sleep(0)  # decompressing doesn't wait for anything, others may have to
         await self._reading.settle(grace=0.0)
-        batch = await self._reading.next_batch()
-        if batch is not None:
-            yield batch
+        while (batch := await self._reading.next_batch()) is not None or self._reading.turn_over:
+            if batch is not None:
+                yield batch
 
     async def _pause(self) -> None:
         """Wait for an event or the time to poll."""
@@ -463,7 +467,7 @@ def _replaced(segments: Iterable[Segment]) -> list[Segment]:
     found = []
     for segment in segments:
         try:
-            with open(segment.path, "rb", buffering=0) as file:
+            with open(segment.path, "rb", buffering=0, opener=open_regular) as file:
                 head = file.read(HEAD_SIZE)
                 size = os.fstat(file.fileno()).st_size
         except OSError:

@@ -22,6 +22,9 @@ MAX_TEXT = 4 << 20
 """How many bytes of JSON, TOML or YAML are read: their Lua tables must fit into the policy's
 memory."""
 
+MAX_ITEMS = 1_000_000
+"""How many values a result may have."""
+
 # A string, or a comment in one of the spellings that KumoMTA's loader takes out.
 _COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|#[^\n]*|/\*.*?\*/', re.DOTALL)
 
@@ -186,19 +189,26 @@ def _string(do: Callable[..., object], *kinds: type) -> Callable[..., object]:
 def _split(text: str, by: str) -> list[str]:
     if not by:
         raise ValueError("the separator must not be empty")
-    return text.split(by)
+    return text.split(by, MAX_ITEMS)
+
+
+def _replace(text: str, old: str, new: str, times: int = -1) -> str:
+    found = text.count(old) if times < 0 else min(times, text.count(old))
+    if len(text) + found * (len(new) - len(old)) > MAX_TEXT:
+        raise ValueError(f"the result is longer than {MAX_TEXT >> 20} MiB")
+    return text.replace(old, new, times)
 
 
 STRINGS: Mapping[str, Callable[..., object]] = {
     "split": _string(_split, str, str),
     "rsplit": _string(lambda s, by: _split(s, by)[::-1], str, str),
-    "split_whitespace": _string(str.split, str),
+    "split_whitespace": _string(lambda s: s.split(None, MAX_ITEMS), str),
     "trim": _string(str.strip, str),
     "trim_start": _string(str.lstrip, str),
     "trim_end": _string(str.rstrip, str),
     "starts_with": _string(str.startswith, str, str),
     "ends_with": _string(str.endswith, str, str),
-    "replace": _string(str.replace, str, str, str),
-    "replacen": _string(str.replace, str, str, str, int),
+    "replace": _string(_replace, str, str, str),
+    "replacen": _string(_replace, str, str, str, int),
 }
 """``kumo.string.*`` by name."""

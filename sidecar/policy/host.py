@@ -8,7 +8,7 @@ so that Lua gets no handle on Python.  What the policy says is collected here.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import IO, Any
 
@@ -22,6 +22,8 @@ from sidecar.shaping.specs import parse_duration
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
 MAX_MESSAGES = 1000
+MAX_MESSAGE = 1000
+"""How many characters of what the policy says are kept."""
 
 EVENTS = ("tsa_init", "tsa_load_shaping_data")
 """The events that kumo-tsa-daemon triggers, and so does the sidecar."""
@@ -58,16 +60,19 @@ def from_lua(value: Any, lua_type: Callable[[Any], str | None]) -> Any:
     empty dict.  Text that is not UTF-8 keeps its bytes as surrogates.  Raises
     ValueError for what is nested too deeply (or in itself) or too large.
     """
-    seen = 0
+    seen = size = 0
 
     def convert(value: Any, depth: int) -> Any:
-        nonlocal seen
+        nonlocal seen, size
         seen += 1
         if seen > MAX_VALUES:
             raise ValueError(f"a table with more than {MAX_VALUES} values")
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, bytes):
+            size += len(value)
+            if size > functions.MAX_TEXT:
+                raise ValueError(f"text longer than {functions.MAX_TEXT >> 20} MiB")
             return value.decode("utf-8", "surrogateescape")
         if lua_type(value) != "table":
             return _Alien()
@@ -85,25 +90,37 @@ def to_lua(value: object, new_table: Callable[[], Any]) -> Any:
     """`value` as what lupa hands over by value: text as bytes, lists and dicts as tables.
 
     Anything else (a date of TOML) becomes its text, so no Python object gets
-    through; a whole number beyond 64 bits becomes a float.
+    through; a whole number beyond 64 bits becomes a float.  Raises ValueError
+    for what is nested too deeply or too large.
     """
-    if value is None or isinstance(value, bool | float):
-        return value
-    if isinstance(value, int):
-        return value if -(1 << 63) <= value < 1 << 63 else float(value)
-    if isinstance(value, bytes):
-        return bytes(value)
-    if isinstance(value, Mapping):
-        pairs = [(k, v) for k, v in value.items() if k is not None]
-    elif isinstance(value, list | tuple):
-        pairs = list(enumerate(value, start=1))
-    else:
-        return str(value).encode("utf-8", "surrogateescape")
-    table = new_table()
-    for key, item in pairs:
-        if item is not None:
-            table[to_lua(key, new_table)] = to_lua(item, new_table)
-    return table
+    left = functions.MAX_ITEMS
+
+    def convert(value: object, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"the result has more than {functions.MAX_ITEMS:,} values")
+        if value is None or isinstance(value, bool | float):
+            return value
+        if isinstance(value, int):
+            return value if -(1 << 63) <= value < 1 << 63 else float(value)
+        if isinstance(value, bytes):
+            return bytes(value)
+        if isinstance(value, Mapping):
+            pairs: Iterable[tuple[object, object]] = value.items()
+        elif isinstance(value, list | tuple):
+            pairs = enumerate(value, start=1)
+        else:
+            return str(value).encode("utf-8", "surrogateescape")
+        if depth >= MAX_DEPTH:
+            raise ValueError(f"the result is nested more than {MAX_DEPTH} deep")
+        table = new_table()
+        for key, item in pairs:
+            if key is not None and item is not None:
+                table[convert(key, depth + 1)] = convert(item, depth + 1)
+        return table
+
+    return convert(value, 0)
 
 
 class Host:
@@ -177,11 +194,12 @@ class Host:
         }
 
     def _warn(self, file: str, line: int | None, code: str, text: str) -> None:
-        self.warnings.setdefault(Problem("warning", code, _shown(text), file=file, line=line))
+        if len(self.warnings) < MAX_MESSAGES:
+            self.warnings.setdefault(Problem("warning", code, shown(text), file=file, line=line))
 
     def _log(self, file: str, line: int | None, level: str, text: str) -> None:
         if len(self.messages) < MAX_MESSAGES:
-            self.messages.append(LogLine(level, _shown(text), file, line))
+            self.messages.append(LogLine(level, shown(text), file, line))
 
     def _file(self, name: str) -> None:
         self.files.setdefault(name)
@@ -341,8 +359,10 @@ class Host:
         return run
 
 
-def _shown(text: str) -> str:
-    """`text` with bytes that are not UTF-8 written as ``\\xff``, fit for any terminal."""
+def shown(text: str) -> str:
+    """The beginning of `text`, with bytes that are not UTF-8 written as ``\\xff``."""
+    if len(text) > MAX_MESSAGE:
+        text = text[:MAX_MESSAGE] + " …"
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from sidecar import __version__
 from sidecar.policy import functions
 from sidecar.policy.exchange import Answer, Limits
-from sidecar.policy.host import Host, from_lua, to_lua
+from sidecar.policy.host import Host, from_lua, shown, to_lua
 from sidecar.problems import Problem, ProblemError
 
 VERSION = "2026.08.01-tsa-sidecar"
@@ -123,6 +123,10 @@ def _bridge(host: Host, module: Any, new_table: Callable[[], Any]) -> Callable[.
             reason = f"{name}{error.strerror or error}"
         except ValueError as error:
             reason = str(error)
+        except RecursionError:
+            reason = f"{operation.decode()}: nested too deeply"
+        except MemoryError:
+            reason = f"{operation.decode()}: more than there is memory for"
         except Exception as error:  # noqa: BLE001 - must not reach Lua as an object
             reason = f"{type(error).__name__}: {error}"
         return False, reason.encode("utf-8", "backslashreplace")
@@ -143,6 +147,7 @@ def _check(function: Any, path: Path, host: Host, limits: Limits) -> None:
         message = f"the policy took more than {limits.memory >> 20} MiB of memory"
     elif message == _too_long(limits):
         code = "policy-endless"
+    message = shown(message)
     where = _decode(file) if file is not None else str(path)
     error = Problem("error", code, message, file=where, line=line)
     raise ProblemError([error, *host.warnings])

@@ -23,6 +23,7 @@ from collections.abc import Iterable, KeysView, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sidecar.publish.obey import Setting
 from sidecar.times import NS, format_rfc3339, parse_rfc3339
 
 HoldKind = Literal["ready_q", "sched_q", "bounce"]
@@ -144,11 +145,13 @@ class Changes:
     """What changed since the last of these.
 
     ``overlay_version`` changes when the overlay does.  ``holds``: by the key of the
-    entry in force that each comes from; None where it is over.
+    entry in force that each comes from; None where it is over.  ``settings``: likewise,
+    the options that the overlay sets.
     """
 
     overlay_version: int
     holds: Mapping[str, Hold | None] = field(default_factory=dict)
+    settings: Mapping[str, Setting | None] = field(default_factory=dict)
 
 
 class Wanted:

@@ -29,10 +29,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from sidecar.problems import Problem, ProblemError, one_line
+from sidecar.publish import page
 from sidecar.publish.background import Background
 from sidecar.publish.hosts import TrustedHosts, host_of, is_ours, numeric, same_origin
 from sidecar.publish.metrics import Measured, Metrics
-from sidecar.publish.resource import JSON, TEXT, Resource, accepts_gzip, etag_matches
+from sidecar.publish.resource import HTML, JSON, TEXT, Resource, accepts_gzip, etag_matches
 from sidecar.publish.snapshot import Snapshot
 from sidecar.publish.websocket import BadHandshake, SubscriberLimits, Subscribers, accept
 from sidecar.settings import LOOPBACK, Address, Network
@@ -43,6 +44,8 @@ BOUNCED_PATH = "/get_bounce_v1/bounced.json"
 ALIVE_PATH = "/tsa/status"
 METRICS_PATH = "/metrics"
 STATUS_PATH = "/tsa/sidecar/status"
+PAGE_PATH = "/"
+PAGE_DATA_PATH = "/tsa/sidecar/page.json"
 EVENTS_PATH = "/subscribe_event_v1"
 LEGACY_EVENTS_PATH = "/subscribe_suspension_v1"
 PUBLISH_LOG_PATH = "/publish_log_v1"
@@ -118,6 +121,11 @@ class Endpoint:
         self._limits = limits if limits is not None else Limits()
         self._on_problem = on_problem
         self._current = _Current(_resources(_NOTHING_YET))
+        html = page.html()
+        self._page_policy = page.policy(html)
+        self._page_resource = Resource(HTML, lambda: html)
+        self._page_data = Resource(JSON, lambda: b"{}")
+        self._current.resources = {**self._current.resources, **self._page_resources()}
         self._background = Background(on_problem)
         self._subscribers = Subscribers(
             self._background, limits=self._limits.subscribers, metrics=self._metrics
@@ -145,6 +153,7 @@ class Endpoint:
             limits=self._limits,
             metrics=self._metrics,
             current=self._current,
+            page_policy=self._page_policy,
             background=self._background,
             subscribers=self._subscribers,
             on_problem=self._on_problem,
@@ -172,13 +181,21 @@ class Endpoint:
         A client that subscribes around this moment gets each of `events` once:
         either in force at its start or as an event.  Never blocks.
         """
-        self._current.resources = _resources(snapshot)
+        self._current.resources = {**_resources(snapshot), **self._page_resources()}
         self._subscribers.publish(snapshot.frames, events)
 
     def set_status(self, status: bytes) -> None:
         """Answer with this status document until the next snapshot or call."""
         resource = Resource(JSON, lambda: status)
         self._current.resources = {**self._current.resources, STATUS_PATH: resource}
+
+    def set_page_data(self, make: Callable[[], bytes]) -> None:
+        """Show people what `make` returns, which is called in another thread if anybody asks."""
+        self._page_data = Resource(JSON, make)
+        self._current.resources = {**self._current.resources, **self._page_resources()}
+
+    def _page_resources(self) -> Mapping[str, Resource]:
+        return {PAGE_PATH: self._page_resource, PAGE_DATA_PATH: self._page_data}
 
     def stop(self) -> None:
         """Close the listener, end every connection (subscribers with 1001), within seconds."""
@@ -264,6 +281,7 @@ class _Server(ThreadingHTTPServer):
         *,
         trusted: TrustedHosts,
         names: frozenset[str],
+        page_policy: str,
         limits: Limits,
         metrics: Metrics,
         current: _Current,
@@ -279,6 +297,7 @@ class _Server(ThreadingHTTPServer):
         self.subscribers = subscribers
         self.current = current
         self.names = names
+        self.page_policy = page_policy
         self.on_problem = on_problem
         self.turn = threading.Lock()
         self.measured = Measured(metrics)
@@ -543,6 +562,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if form.encoding is not None:
             headers.append(("Content-Encoding", form.encoding))
+        if resource.content_type == HTML:
+            headers.append(("Content-Security-Policy", self.server.page_policy))
+            headers.append(("Referrer-Policy", "no-referrer"))
         self._send(HTTPStatus.OK, form.body, resource.content_type, *headers)
 
     def _subscribe(self, path: str) -> None:

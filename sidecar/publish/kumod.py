@@ -2,8 +2,8 @@
 
 In: what changed in force, from the service.  Out: a bump of the configuration
 epoch after each change of the overlay, and in kumod exactly the suspensions and
-bounces that are in force.  Two tasks keep at it, so that neither tailing nor
-the other one waits.
+bounces that are in force; and whether it does what it was told.  Each has a task
+of its own, so that neither tailing nor another one waits.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from sidecar.http_client import Unreachable
 from sidecar.problems import Problem
 from sidecar.publish.admin_api import AdminApi, parse_api_url
 from sidecar.publish.holds import Changes
+from sidecar.publish.inspector import Inspector, Obedience
 from sidecar.publish.link import Link, Pace, failed
 from sidecar.publish.metrics import Metrics
-from sidecar.publish.pusher import Pusher, Verdict
+from sidecar.publish.pusher import Pusher
 
 _BUMP_PATH = "/api/admin/bump-config-epoch"
 
@@ -52,20 +53,30 @@ class KumodClient:
         )
         self._bumper = _Bumper(self._link)
         self._pusher = Pusher(self._link, ids=ids, on_ids=on_ids)
+        self._inspector = Inspector(self._link, self._pusher)
         self._tasks: list[asyncio.Task[None]] = []
 
     def take(self, changes: Changes) -> None:
         """Have kumod told of `changes`.  Costs what changed; call it from the loop's thread."""
         self._bumper.set_version(changes.overlay_version)
         self._pusher.take(changes)
+        self._inspector.take(changes.settings)
 
     def conditions(self) -> list[Problem]:
-        """What keeps kumod from being told."""
-        return [replace(problem, level="error") for problem in self._link.problems.current]
+        """What keeps kumod from being told, or from doing as it is told."""
+        problems = [replace(problem, level="error") for problem in self._link.problems.current]
+        disobeyed = self.obedience.first("not obeyed")
+        if problems or disobeyed is None:
+            return problems
+        count = self.obedience.counts["not obeyed"]
+        entry, verdict = disobeyed
+        message = f"kumod does not obey {count} entries, such as {entry}: {verdict.why}"
+        return [Problem("error", "kumod-not-obeyed", message)]
 
-    def verdicts(self) -> dict[str, Verdict]:
-        """Whether kumod holds what each suspension and bounce asks for, by the entry's key."""
-        return self._pusher.verdicts()
+    @property
+    def obedience(self) -> Obedience:
+        """Whether kumod does what was published, as it was a few seconds ago."""
+        return self._inspector.obedience
 
     @property
     def settled(self) -> bool:
@@ -78,10 +89,12 @@ class KumodClient:
         await self._pusher.wait_settled()
 
     async def run(self) -> None:
-        """Work until :meth:`close`; raises what neither task was prepared for."""
+        """Work until :meth:`close`; raises what no task was prepared for."""
         self._tasks = [
             asyncio.create_task(self._link.keep_at(self._bumper), name="kumod-bump"),
             asyncio.create_task(self._link.keep_at(self._pusher), name="kumod-push"),
+            asyncio.create_task(self._inspector.ask(), name="kumod-ask"),
+            asyncio.create_task(self._inspector.sum_up(), name="kumod-sum-up"),
         ]
         try:
             done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -89,7 +102,7 @@ class KumodClient:
             await self.close()
         for task in done:
             if not task.cancelled():
-                task.result()  # neither ends by itself
+                task.result()  # none ends by itself
 
     async def close(self) -> None:
         """Stop.  What kumod was told stays in force there until it expires."""

@@ -22,9 +22,11 @@ from sidecar.publish.metrics import Metrics
 class Pace:
     """How hard to try, in seconds.
 
-    ``bump``: between two bumps at least.  ``first_retry`` doubles up to
-    ``last_retry``, each with jitter.  ``refused``: until a whole API that refused us is asked
-    again.  ``reconcile``: between two looks at kumod's lists.  ``answer``: for one exchange.
+    ``bump``: between two bumps at least.  ``inspect``: between two questions about what is
+    in effect.  ``sum_up``: between two sums of what is known of that.  ``first_retry``
+    doubles up to ``last_retry``, each with jitter.  ``refused``: until a whole API that
+    refused us is asked again.  ``reconcile``: between two looks at kumod's lists.
+    ``answer``: for one exchange.
     """
 
     bump: float = 1.0
@@ -33,6 +35,8 @@ class Pace:
     refused: float = 60.0
     reconcile: float = 30.0
     answer: float = 10.0
+    inspect: float = 0.1
+    sum_up: float = 5.0
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -97,7 +101,7 @@ class Link:
         self.metrics = metrics
         self.pace = pace
         self.problems = Problems(address, on_problem)
-        self._address = address
+        self.address = address
 
     async def keep_at(self, task: Task) -> None:
         """Do `task` for ever, over a connection; wait longer and longer while it fails."""
@@ -105,7 +109,7 @@ class Link:
         while True:
             await task.ready()
             try:
-                async with AdminApi(self._address, seconds=self.pace.answer) as api:
+                async with AdminApi(self.address, seconds=self.pace.answer) as api:
                     await task.work(api)
             except Unreachable as reason:
                 self.metrics.kumod_up.set(0)
@@ -125,9 +129,18 @@ class Link:
                 pause = self.pace.first_retry
 
     async def request(
-        self, api: AdminApi, method: str, path: str, payload: Mapping[str, object] | None = None
+        self,
+        api: AdminApi,
+        method: str,
+        path: str,
+        payload: Mapping[str, object] | None = None,
+        *,
+        may_lack: bool = False,
     ) -> Answer:
-        """One exchange, counted.  Raises Unreachable and Refused; other 4xx are returned."""
+        """One exchange, counted.  Raises Unreachable and Refused; other 4xx are returned.
+
+        `may_lack`: an older kumod does not know the path; its 404 is returned, too.
+        """
         try:
             answer = await api.request(method, path, payload)
         except Unreachable:
@@ -140,7 +153,7 @@ class Link:
                 f"{method} {path} is refused ({answer.status} {answer.text}): add this host to "
                 "trusted_hosts of kumod's http listener"
             )
-        if answer.status in (404, 405) and method != "DELETE":
+        if answer.status in (404, 405) and method != "DELETE" and not may_lack:
             raise Refused(
                 f"{method} {path} is unknown there ({answer.status}): "
                 "is this kumod's HTTP listener?"

@@ -94,6 +94,7 @@ class Metrics:
     subscribers_cut_off: Counter
     frames_sent: Counter
     kumod_requests: Counter  # by method and outcome
+    kumod_entries: Gauge  # by effect
 
     @classmethod
     def create(cls, *, process: bool = False) -> Metrics:
@@ -185,6 +186,9 @@ class Metrics:
             frames_sent=counter("frames_sent", "Frames handed to WebSocket subscribers."),
             kumod_requests=counter(
                 "kumod_requests", "Requests to kumod's admin API.", "method", "outcome"
+            ),
+            kumod_entries=gauge(
+                "kumod_entries", "Entries by whether kumod does what they ask for.", "effect"
             ),
         )
 

@@ -18,8 +18,7 @@ import heapq
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from sidecar.http_client import Unreachable
 from sidecar.publish.admin_api import AdminApi, read_json
@@ -45,6 +44,7 @@ from sidecar.publish.holds import (
     replaced_key,
 )
 from sidecar.publish.link import Link, Refused, failed
+from sidecar.publish.obey import Verdict
 from sidecar.times import NS
 
 _FAILURES_IN_A_ROW = 3
@@ -58,17 +58,6 @@ _MARKER_REASON = (
     "Deleted, it has all entries of tsa-sidecar told again"
 )
 _PIECE = 500  # targets looked at before the event loop has its turn
-
-Effect = Literal["in effect", "not obeyed", "cancelled in kumod", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether kumod does what an entry asks for; since when (0: not known), and why not."""
-
-    effect: Effect
-    since_ns: int = 0
-    why: str = ""
 
 
 class Pusher:
@@ -407,13 +396,14 @@ class Pusher:
 
     # -- what can be said of it -----------------------------------------------
 
-    def verdicts(self) -> dict[str, Verdict]:
-        """Whether kumod holds what each entry asks for, by the entry's key."""
-        return {
-            entry: self._verdict(key, hold)
-            for key in self._wanted.targets()
-            for entry, hold in self._wanted.entries(key).items()
-        }
+    def targets(self) -> list[str]:
+        """The keys of the targets that something in force holds."""
+        return list(self._wanted.targets())
+
+    def verdicts(self, target: str) -> dict[str, Verdict]:
+        """Whether kumod holds what each entry of `target` asks for, by the entry's key."""
+        entries = self._wanted.entries(target)
+        return {entry: self._verdict(target, hold) for entry, hold in entries.items()}
 
     def _verdict(self, key: str, hold: Hold) -> Verdict:
         if hold.strike <= self._cancelled.get(key, -1):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
+HTML = "text/html; charset=utf-8"
 
 _TAG = re.compile(r'(?:W/)?("[^"]*")')
 

@@ -134,7 +134,16 @@ class Flow:
 
     def _decide(self, found: Iterable[Candidate], mx: Mapping[str, MxAnswer]) -> Outcome:
         """What `found` lead to now, given the MX of the domains that turn on it."""
-        outcome = self._ledger.automation.apply(found, mx=mx, now_ns=self._clock())
+        automation = self._ledger.automation
+        automation.max_entries = self._book.rules.settings.max_entries
+        outcome = automation.apply(found, mx=mx, now_ns=self._clock())
+        for entry in outcome.left_out:
+            self._log.warning(
+                "there is no room for a new entry (--max-entries)",
+                kind=entry.kind,
+                ready_queue=entry.site,
+                reason=entry.reason,
+            )
         reached("batch-decided")
         return outcome
 

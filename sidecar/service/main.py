@@ -16,25 +16,25 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sidecar.log.tail import Tail
 from sidecar.problems import Problem, ProblemError
 from sidecar.publish.metrics import Metrics
-from sidecar.settings import Fixed
+from sidecar.settings import DEBUG, Fixed
 from sidecar.shaping.mx import DnsResolver, Resolver
 from sidecar.store import Saved, Store, StoreError
 from sidecar.systemd import Notifier
 from sidecar.times import NS, until_tick
 
-from .cancel import carry_out, requests_path
+from .cancel import Requests, requests_path
 from .checkpoints import tail_for
 from .clock import GuardedClock
 from .flow import Flow
 from .ledger import Ledger
 from .logging import Log, everything_to
-from .overlay_place import ensure_overlay, refuse_taken_place
+from .overlay_place import ensure_overlay, locked_overlay, refuse_taken_place
 from .progress import progress_on_terminal
 from .published import Published
 from .publisher import Publisher
@@ -46,10 +46,6 @@ from .status import HEARTBEAT_SECONDS, Gauges, State, Status, StatusFile, status
 if TYPE_CHECKING:  # each is loaded where it is asked for: together they take a while
     from sidecar.publish.http import Endpoint
     from sidecar.publish.kumod import KumodClient
-
-DEBUG = "TSA_SIDECAR_DEBUG"
-"""A variable: set, an error of the program's own ends with its traceback."""
-
 
 _CANCEL_SECONDS = 1.0
 
@@ -88,6 +84,7 @@ class _Outside:
             conditions=tuple(self._conditions()),
             segments_lost=tuple(self.ledger.lost_names),
             clock_behind_seconds=clock.behind_ns // NS if isinstance(clock, GuardedClock) else 0,
+            kumod=None if self.kumod is None else self.kumod.obedience.document(),
             dns_failures=self.resolver.failures if isinstance(self.resolver, DnsResolver) else 0,
         )
 
@@ -102,11 +99,20 @@ class _Outside:
         """Put `status` where it is read."""
         self.gauges.show(status, self.clock())
         self.metrics.state_writable.set(self.ledger.commits.failure is None)
+        if self.endpoint is not None:
+            self._show_page(self.endpoint, status.document())
         data = await self.status_file.tell(status.document(), self.clock())
         if data is not None:
             self.publisher.status = data
             if self.endpoint is not None:
                 self.endpoint.set_status(data)
+
+    def _show_page(self, endpoint: Endpoint, document: Mapping[str, Any]) -> None:
+        from sidecar.publish import page  # noqa: PLC0415
+
+        entries, at_ns = self.view.entries, self.clock()
+        some, total = tuple(islice(entries, page.ENTRIES_MAX)), len(entries)
+        endpoint.set_page_data(lambda: page.document(document, some, total=total, at_ns=at_ns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,7 @@ class _Sidecar:
     book: RuleBook
     flow: Flow
     tail: Tail
+    requests: Requests
     notifier: Notifier
 
     def status(self, state: State) -> Status:
@@ -140,6 +147,14 @@ class _Sidecar:
             directory = str(self.tail.directory)
             message = "the log directory can't be read: nothing new is decided"
             yield Problem("error", "log-dir-unreadable", message, file=directory)
+        yield from self.requests.conditions()
+        most = self.book.rules.settings.max_entries
+        if len(self.outside.ledger.automation.entries) >= most:
+            message = (
+                f"{most} entries are in force, which is the most there may be: new ones are left "
+                "out. See what causes them, or raise --max-entries (TSA_SIDECAR_MAX_ENTRIES)"
+            )
+            yield Problem("error", "entries-full", message)
 
 
 async def serve(
@@ -189,7 +204,10 @@ async def serve(
             on_problem=log.problem,
             sieve=lambda: book.rules,
         )
-        sidecar = _Sidecar(outside, book, flow, tail, Notifier(env))
+        requests = Requests(requests_path(settings.fixed.state))
+        if not once:
+            requests.prepare()
+        sidecar = _Sidecar(outside, book, flow, tail, requests, Notifier(env))
         gc.freeze()  # what there is now stays: no need to look through it for garbage
         async with tail, progress_on_terminal(tail):
             if once:
@@ -210,7 +228,8 @@ def _outside(
 ) -> Iterator[_Outside]:
     """What was in force, and the ways it is published by; with `once`, no listener and no API."""
     metrics = Metrics.create(process=True)
-    with Store.open(settings.state) as store:
+    # The state's lock first: of a sidecar that is started twice it tells more.
+    with Store.open(settings.state) as store, locked_overlay(settings.overlay, log):
         saved = _load(store)
         for problem in store.problems:
             log.problem(problem)
@@ -361,7 +380,7 @@ def _works(sidecar: _Sidecar, hangup: asyncio.Event) -> dict[str, Coroutine[Any,
         "publish": outside.publisher.run(),
         "reload": _reload(sidecar, hangup),
         "status": _tell_status(sidecar),
-        "cancel": _cancel(sidecar, requests_path(outside.settings.state)),
+        "cancel": _cancel(sidecar),
     }
     if outside.kumod is not None:
         works["kumod"] = outside.kumod.run()
@@ -386,10 +405,10 @@ async def _tell_status(sidecar: _Sidecar) -> None:
         await asyncio.sleep(until_tick(time.monotonic(), HEARTBEAT_SECONDS))
 
 
-async def _cancel(sidecar: _Sidecar, directory: Path) -> None:
+async def _cancel(sidecar: _Sidecar) -> None:
     """Take back what an operator asks for, for ever."""
     while True:
-        for key in carry_out(directory, sidecar.flow):
+        for key in sidecar.requests.carry_out(sidecar.flow):
             sidecar.outside.log.info("an entry was taken back by hand", key=key)
         await asyncio.sleep(until_tick(time.monotonic(), _CANCEL_SECONDS))
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from sidecar.automation.overlay import FIRST_LINE, Overlay
 from sidecar.problems import ProblemError
 from sidecar.publish.overlay_file import write_atomically
 from sidecar.settings import Settings
-from sidecar.store import state_files
+from sidecar.store import FileLock, LockHeld, state_files
 
 from .cancel import requests_path
+from .logging import Log
 from .publisher import BOUNCED_NAME, SUSPENDED_NAME
 from .status import status_path
 
@@ -64,3 +66,40 @@ def ensure_overlay(path: Path) -> None:
             "file with --overlay",
             file=str(path.parent),
         ) from None
+
+
+LOCK_NAME = ".tsa-sidecar.lock"
+"""In the overlay's directory: of two sidecars that write there, each would undo the other's work.
+
+One for the directory, since ``suspended.json`` and ``bounced.json`` are there, too.
+"""
+
+
+@contextlib.contextmanager
+def locked_overlay(overlay: Path, log: Log) -> Iterator[None]:
+    """Keep other sidecars from the overlay's directory; ProblemError where one has it.
+
+    Where no lock can be had (a full or read-only disk) that is said, and no reason to stop.
+    """
+    directory = Path(os.path.realpath(overlay)).parent
+    try:
+        lock = FileLock(directory / LOCK_NAME, mode=0o600)
+    except LockHeld as held:
+        message = (
+            f"{held} keeps an overlay in this directory: stop it first, or name a file in a "
+            "directory of its own with --overlay or TSA_SIDECAR_OVERLAY"
+        )
+        raise ProblemError.one("overlay-in-use", message, file=str(overlay)) from None
+    except OSError as error:
+        log.warning(
+            "the overlay's directory can't be locked against a second sidecar",
+            file=str(directory / LOCK_NAME),
+            reason=error.strerror,
+        )
+        yield
+        return
+    lock.announce()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -22,8 +22,9 @@ from sidecar.automation.entries import (
     Suspension,
     frame,
 )
-from sidecar.automation.overlay import Overlay
+from sidecar.automation.overlay import RESERVED, Overlay
 from sidecar.publish.holds import Changes, Hold, Target
+from sidecar.publish.obey import Place, Setting
 from sidecar.publish.snapshot import Snapshot
 
 _Place = tuple[int, str]
@@ -32,7 +33,7 @@ _Place = tuple[int, str]
 class Published:
     """The committed entries in force, and their texts."""
 
-    __slots__ = ("_changed", "_held", "_order", "_texts", "entries", "overlay")
+    __slots__ = ("_changed", "_held", "_order", "_overrides", "_texts", "entries", "overlay")
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self.entries = Entries()
@@ -44,6 +45,8 @@ class Published:
         self._held: dict[str, dict[str, ReadyQSuspension]] = {}
         # Of each suspension and bounce that came, changed or went: what it holds; by key.
         self._changed: dict[str, Hold | None] = {}
+        # Of each override that came, changed or went.
+        self._overrides: dict[str, Override | None] = {}
         for entry in entries:
             self._put(entry)
 
@@ -65,6 +68,7 @@ class Published:
         self.entries.put(entry)
         if isinstance(entry, Override):
             self.overlay.put(entry)
+            self._overrides[entry.key] = entry
             return
         key = entry.key
         self._take_out(entry)
@@ -79,6 +83,7 @@ class Published:
             return
         if isinstance(entry, Override):
             self.overlay.remove(entry)
+            self._overrides[entry.key] = None
             return
         self._take_out(entry)
         self._changed[entry.key] = None
@@ -119,7 +124,16 @@ class Published:
     def take_changes(self, overlay_version: int) -> Changes:
         """What changed in what kumod's admin API is to be told of, since the last call."""
         holds, self._changed = self._changed, {}
-        return Changes(overlay_version, holds)
+        overrides, self._overrides = self._overrides, {}
+        settings = {k: None if o is None else self._setting(o) for k, o in overrides.items()}
+        return Changes(overlay_version, holds, settings)
+
+    def _setting(self, override: Override) -> Setting | None:
+        """What the overlay says of `override`; None where it leaves it out."""
+        if override.domain in RESERVED or override.key in self.overlay.rejected:
+            return None
+        place = Place(override.domain, override.source)
+        return Setting(place, override.mx_rollup, override.name, override.value, override.seq)
 
     def snapshot(self, *, version: int, status: bytes) -> Snapshot:
         """Everything in force, in the order of expiry (so that the longest is told last)."""

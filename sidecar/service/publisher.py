@@ -194,10 +194,9 @@ class Publisher:
 
     async def _write_files(self, snapshot: Snapshot) -> None:
         directory = self._overlay.parent
-        if not directory.is_dir():
-            # It was made at the start; somebody has taken it away.
-            with contextlib.suppress(OSError):
-                directory.mkdir(parents=True)
+        # It was made at the start, and somebody may have taken it away, or closed it to us.
+        with contextlib.suppress(OSError):
+            directory.mkdir(parents=True, exist_ok=True)
         if await self._write_file(self._overlay, snapshot.overlay):
             self._metrics.overlay_writes.inc()
         reached("overlay-written")

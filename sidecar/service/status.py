@@ -15,14 +15,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from prometheus_client import Counter
+from typing import TYPE_CHECKING, Any, Literal
 
 from sidecar import __version__
 from sidecar.problems import Problem
-from sidecar.publish.metrics import Metrics
 from sidecar.times import NS, format_rfc3339
+
+if TYPE_CHECKING:  # the command line that reads a status needs none of it
+    from prometheus_client import Counter
+
+    from sidecar.publish.metrics import Metrics
 
 State = Literal["starting", "running", "stopped"]
 
@@ -44,7 +46,8 @@ class Status:
     ``conditions``: what is wrong (level ``error``) or deserves a look
     (``warning``), each with a code that programs may go by.  ``entries``: how
     many are in force, by kind.  ``segments_waiting`` and ``bytes_waiting`` are
-    None until the log is read.
+    None until the log is read.  ``kumod``: whether kumod does what was published, by
+    entry's key; None without an admin API.
     """
 
     state: State
@@ -66,6 +69,7 @@ class Status:
     dns_failures: int = 0
     regex_timeouts: int = 0
     regexes_switched_off: int = 0
+    kumod: Document | None = None
 
     def document(self) -> dict[str, Any]:
         """The same as JSON has it."""
@@ -92,6 +96,7 @@ class Status:
             "segments_waiting": self.segments_waiting,
             "bytes_waiting": self.bytes_waiting,
             "clock_behind_seconds": self.clock_behind_seconds,
+            "kumod": self.kumod,
         }
 
 

@@ -21,6 +21,7 @@ from .parse import (
 from .said import LogLine, Policy, Said
 from .settle import policy_path, resolve_settings, restart_problem
 from .table import (
+    DEBUG,
     DEFAULT_POLICY,
     PREFIX,
     SETTINGS,
@@ -44,6 +45,7 @@ from .values import (
 )
 
 __all__ = [
+    "DEBUG",
     "DEFAULT_POLICY",
     "LOOPBACK",
     "MERGE_LEVELS",

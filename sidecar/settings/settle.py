@@ -24,7 +24,7 @@ from sidecar.problems import Problem, ProblemError
 
 from .parse import ListText, did_you_mean
 from .said import Policy
-from .table import DEFAULT_POLICY, PREFIX, SETTINGS, Setting, setting
+from .table import DEBUG, DEFAULT_POLICY, FAULT, PREFIX, SETTINGS, Setting, setting
 from .values import DnsSettings, Fixed, Origin, Reloaded, Settings
 
 
@@ -210,7 +210,7 @@ def _listener_problems(settings: Settings) -> list[Problem]:
 
 
 def _unknown_variables(env: Mapping[str, str]) -> list[Problem]:
-    known = {name for row in SETTINGS for name in row.variables}
+    known = {name for row in SETTINGS for name in row.variables} | {DEBUG, FAULT}
     return [
         Problem(
             "warning",

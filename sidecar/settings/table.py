@@ -38,6 +38,12 @@ from .parse import (
 PREFIX = "TSA_SIDECAR_"
 """How the name of every variable begins."""
 
+DEBUG = PREFIX + "DEBUG"
+"""A variable that is no setting: set, an error of the program's own ends with its traceback."""
+
+FAULT = PREFIX + "FAULT"
+"""A variable for tests: where the program is to be killed (:mod:`sidecar.faults`)."""
+
 DEFAULT_POLICY = Path("/opt/kumomta/etc/policy/tsa_init.lua")
 """Where KumoMTA's packages keep the policy; used when it is there and none is named."""
 

@@ -3,17 +3,22 @@
 Knows rows, not rules.
 """
 
-from .database import Store, StoreError, StoreLostError, read_saved, state_files
+from .database import Store, StoreError, StoreLostError, lock_path, read_saved, state_files
+from .lock import FileLock, LockHeld, is_locked
 from .rows import CheckpointRow, EntryRow, Saved, Transaction
 
 __all__ = [
     "CheckpointRow",
     "EntryRow",
+    "FileLock",
+    "LockHeld",
     "Saved",
     "Store",
     "StoreError",
     "StoreLostError",
     "Transaction",
+    "is_locked",
+    "lock_path",
     "read_saved",
     "state_files",
 ]

@@ -29,7 +29,7 @@ from typing import NoReturn
 
 from ..problems import Problem, ProblemError
 from . import statements
-from .lock import ProcessLock
+from .lock import FileLock, lock_state
 from .rows import Saved, Transaction
 from .schema import APPLICATION_ID, TABLES, VERSION, migrate, pragma, tables
 
@@ -74,7 +74,7 @@ class Store:
         self._path = path
         self._connection: sqlite3.Connection | None = connection
         self._place = None if path is None else _place(path)
-        self._process_lock: ProcessLock | None = None
+        self._process_lock: FileLock | None = None
         self._thread_lock = threading.Lock()
         self._commits = 0
         self.problems: list[Problem] = []
@@ -94,7 +94,7 @@ class Store:
             return cls(None, connection)
         file = _resolve(Path(path))
         _make_directory(file)
-        lock = ProcessLock(file.with_name(file.name + _LOCK), subject=str(file))
+        lock = lock_state(lock_path(file), subject=str(file))
         try:
             problem = _prepare(file, used_before=lock.used_before)
             with _as_problem(file):
@@ -265,6 +265,11 @@ def read_saved(path: str | os.PathLike[str]) -> Saved:
         raise ProblemError.one("state-corrupt", f"the state is damaged: {damage}", file=str(file))
     with _as_problem(file), contextlib.closing(_connect_read_only(file)) as connection:
         return statements.read(connection)
+
+
+def lock_path(path: Path) -> Path:
+    """The file whose lock tells whether a service runs with the state file `path`."""
+    return path.with_name(path.name + _LOCK)
 
 
 def state_files(path: Path) -> set[Path]:

@@ -1,4 +1,4 @@
-"""One process per state file: an advisory lock that dies with its holder.
+"""One process per file: advisory locks that die with their holders.
 
 flock(2) on a file beside the state, not on the state itself: SQLite takes its
 own locks there, and the state may be set aside and made anew while the lock
@@ -13,58 +13,46 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from ..problems import ProblemError
 
+_TRIES = 5
+_TRY_SECONDS = 0.05  # is_locked() of another process takes the lock for a moment
 
-class ProcessLock:
+
+class LockHeld(Exception):  # noqa: N818 - no error of the one who asks
+    """Another process has the lock; the text names it: ``process 123``."""
+
+
+class FileLock:
     """Held from construction until :meth:`release` or the end of the process."""
 
-    def __init__(self, path: Path, *, subject: str) -> None:
-        """Take the lock; ProblemError where another process has it or it can't be had.
-
-        `subject` is what the lock protects, as messages name it.
-        """
+    def __init__(self, path: Path, *, mode: int = 0o640) -> None:
+        """Take the lock; LockHeld where another process has it, OSError where it can't be had."""
         self.path = path
-        self.used_before = False
-        """Whether an earlier process has called :meth:`announce`."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._fd = os.open(path, flags, mode)
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError as error:
-            raise ProblemError.one(
-                "state-unwritable",
-                f"can't make the lock file {path} ({error.strerror}): the directory must be "
-                "writable for the user that tsa-sidecar runs as, or name another with "
-                "--state or TSA_SIDECAR_STATE",
-                file=subject,
-            ) from error
-        try:
-            self._take(subject)
+            self._take()
         except BaseException:
-            os.close(self._fd)
+            self.release()
             raise
-
-    def _take(self, subject: str) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise ProblemError.one(
-                    "state-unwritable",
-                    f"can't lock {self.path} ({error.strerror}): the state must be on a "
-                    "file system with flock; name another with --state or TSA_SIDECAR_STATE",
-                    file=subject,
-                ) from error
-            raise ProblemError.one(
-                "state-in-use",
-                f"{self._holder()} is using this state: stop it first, or give this one "
-                "a state of its own with --state or TSA_SIDECAR_STATE",
-                file=subject,
-            ) from error
         self.used_before = os.pread(self._fd, 32, 0).strip().isdigit()
-        if self.used_before:
-            self.announce()
+        """Whether an earlier process has called :meth:`announce`."""
+
+    def _take(self) -> None:
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                if not tries_left:
+                    raise LockHeld(self._holder()) from error
+            time.sleep(_TRY_SECONDS)
 
     def announce(self) -> None:
         """Write down who holds the lock, and with it that what it protects is of our making."""
@@ -85,3 +73,45 @@ class ProcessLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether a process holds the lock on `path` now; None where that can't be told."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    finally:
+        os.close(fd)
+    return False
+
+
+def lock_state(path: Path, *, subject: str) -> FileLock:
+    """The lock of a state file; ProblemError where it is in use or can't be locked.
+
+    `subject` is what the lock protects, as messages name it.
+    """
+    try:
+        lock = FileLock(path)
+    except LockHeld as held:
+        message = (
+            f"{held} is using this state: stop it first, or give this one a state of its own "
+            "with --state or TSA_SIDECAR_STATE"
+        )
+        raise ProblemError.one("state-in-use", message, file=subject) from held
+    except OSError as error:
+        message = (
+            f"can't make or lock {path} ({error.strerror}): the directory must be writable for "
+            "the user that tsa-sidecar runs as, on a file system with flock, or name another "
+            "with --state or TSA_SIDECAR_STATE"
+        )
+        raise ProblemError.one("state-unwritable", message, file=subject) from error
+    if lock.used_before:
+        lock.announce()
+    return lock

@@ -23,31 +23,33 @@ from .records import Response, parse_enhanced, parse_response
 from .table import Table
 
 FORMAT: Final = """\
-shaping = ["rules.toml"]         # shaping files in merge order, relative to this file, or URLs
-dns_zones = ["example.zone"]     # master files; a name in none of them does not exist
+shaping = ["rules.toml"]      # shaping files in merge order, or URLs
+dns_zones = ["example.zone"]  # master files; other names do not exist
 
 [[case]]
 name = "three deferrals in a minute hold the ready queue"
-domain = "example.com"           # these hold for every record of the case:
-source = "ip1"                   # domain, recipient (text or array), source, site, queue,
-tenant = "t1"                    # tenant, campaign, type
+domain = "example.com"        # what holds for every record of the case:
+source = "ip1"                # domain, source, tenant, campaign, site, queue,
+tenant = "t1"                 # type, recipient (text or array)
 
 [[case.record]]
-response = "421 4.7.0 slow down" # or code = 421, enhanced = "4.7.0", content = "slow down"
-times = 3                        # 1 unless given
-every = "10s"                    # between one and the next
-at = "0s"                        # when the first comes; unless given, with the record before
+response = "421 4.7.0 slow down"  # or code, enhanced and content
+times = 3                     # 1 unless given
+every = "10s"                 # between one and the next
+at = "0s"                     # of the first; else: with the record before
 
 [[case.expect]]
-at = "1m"                        # unless given, the moment of the last record
+at = "1m"                     # unless given, the moment of the last record
 suspended = [{source = "ip1", expires_in = "59m 20s"}]
-overrides = [{domain = "example.com", option = "max_connection_rate", value = "10/m"}]
-bounced = []                     # only the keys that are given are compared
-exact = true                     # false: other entries may be in force as well
+overrides = [
+  {domain = "example.com", option = "max_connection_rate", value = "10/m"},
+]
+bounced = []                  # only the keys that are given are compared
+exact = true                  # false: others may be in force as well
 
 [[case.expect]]
 at = "2h"
-nothing = true                   # in force
+nothing = true                # nothing is in force
 """
 """The format by example.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import tomlkit
 
@@ -83,6 +84,19 @@ def shown_entry(entry: Entry) -> str:
             return one_line(f"suspend the scheduled queue {_queue(entry)}")
         case SchedQBounce():
             return one_line(f"bounce the scheduled queue {_queue(entry)}")
+
+
+def distinct(entries: Iterable[Entry], texts: Iterable[str]) -> list[str]:
+    """`texts`, one for each of `entries`; those alike name the ready queue they came about in."""
+    pairs = list(zip(entries, texts, strict=True))
+    times = Counter(text for _, text in pairs)
+    return [
+        text
+        if times[text] == 1 or isinstance(entry, ReadyQSuspension)
+        # Two rules may do the same, too: then the ready queue is the same, and the reason tells.
+        else one_line(f"{text}, for ready queue {entry.site}")
+        for entry, text in pairs
+    ]
 
 
 def _queue(entry: SchedQSuspension | SchedQBounce) -> str:

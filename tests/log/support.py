@@ -83,8 +83,9 @@ class Read:
 
 def take(reader: SegmentReader, into: Read) -> None:
     """All blocks there are now."""
-    while (block := reader.next_block()) is not None:
-        into.blocks.append(block)
+    while (block := reader.next_block()) is not None or (reader.paused and not reader.hopeless):
+        if block is not None:
+            into.blocks.append(block)
 
 
 def read_pieces(pieces: Iterable[bytes], *, reader: SegmentReader | None = None) -> Read:

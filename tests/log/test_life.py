@@ -247,21 +247,73 @@ def test_a_copy_that_is_still_being_made_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_segments_that_begin_alike_are_not_taken_for_copies(tmp_path: Path) -> None:
+    """Lines of a template: without a record's id and time they prove nothing, inode or not."""
     clock = Clock()
-    for _ in range(5):
+
+    def write() -> None:
         writer = KumodWriter(tmp_path, clock=clock)
-        for number in range(20):
-            writer.log(record(number))
+        for _ in range(20):
+            writer.line(b'{"type":"Delivery"}\n')
         writer.close()
         clock.now_ns += 1_000_000_000
+
+    for _ in range(5):
+        write()
     follower = Follower(tmp_path)
     assert len(follower.once()) == 100
     sorted(tmp_path.iterdir())[0].unlink()
-    writer = KumodWriter(tmp_path, clock=clock)
-    for number in range(20):
-        writer.log(record(number))
-    writer.close()
+    write()
     assert len(follower.once()) == 20
+
+
+def copy_of(path: Path, other: Path) -> None:
+    shutil.copy2(path, other)
+
+
+def packed_copy_of(path: Path, other: Path) -> None:
+    other.write_bytes(gzipped(decompress(path.read_bytes())))
+    other.chmod(0o444)
+
+
+@pytest.mark.parametrize("make", [os.link, copy_of, packed_copy_of])
+@pytest.mark.parametrize("each", [1, 500])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_copy_under_another_moment_is_not_counted_again(
+    make: Callable[[Path, Path], None], each: int, runs: int, tmp_path: Path
+) -> None:
+    """Records have ids and times: no two segments of kumod's begin alike."""
+    [path] = write_segments(tmp_path, 1, each=each)
+    follower = Follower(tmp_path)
+    lines = follower.once() if runs == 2 else []
+    make(path, tmp_path / "20261123-010203.000000004")
+    make(path, tmp_path / "20261121-010203.000000004_other")
+    assert numbers(lines + follower.once()) == list(range(each))
+    path.unlink()
+    assert follower.once() == []
+    assert follower.lost == []
+
+
+def test_a_half_read_segment_renamed_to_another_moment_is_read_on(tmp_path: Path) -> None:
+    writer = KumodWriter(tmp_path)
+    for number in range(1_000):
+        path = writer.log(record(number))
+    follower = Follower(tmp_path)
+    first = len(follower.once())
+    assert 0 < first < 1_000
+    writer.close()
+    path.rename(path.with_name("20201123-010203.000000004"))
+    assert numbers(follower.once()) == list(range(first, 1_000))
+    assert follower.lost == []
+
+
+def test_segments_that_swap_their_names_are_not_read_again(tmp_path: Path) -> None:
+    first, second = write_segments(tmp_path, 2, each=200)
+    follower = Follower(tmp_path)
+    assert len(follower.once()) == 400
+    first.rename(tmp_path / ".first")
+    second.rename(first)
+    (tmp_path / ".first").rename(second)
+    assert follower.once() == []
 
 
 # -- deleted -----------------------------------------------------------------------------------
@@ -369,6 +421,99 @@ def test_deleted_while_open_is_read_to_its_end(tmp_path: Path) -> None:
     follower = run(follow())
     assert numbers(follower.lines()) == list(range(1_000))
     assert (follower.lost, follower.lost_bytes) == ([], 0)
+
+
+def test_what_is_deleted_while_it_is_read_comes_in_batches_of_bounded_size(tmp_path: Path) -> None:
+    path = tmp_path / "20261122-120000.000000001"
+    lines = [b'{"n":%d,"padding":"%s"}' % (n, b"x" * 1_000) for n in range(40_000)]
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+
+    async def follow() -> Follower:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            follower.commit(await anext(blocks))
+            path.unlink()
+            while not follower.finished:
+                follower.commit(await anext(blocks))
+        return follower
+
+    follower = run(follow())
+    assert follower.lines() == lines
+    assert max(sum(b.size for b in batch.blocks) for batch in follower.batches) < 6 * 1024 * 1024
+    assert follower.lost == []
+
+
+# -- what is no log ----------------------------------------------------------------------------
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def headers(path: Path) -> None:
+    path.write_bytes(b"\x28\xb5\x2f\xfd" * 2_000_000)
+
+
+def no_line_ends(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(b"{" * 4096)
+        file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize("make", [sparse, headers, no_line_ends])
+def test_what_is_no_log_is_given_up_and_holds_up_no_other(
+    make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "20261122-110000.000000001"
+    make(bad)
+    bad.chmod(0o444)
+    turns: dict[str, int] = {}
+    real = SegmentFile.next_block
+
+    async def next_block(self: SegmentFile, *, stop_at: int | None = None) -> Block | None:
+        turns[self.reader.name] = turns.get(self.reader.name, 0) + 1
+        return await real(self, stop_at=stop_at)
+
+    monkeypatch.setattr(SegmentFile, "next_block", next_block)
+    [good] = write_segments(tmp_path, 1, suffix="_other")
+
+    async def follow() -> tuple[int, Follower]:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            while not follower.lines():
+                follower.commit(await anext(blocks))
+            before = turns.get(bad.name, 0)
+            while bad.name not in follower.finished:
+                follower.commit(await anext(blocks))
+        return before, follower
+
+    before, follower = run(follow())
+    assert before <= 4  # of some hundred
+    assert len(follower.lines()) == 3
+    assert follower.codes == ["segment-given-up"]
+    assert 0 < follower.lost_bytes <= bad.stat().st_size
+    assert follower.once() == []
+    assert follower.codes == ["segment-given-up"]
+    assert good.name in follower.finished
+
+
+def test_only_regular_files_are_opened_and_none_is_waited_for(tmp_path: Path) -> None:
+    """They may have taken a segment's place since it was looked at."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for name in ("fifo", "link"):
+        with pytest.raises(OSError, match="is not a regular file"):
+            run(SegmentFile.open(tmp_path / name))
+
+
+def test_a_link_to_a_segment_is_read(tmp_path: Path) -> None:
+    [path] = write_segments(tmp_path / "elsewhere", 1)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / path.name).symlink_to(path)
+    assert len(Follower(tmp_path / "logs").once()) == 3
 
 
 # -- replaced, truncated -----------------------------------------------------------------------

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from sidecar.log.codec import BLOCK_MAX, detect, foreign_format
 from sidecar.log.identity import HEAD_SIZE, content_head, fingerprint, fingerprint_fits
-from sidecar.log.reader import BLOCK_SIZE, LINE_MAX, START, SegmentReader, count_lines
+from sidecar.log.reader import BLOCK_SIZE, LINE_MAX, START, Block, SegmentReader, count_lines
 
 from .support import Read, decompress, gzipped, read_pieces, recorded, take, zstd
 
@@ -414,7 +414,12 @@ def peak_and_read(raw: bytes) -> tuple[int, int, Read]:
                 reader.finish()
             else:
                 reader.feed(piece)
-            while (block := reader.next_block()) is not None:
+            while (block := reader.next_block()) is not None or reader.paused:
+                if reader.hopeless:
+                    read.blocks.append(reader.give_up(len(raw)))
+                    return tracemalloc.get_traced_memory()[1], size, read
+                if block is None:
+                    continue
                 size += len(block.data)
                 if block.bad_lines or block.lost_bytes or len(block.data) < 100:
                     read.blocks.append(block)
@@ -429,15 +434,59 @@ def test_a_bomb_of_line_ends_takes_no_memory() -> None:
     assert peak < 8 * MIB
 
 
-def test_a_line_of_gigabytes_is_skipped_in_bounded_memory() -> None:
-    began = time.process_time()
-    raw = zstd(b'{"a":1}\n') + bomb(16_000, b"x") + zstd(b'\n{"b":2}\n')
+@pytest.mark.parametrize("blocks", [300, 16_000])
+def test_a_line_of_megabytes_is_skipped_and_one_of_gigabytes_ends_it(blocks: int) -> None:
+    """What has no line end in 64 MiB is no log: to read on would cost as long as it likes."""
+    raw = zstd(b'{"a":1}\n') + bomb(blocks, b"x") + zstd(b'\n{"b":2}\n')
     peak, _, read = peak_and_read(raw)
-    assert read.data == b'{"a":1}\n{"b":2}\n'
-    assert (read.bad, read.lost) == (1, 0)
-    assert read.blocks[-1].position.lines == 3
+    given_up = blocks > 300
+    assert read.data == b'{"a":1}\n' + (b"" if given_up else b'{"b":2}\n')
+    assert read.bad == 1
+    assert (read.lost > 0) == given_up
+    assert read.blocks[-1].position.lines == 3 - given_up
     assert peak < 40 * MIB
-    assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x28\xb5\x2f\xfd" * 2_000_000,
+        (b"\x28\xb5\x2f\xfd\x20\x00" + b"\x07\x00\x00") * 200_000,
+        b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xff" * 200_000,
+        b"\0" * (200 * MIB),
+        b"x" * (200 * MIB),
+        zstd(b"") * 1_000_000,
+        (b"\x50\x2a\x4d\x18" + (2**31).to_bytes(4, "little")) + b"\0" * (200 * MIB),
+    ],
+    ids=["headers", "bad blocks", "members", "zeroes", "no line ends", "empty frames", "skipped"],
+)
+def test_what_holds_no_lines_is_given_up_after_a_bounded_effort(raw: bytes) -> None:
+    reader, blocks, turns = SegmentReader("segment"), list[Block](), 0
+    fed = pieces(raw, 512 * 1024)
+    tracemalloc.start()
+    try:
+        for piece in fed:
+            reader.feed(piece)
+            while not reader.hopeless:
+                before, block = reader.effort, reader.next_block()
+                turns += 1
+                blocks += [block] if block is not None else []
+                assert reader.effort - before < 2 * MIB
+                if block is None and not reader.paused:
+                    break
+            if reader.hopeless:
+                break
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert reader.hopeless
+    assert turns < 400
+    assert peak < 24 * MIB  # a line of 8 MiB, twice while its buffer grows
+    last = reader.give_up(len(raw))
+    lost = sum(block.lost_bytes for block in [*blocks, last])
+    assert last.data == b""
+    assert lost > 0 or last.bad_lines
+    assert lost <= len(raw)
 
 
 def test_a_gzip_bomb_takes_no_memory() -> None:

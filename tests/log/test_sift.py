@@ -79,5 +79,5 @@ def test_one_sieve_chooses_the_lines_of_a_whole_batch(
         return asked[-1]
 
     batches = [batch for batch in read(logs, sieve) if batch.blocks]
-    assert len(batches) == 2
+    assert len(batches) > 1
     assert [batch.sieve for batch in batches] == asked

@@ -415,6 +415,40 @@ def test_more_open_segments_than_files_may_be_open_are_followed(tmp_path: Path) 
     assert sorted(run(follow())) == list(range(500 * len(kinds)))
 
 
+def test_of_sixty_live_segments_none_is_decompressed_again_from_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = [f"Kind{n}" for n in range(60)]
+    writer = KumodWriter(tmp_path, suffixes={kind: f"_{kind}" for kind in kinds})
+    opened = 0
+    real = SegmentFile.open
+
+    async def open_(path: Path, *, final: bool = False) -> SegmentFile:
+        nonlocal opened
+        opened += 1
+        return await real(path, final=final)
+
+    async def follow() -> list[int]:
+        follower = Follower(tmp_path)
+        async with follower.tail(poll_seconds=0.02) as tail:
+            blocks = tail.blocks(follow=True)
+            for end in (200, 400, 600):
+                for number in range((end - 200) * 60, end * 60):
+                    writer.log(record(number, type=kinds[number % 60]))
+                if end == 400:  # from now on all have something to be read
+                    monkeypatch.setattr(SegmentFile, "open", open_)
+                seen = len(follower.lines())
+                while len(follower.lines()) < seen + 60 * 100:
+                    follower.commit(await anext(blocks))
+            writer.close()
+            while len(follower.finished) < 60:
+                follower.commit(await anext(blocks))
+        return numbers(follower.lines())
+
+    assert sorted(run(follow())) == list(range(600 * 60))
+    assert opened <= 60
+
+
 # -- where to begin ----------------------------------------------------------------------------
 
 

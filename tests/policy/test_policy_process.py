@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -138,6 +139,51 @@ def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(
     with pytest.raises(ProblemError, match="took longer than"):
         load_policy(policy_file, env=dict(os.environ), limits=Limits(command_seconds=0.2))
     assert running(mark) == []
+
+
+GREEDY = [
+    ("kumo.string.split(('a,'):rep(1e7), ',')", "longer than 4 MiB"),
+    ("kumo.string.split(('a,'):rep(1e6), ',')", "more than"),
+    ("kumo.string.split_whitespace(('a '):rep(2e6))", "more than"),
+    ("kumo.string.replace(('a'):rep(4e6), 'a', ('b'):rep(4e6))", "longer than 4 MiB"),
+    ("kumo.string.replacen(('a'):rep(4e6), '', ('b'):rep(4e6), 10)", "longer than 4 MiB"),
+    ("kumo.toml_parse('a = ' .. ('['):rep(1e6))", "nested too deeply"),
+    ("kumo.toml_parse('[' .. ('a.'):rep(1e5) .. 'a]')", "nested"),
+    ("kumo.json_parse(('['):rep(1e6))", "nested too deeply"),
+    ("kumo.json_parse(('['):rep(500) .. (']'):rep(500))", "nested"),
+    ("kumo.json_parse('[' .. ('1,'):rep(1.5e6) .. '1]')", "more than"),
+    ("kumo.log_info(('x'):rep(8e6))", "longer than 4 MiB"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), GREEDY)
+def test_what_crosses_the_border_to_lua_is_bounded(
+    policy_file: Path, call: str, message: str
+) -> None:
+    policy_file.write_text(f"local kumo = require 'kumo'\n{call}")
+    with pytest.raises(ProblemError) as caught:
+        load_policy(policy_file, env={})
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line) == (str(policy_file), 2)
+    assert message in problem.message
+
+
+def test_what_a_policy_says_is_bounded(policy_file: Path) -> None:
+    policy_file.write_text(
+        "for i = 1, 1000 do print(('x'):rep(1e5) .. i) end\n"
+        "for i = 1, 5000 do require('kumo')['nothing' .. i]() end"
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    policy = load_policy(policy_file, env={})
+    assert sum(len(m.text) for m in policy.messages) < 5 << 20
+    assert len(policy.warnings) == 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+
+
+def test_an_error_of_any_length_is_cut(fail: FailPolicy) -> None:
+    message = fail("error(('x'):rep(1e7))").problems[0].message
+    assert message.startswith("xxx")
+    assert len(message) < 2000
 
 
 def test_a_policy_whose_process_is_killed_is_an_error(policy_file: Path) -> None:

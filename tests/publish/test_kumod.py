@@ -18,17 +18,29 @@ from typing import Any
 import pytest
 
 from sidecar.problems import Problem, ProblemError
+from sidecar.publish import obey
 from sidecar.publish.admin_api import parse_api_url
 from sidecar.publish.holds import Changes, Hold, HoldKind, Target, cancelled_target, kind_of
 from sidecar.publish.holds import marker_domain as marker_of
 from sidecar.publish.kumod import KumodClient
 from sidecar.publish.link import Pace
 from sidecar.publish.metrics import Metrics
+from sidecar.publish.obey import Place, Setting
 from sidecar.times import NS, format_rfc3339
-from tests.kumod_standin import BOUNCE, BUMP, READY_Q, SCHED_Q, Fault, KumodStandin, KumodState
+from tests.kumod_standin import (
+    BOUNCE,
+    BUMP,
+    READY_Q,
+    RESOLVE,
+    SCHED_Q,
+    Fault,
+    KumodStandin,
+    KumodState,
+)
 
 FAST = Pace(
-    bump=0.05, first_retry=0.01, last_retry=0.1, refused=0.1, reconcile=0.1, answer=2.0
+    bump=0.05, first_retry=0.01, last_retry=0.1, refused=0.1, reconcile=0.1, answer=2.0,
+    inspect=0.01, sum_up=0.02,
 )  # fmt: skip
 QUEUE = "ip1->(mx1|mx2).comcast.net@smtp_client"
 
@@ -519,7 +531,8 @@ def of(path: str, **more: Any) -> dict[str, tuple[Hold, ...]]:
 
 
 def effects(world: World) -> list[str]:
-    return sorted(verdict.effect for verdict in world.client.verdicts().values())
+    pusher = world.client._pusher
+    return sorted(v.effect for t in pusher.targets() for v in pusher.verdicts(t).values())
 
 
 @pytest.mark.parametrize("path", [READY_Q, SCHED_Q, BOUNCE])
@@ -717,6 +730,98 @@ def test_a_change_costs_that_change() -> None:
         return count
 
     assert calls(1000) == calls(10)
+
+
+# -- whether it obeys ---------------------------------------------------------
+
+
+def limit(value: int = 3, *, domain: str = "hotmail.com", strike: int = 1) -> Setting:
+    return Setting(Place(domain, "ip1"), False, "connection_limit", value, strike)
+
+
+def summed_up(world: World) -> dict[str, str]:
+    return {key: v.effect for key, v in world.client.obedience.verdicts.items()}
+
+
+def test_kumod_is_asked_whether_it_does_what_was_published(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.state.options["hotmail.com", "ip1"] = {
+            "connection_limit": {"limit": 3, "force_local": False}
+        }
+        async with running(kumod.url) as world:
+            hold = ready()
+            settings = {"good": limit(), "bad": limit(domain="x.example")}
+            world.client.take(Changes(1, {"queue": hold}, settings))
+            wanted = {"good": "in effect", "bad": "unknown", "queue": "in effect"}
+            await eventually(lambda: summed_up(world) == wanted)
+            effects = world.metrics.kumod_entries
+            assert effects.labels("in effect")._value.get() == 2
+            assert world.client.conditions() == []
+            world.client.take(Changes(1, {"queue": None}, {"good": None, "bad": None}))
+            await eventually(lambda: summed_up(world) == {})
+
+    asyncio.run(go())
+
+
+def test_that_kumod_does_not_obey_is_a_condition(
+    kumod: KumodStandin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obey, "GRACE_NS", 0)
+
+    async def go() -> None:
+        async with running(kumod.url) as world:
+            world.client.take(Changes(1, {}, {"bad": limit()}))
+            await eventually(world.client.conditions)
+            (problem,) = world.client.conditions()
+            assert (problem.level, problem.code) == ("error", "kumod-not-obeyed")
+            assert "connection_limit" in problem.message
+            assert "not among kumod's shaping files" in problem.message
+            kumod.state.options["hotmail.com", "ip1"] = {"connection_limit": 3}
+            await eventually(lambda: not world.client.conditions())
+
+    asyncio.run(go())
+
+
+def test_of_an_older_kumod_nothing_is_known_and_nothing_is_wrong(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.state.resolves = False
+        async with running(kumod.url) as world:
+            world.client.take(Changes(1, {"queue": ready()}, {"a": limit()}))
+            await until(kumod.state, lambda s: any(RESOLVE in seen.path for seen in s.seen))
+            await eventually(lambda: summed_up(world) == {"queue": "in effect", "a": "unknown"})
+            await world.settle()
+            assert world.problems == []
+            assert world.client.conditions() == []
+
+    asyncio.run(go())
+
+
+def test_a_question_that_kumod_is_slow_to_answer_is_no_trouble(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        kumod.fail(Fault("GET", Place("hotmail.com", "ip1").path, delay=30, times=100))
+        pace = replace(FAST, answer=0.3)
+        async with running(kumod.url, pace=pace) as world:
+            world.client.take(Changes(1, {}, {"slow": limit()}))
+            await eventually(lambda: summed_up(world) == {"slow": "not obeyed"})
+            began = time.monotonic()
+            world.client.take(Changes(2, {"queue": ready()}))
+            await world.settle()
+            assert time.monotonic() - began < 1
+            assert world.problems == []
+            kumod.stopping.set()
+
+    asyncio.run(go())
+
+
+def test_a_kumod_that_is_down_does_not_obey(kumod: KumodStandin) -> None:
+    async def go() -> None:
+        await asyncio.to_thread(kumod.stop)
+        async with running(kumod.url) as world:
+            world.client.take(Changes(1, {"queue": ready()}, {"a": limit()}))
+            await eventually(lambda: summed_up(world) == {"queue": "not obeyed", "a": "not obeyed"})
+            assert [p.code for p in world.client.conditions()] == ["kumod-unreachable"]
+
+    asyncio.run(go())
 
 
 # -- faults -------------------------------------------------------------------

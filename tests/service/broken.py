@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sidecar.log.reading import Batch
 from sidecar.publish import overlay_file
-from sidecar.service import main, retention
+from sidecar.service import main, retention, rules
 from sidecar.service.checkpoints import to_rows
 from sidecar.service.clock import GuardedClock
 from sidecar.service.flow import Flow
@@ -137,6 +137,11 @@ def haste() -> None:
 
     retention.delete_processed = said
     retention._EVERY_SECONDS = 0.05
+
+
+def impatient() -> None:
+    """A reload that takes any time at all is said."""
+    rules._RELOAD_SECONDS = 0
 
 
 def state_faults_and_haste() -> None:

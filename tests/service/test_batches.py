@@ -13,6 +13,7 @@ from sidecar.automation.decide import Automation
 from sidecar.log.identity import SegmentId
 from sidecar.log.reader import Block, Position
 from sidecar.log.reading import Batch, Checkpoint
+from sidecar.service import flow
 from sidecar.service.rules import Settled, load_rules
 from sidecar.settings import resolve_settings
 from sidecar.shaping.mx import OfflineResolver
@@ -151,3 +152,26 @@ def test_an_entry_taken_back_before_its_commit_is_not_announced(
     sidecar.process(sidecar.read("busy"))
     assert sidecar.made.flow.try_commit()
     assert len(told) == 1
+
+
+def test_other_tasks_have_their_turns_while_a_batch_is_matched(
+    sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar.rules("busy", "1/hr")
+    batch = sidecar.read(*(f"busy {number}" for number in range(20)))
+    monkeypatch.setattr(flow, "_SLICE_SECONDS", 0.0)  # as if each record took longer than that
+    turns: list[int] = []
+
+    async def other() -> None:
+        while True:
+            turns.append(len(turns))
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        task = asyncio.create_task(other())
+        await sidecar.made.flow.process(batch)
+        task.cancel()
+
+    asyncio.run(both())
+    assert len(turns) >= 20
+    assert sidecar.made.ledger.counters["matched"] == 20

@@ -103,7 +103,7 @@ def test_an_overlay_that_cannot_be_written_stays_whole_until_it_can(
     until(lambda: "during.example" in setup.overlay())
     until(lambda: setup.beside("suspended.json")["ready_q"])
     until(lambda: setup.status()["errors"] == [])
-    assert list(setup.overlay_file.parent.glob(".*")) == []
+    assert list(setup.overlay_file.parent.glob(".*.new")) == []
     assert running.stop() == 0
 
 
@@ -196,7 +196,7 @@ def test_the_state_file_deleted_while_running_is_written_anew_and_whole(setup: S
     setup.log(failure(1, domain="first.example"), failure(2, "Slow down", domain="t.example"))
     until(lambda: "first.example" in setup.overlay())
     for file in setup.state_file.parent.glob("state.db*"):
-        if not file.name.endswith((".lock", ".json")):
+        if not file.name.endswith((".lock", ".json", ".cancel")):
             file.unlink()
     setup.log(failure(3, domain="second.example"))
     until(lambda: "second.example" in setup.overlay())
@@ -235,3 +235,19 @@ def test_a_mistake_of_the_programs_own_ends_it_in_one_line(setup: Setup) -> None
     assert "Traceback" in running.output
     setup.once()
     assert setup.saved().counters["matched"] == 1
+
+
+def test_an_overlays_directory_that_is_closed_to_the_service_does_not_end_it(
+    anybodys: Setup,
+) -> None:
+    closed = anybodys.base / "closed"
+    overlay = closed / "in" / "shaping.toml"
+    overlay.parent.mkdir(parents=True)
+    overlay.parent.chmod(0o777)
+    running = anybodys.run(overlay=str(overlay), prepare=UNPRIVILEGED)
+    closed.chmod(0o000)
+    anybodys.log(failure(1, domain="later.example"))
+    until(lambda: any("can't be written" in error for error in anybodys.errors()))
+    closed.chmod(0o777)
+    until(lambda: "later.example" in overlay.read_text())
+    assert running.stop() == 0, running.output

@@ -58,3 +58,26 @@ def test_the_overlay_is_not_among_the_segments(setup: Setup) -> None:
     running = setup.start("--once", listen=False, overlay=str(place))
     assert running.wait() == 1
     assert f"{place}: it would be read as a segment of the log" in running.output
+
+
+def test_two_sidecars_do_not_share_an_overlays_directory(setup: Setup) -> None:
+    running = setup.run()
+    state = str(setup.base / "other.db")
+    other = setup.start("--once", listen=False, state=state)
+    assert other.wait() == 1
+    assert f"process {running.pid} keeps an overlay in this directory" in other.output
+    another = str(setup.overlay_file.with_name("another.toml"))
+    other = setup.start("--once", listen=False, state=state, overlay=another)
+    assert other.wait() == 1
+    elsewhere = str(setup.base / "elsewhere" / "shaping.toml")
+    assert setup.start("--once", listen=False, state=state, overlay=elsewhere).wait() == 0
+    running.kill()
+    assert setup.start("--once", listen=False, state=state).wait() == 0
+
+
+def test_a_directory_that_cannot_be_locked_is_no_reason_not_to_start(setup: Setup) -> None:
+    lock = setup.overlay_file.with_name(".tsa-sidecar.lock")
+    lock.mkdir(parents=True)
+    running = setup.run()
+    assert "can't be locked against a second sidecar" in running.output
+    assert running.stop() == 0

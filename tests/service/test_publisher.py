@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -135,3 +137,36 @@ def test_the_view_counts_by_kind_through_changes_and_expiry(out: Out) -> None:
     assert out.view.counts() == {"override": 0, "ready_q": 1, "sched_q": 0, "bounce": 0}
     assert not out.view.expire(FAR + NS)
     assert out.view.snapshot(version=1, status=b"").suspended.count(b"site_name") == 1
+
+
+def test_a_write_that_was_given_up_does_not_come_in_after_a_later_one(
+    out: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out.publish()
+    held, release = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def slow(fd: int) -> None:
+        if not held.is_set():
+            held.set()
+            assert release.wait(60)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", slow)
+
+    async def stopped_while_writing() -> None:
+        out.put(SET)
+        writing = asyncio.create_task(out.publisher.put_out())
+        await asyncio.to_thread(held.wait, 60)
+        writing.cancel()  # as SIGTERM does
+        await asyncio.gather(writing, return_exceptions=True)
+        outcome = Outcome()
+        outcome.drop(SET.key)
+        out.publisher.publish(outcome, 0)
+        last = asyncio.create_task(out.publisher.put_out())
+        await asyncio.sleep(0.2)
+        release.set()
+        await last
+
+    asyncio.run(stopped_while_writing())
+    assert "connection_limit" not in out.overlay.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from sidecar.service.retention import Keeper
 from sidecar.settings import Retention
 from sidecar.store import CheckpointRow
 from sidecar.times import NS
-from tests.kumod_writer import take_write_bits
+from tests.kumod_writer import segment_name, take_write_bits
 
 from .support import Setup, failure, until
 
@@ -142,8 +143,11 @@ def test_a_directory_that_may_not_be_written_is_no_catastrophe(
 def test_the_running_service_deletes_what_it_has_processed_and_counts_no_loss(
     setup: Setup,
 ) -> None:
-    old = [setup.log(*(failure(n) for n in range(5))) for _ in range(3)]
-    for path in old:
+    old = [setup.log(*(failure(5 * k + n) for n in range(5))) for k in range(3)]
+    copy = setup.logs / segment_name(time.time_ns())
+    shutil.copyfile(old[0], copy)
+    take_write_bits(copy)
+    for path in (*old, copy):
         age(path)
     writer = setup.writer()
     open_ = writer.log(failure(6, domain="open.example"))

@@ -243,3 +243,12 @@ def test_what_does_not_resolve_is_asked_for_before_the_ttl_has_passed(tmp_path: 
     zone = "$ORIGIN late.example.\n@ 600 IN A 127.0.0.1\n"
     whole = asyncio.run(load_rules(settings.reloaded, ZoneResolver([zone])))
     assert whole.reload_ns(0) == 3600 * NS
+
+
+def test_the_copy_of_a_rule_file_that_nobody_names_any_more_is_forgotten(setup: Setup) -> None:
+    with serving(setup.base) as url:
+        address = url.format(setup.rules.name)
+        setup.once(shaping=address)
+        assert any(name.endswith(address) for name in setup.saved().meta)
+        setup.once()
+    assert not any("http" in name for name in setup.saved().meta)

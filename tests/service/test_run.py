@@ -261,6 +261,12 @@ def test_systemds_watchdog_is_fed(setup: Setup, tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
+def _effects(setup: Setup) -> list[str]:
+    """What the status says of each entry."""
+    kumod = setup.status().get("kumod") or {}
+    return [verdict["effect"] for verdict in kumod.get("verdicts", {}).values()]
+
+
 def test_kumod_is_told_through_its_admin_api_and_again_when_it_has_forgotten(
     setup: Setup,
 ) -> None:
@@ -276,6 +282,10 @@ def test_kumod_is_told_through_its_admin_api_and_again_when_it_has_forgotten(
         assert all(len(kumod.state.names(path)) == 1 for path in (READY_Q, SCHED_Q, BOUNCE))
         kumod.state.wait_for(lambda state: state.epoch > 0)
         assert kumod.state.names(READY_Q) == [{"name": "ip2->mx.q.example@smtp_client"}]
+        until(lambda: _effects(setup).count("in effect") == 3)
+        # The override is not, since the stand-in reads no overlay.
+        until(lambda: set(_effects(setup)) & {"unknown", "not obeyed"})
+        assert len(_effects(setup)) == 4
         until(lambda: len(setup.saved().kumod_ids) == 4)  # and the marker's
         assert running.stop() == 0
         kumod.restart()

@@ -83,5 +83,5 @@ def test_a_refused_start_gives_the_lock_back_and_claims_nothing(path: Path) -> N
 
 def test_a_lock_file_that_cannot_be_made_is_said(path: Path) -> None:
     path.with_name("state.db.lock").mkdir()
-    with pytest.raises(ProblemError, match=r"can't make the lock file .*TSA_SIDECAR_STATE"):
+    with pytest.raises(ProblemError, match=r"can't make or lock .*TSA_SIDECAR_STATE"):
         Store.open(path)

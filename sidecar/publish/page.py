@@ -1,0 +1,90 @@
+"""The page at ``GET /``: what is in force and how the sidecar is, for people.
+
+In: entries and health as one JSON document (:func:`document`).  Out: HTML that
+reads it from the same listener.  The page changes nothing, loads nothing from
+elsewhere, and runs only the script that it came with.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sidecar.automation.entries import Entry, Override, ReadyQSuspension
+from sidecar.times import format_rfc3339
+
+_TEXT_MAX = 500
+ENTRIES_MAX = 1000
+"""How many entries the document names; it says how many there are."""
+
+
+def html() -> bytes:
+    """The page."""
+    return Path(__file__).with_name("page.html").read_bytes()
+
+
+def policy(page: bytes) -> str:
+    """The Content-Security-Policy under which `page` may do what it does, and nothing else."""
+    script, style = (_hash(page, name) for name in (b"script", b"style"))
+    return (
+        f"default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _hash(page: bytes, name: bytes) -> str:
+    (text,) = re.findall(rb"<%b>(.*?)</%b>" % (name, name), page, re.DOTALL)
+    return "sha256-" + base64.b64encode(hashlib.sha256(text).digest()).decode()
+
+
+def document(
+    status: Mapping[str, Any],
+    entries: Sequence[Entry],
+    *,
+    total: int,
+    at_ns: int,
+    ended: Iterable[Mapping[str, Any]] = (),
+) -> bytes:
+    """What the page shows, as JSON.
+
+    ``status`` is the status document.  ``ended``: the episodes that ended within a day.
+    Each has the fields of an entry in force and those that only episodes have, which
+    an entry leaves out until they are kept: id, rule {name, file, line}, began, first,
+    last, matches, cause {type, code, response, domain, source, at}; ended, how.
+    """
+    said = {
+        "at": format_rfc3339(at_ns),
+        **{key: status.get(key) for key in ("version", "state", "newest_record")},
+        "bytes_waiting": status.get("bytes_waiting"),
+        "conditions": status.get("conditions", []),
+        "in_force": [_entry(entry) for entry in entries],
+        "in_force_total": total,
+        "ended": list(ended),
+    }
+    return json.dumps(said).encode()
+
+
+def _entry(entry: Entry) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "kind": entry.kind,
+        "site": entry.site[:_TEXT_MAX],
+        "reason": entry.reason[:_TEXT_MAX],
+        "expires": format_rfc3339(entry.expires_ns),
+    }
+    if isinstance(entry, Override):
+        shown |= {
+            "domain": entry.domain,
+            "source": entry.source,
+            "what": {"option": entry.name, "value": entry.value},
+        }
+    elif isinstance(entry, ReadyQSuspension):
+        shown["source"] = entry.source
+    else:
+        shown |= {"domain": entry.domain, "tenant": entry.tenant, "campaign": entry.campaign}
+    return shown

@@ -1,0 +1,49 @@
+"""The page and its document, as served."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+
+from sidecar.automation.entries import Entry, Override, ReadyQSuspension, SchedQBounce
+from sidecar.publish import page
+from sidecar.publish.http import Endpoint
+from sidecar.times import NS
+
+AT = 1_700_000_000 * NS
+
+
+def test_the_page_comes_with_a_policy_that_lets_nothing_else_in(endpoint: Endpoint) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", endpoint.address.port, timeout=60)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy == page.policy(body)
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for outside in (b"http:", b"https:", b"innerHTML", b"style=", b"onclick"):
+        assert outside not in body
+
+
+def test_the_document_names_entries_of_every_kind() -> None:
+    common: Any = {"action_hash": "a", "reason": "r" * 100_000, "expires_ns": AT, "seq": 1}
+    entries: list[Entry] = [
+        Override(site="s", domain="d", mx_rollup=True, source="ip", name="n", value=3, **common),
+        ReadyQSuspension(site="q", source="ip", **common),
+        SchedQBounce(site="q", domain="d", tenant="t", campaign=None, **common),
+    ]
+    status = {"version": "1", "state": "running", "newest_record": None, "bytes_waiting": 5}
+    said = json.loads(page.document(status, entries, total=7, at_ns=AT))
+    override, ready, bounce = said["in_force"]
+    assert override["what"] == {"option": "n", "value": 3}
+    assert (override["kind"], override["domain"], override["source"]) == ("override", "d", "ip")
+    assert (ready["kind"], ready["site"], ready["source"]) == ("ready_q", "q", "ip")
+    assert (bounce["tenant"], bounce["campaign"]) == ("t", None)
+    assert len(override["reason"]) == 500
+    assert override["expires"] == said["at"] == "2023-11-14T22:13:20Z"
+    assert (said["in_force_total"], said["bytes_waiting"], said["ended"]) == (7, 5, [])
