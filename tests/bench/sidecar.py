@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,9 +64,8 @@ class Sidecar:
     def forget(self) -> None:
         """Remove what earlier runs left."""
         for directory in (self.overlay.parent, self.state.parent):
-            directory.mkdir(parents=True, exist_ok=True)
-            for file in directory.iterdir():
-                file.unlink()
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
 
     def once(self, log_dir: Path, *, at_s: int, keep: bool = False) -> Usage:
         """Read all of `log_dir`, as at the moment `at_s`, and end; `keep` what there was."""
