@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,8 @@ from sidecar.shaping.mx import (
     Resolver,
     ZoneResolver,
 )
-from sidecar.times import NS, parse_time
+from sidecar.times import NS
+from sidecar.tools.moments import parse_moment
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -131,13 +133,12 @@ def read_text(path: Path) -> str:
         raise ProblemError.one("encoding", f"not UTF-8: {error.reason}", file=str(path)) from None
 
 
-def moment(at: str) -> int:
-    """Unix nanoseconds of what ``--at`` says; ProblemError where that is no time."""
+def moment(said: str, where: str = "--at") -> int:
+    """Unix nanoseconds of what the option `where` says; ProblemError where that is no time."""
     try:
-        return parse_time(at)
+        return parse_moment(said, time.time_ns())
     except ValueError as error:
-        message = f"{error}, nor Unix seconds"
-        raise ProblemError.one("bad-option", message, where="--at") from None
+        raise ProblemError.one("bad-option", str(error), where=where) from None
 
 
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:

@@ -67,8 +67,8 @@ _LONGEST: Final = 200
 @click.option(
     "--at",
     metavar="TIME",
-    help="Take TIME (RFC 3339 or Unix seconds) for the present; else it is now, with --record "
-    "the record's time.",
+    help="Take TIME (-2h, 2026-11-22 15:24, RFC 3339) for the present; else it is now, "
+    "with --record the record's time.",
 )
 @click.option("--all", "everything", is_flag=True, help="List the rules of other domains, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; it has every rule.")

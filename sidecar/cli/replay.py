@@ -40,7 +40,7 @@ _WHAT: dict[Kind, str] = {
 @click.option(
     "--at",
     metavar="TIME",
-    help="The moment to report on: RFC 3339 or Unix seconds. Default: the newest record's time.",
+    help="The moment to report on, such as 2026-11-22 15:24. Default: that of the newest record.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=click.Path(path_type=Path))

@@ -42,7 +42,7 @@ from .common import moment, resolver_for, run_async, setting_options, settle
 @click.option(
     "--at",
     metavar="TIME",
-    help="With --once: take TIME (RFC 3339 or Unix seconds) for the present; for trying out.",
+    help="With --once: take TIME (2026-11-22 15:24, RFC 3339) for the present; for trying out.",
 )
 def run(once: bool, at: str | None, **options: object) -> None:
     """Tail kumod's log, decide, publish; until SIGTERM.

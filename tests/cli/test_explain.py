@@ -417,7 +417,7 @@ def test_a_response_of_ten_megabytes_is_refused_and_one_of_seven_is_read() -> No
     [
         (("--record", "gone.json"), "gone.json"),
         (("--record", "."), "directory"),
-        (("--at", "yesterday", "421 x"), "--at"),
+        (("--at", "one day", "421 x"), "--at"),
         (("--domain", "a b", "421 x"), "--domain: 'a b' is no domain"),
         (("--domain", "", "421 x"), "--domain"),
         (("--queue", "t@", "421 x"), "--queue"),

@@ -233,7 +233,7 @@ def test_rules_that_do_not_load_are_named_and_the_exit_code_is_1(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--at", "yesterday"], "--at"),
+        (["--at", "one day"], "--at"),
         (["--dns-zone", "/no/such.zone"], "/no/such.zone"),
         (["/no/such/log"], "/no/such/log"),
     ],
