@@ -83,11 +83,6 @@ class KumodClient:
         """Whether kumod has been told everything."""
         return self._bumper.settled and self._pusher.settled
 
-    async def wait_settled(self) -> None:
-        """Until kumod has been told everything (``run --once``); use a timeout."""
-        await self._bumper.wait_settled()
-        await self._pusher.wait_settled()
-
     async def run(self) -> None:
         """Work until :meth:`close`; raises what no task was prepared for."""
         self._tasks = [
@@ -119,7 +114,6 @@ class _Bumper:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._changed = asyncio.Event()
-        self._done = asyncio.Condition()
         self._wanted: int | None = None
         self._bumped: int | None = None
         self._last = float("-inf")
@@ -132,10 +126,6 @@ class _Bumper:
         self._wanted = version
         if not self.settled:
             self._changed.set()
-
-    async def wait_settled(self) -> None:
-        async with self._done:
-            await self._done.wait_for(lambda: self.settled)
 
     async def ready(self) -> None:
         """Until there is a change, and it is its turn."""
@@ -157,6 +147,4 @@ class _Bumper:
             self._link.problems.report("bump", message)
         else:
             self._link.problems.well("bump")
-        async with self._done:
-            self._bumped = version
-            self._done.notify_all()
+        self._bumped = version

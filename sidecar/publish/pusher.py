@@ -75,9 +75,10 @@ class Pusher:
         self._link = link
         self._on_ids = on_ids
         self._changed = asyncio.Event()
-        self._done = asyncio.Condition()
         self._wanted = Wanted()
-        self._started = self._settled = False
+        self._started = False
+        self.settled = False
+        """Whether kumod has been told everything."""
         # By target: what kumod has, ours and others' that will do.
         self._told: dict[str, Told] = {}
         # By target, or by the name of a replaced entry: what kumod gave us for it.
@@ -103,11 +104,6 @@ class Pusher:
             elif kind_of(name) is not None:
                 self._given[name] = Given.parse(text)
 
-    @property
-    def settled(self) -> bool:
-        """Whether kumod has been told everything."""
-        return self._settled
-
     def take(self, changes: Changes) -> None:
         """Take in what changed.  Costs what changed."""
         began, self._started = self._started, True
@@ -115,7 +111,7 @@ class Pusher:
         self._look_at(touched)
         self._report_dangerous()
         if touched or not began:
-            self._settled = False
+            self.settled = False
             self._changed.set()
 
     def _look_at(self, keys: Iterable[str]) -> None:
@@ -135,11 +131,6 @@ class Pusher:
 
     def _show_pending(self) -> None:
         self._link.metrics.kumod_pending.set(len(self._pending))
-
-    async def wait_settled(self) -> None:
-        """Until kumod has been told everything; use a timeout."""
-        async with self._done:
-            await self._done.wait_for(lambda: self.settled)
 
     async def ready(self) -> None:
         """Until something changes, is due, or kumod's lists are to be looked at."""
@@ -166,9 +157,7 @@ class Pusher:
             self._reconcile_at = float("-inf")
             raise
         if not self._dirty:
-            async with self._done:
-                self._settled = True
-                self._done.notify_all()
+            self.settled = True
 
     # -- what kumod has -------------------------------------------------------
 

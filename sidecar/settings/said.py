@@ -10,7 +10,7 @@ from typing import Any
 
 from sidecar.problems import Problem
 
-from .values import Address, DnsSettings, Network
+from .values import DnsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,31 +60,3 @@ class Policy:
         """The checked value of a setting, or None when the policy did not set it."""
         said = self.values.get(name)
         return None if said is None else said.value
-
-    @property
-    def listen(self) -> Address | None:
-        """The address of ``tsa.start_http_listener``; None when there is none, or no listener."""
-        listen: Address | None = self.value("listen")
-        return listen
-
-    @property
-    def trusted_hosts(self) -> tuple[Network, ...] | None:
-        """Who may connect; None when the policy did not say."""
-        hosts: tuple[Network, ...] | None = self.value("trusted_hosts")
-        return hosts
-
-    @property
-    def shaping_files(self) -> tuple[str, ...]:
-        """What ``kumo.shaping.load`` was given, in merge order."""
-        return self.value("shaping") or ()
-
-    @property
-    def merge_options(self) -> Mapping[str, str | bool | int]:
-        """The options of ``kumo.shaping.load``; ``http_timeout`` in nanoseconds."""
-        return self.value("merge_options") or MappingProxyType({})
-
-    @property
-    def ttl_ns(self) -> int | None:
-        """How long ``kumo.memoize`` keeps the shaping data; None without memoize."""
-        ttl: int | None = self.value("ttl")
-        return ttl

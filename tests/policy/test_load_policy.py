@@ -49,16 +49,16 @@ def warned(policy_warnings: object) -> list[tuple[str, int | None]]:
 
 def test_the_packaged_policy_says_where_to_listen_and_what_to_load(run: RunPolicy) -> None:
     policy = run(PACKAGED)
-    assert policy.listen == Address("0.0.0.0", 8008)
-    assert policy.trusted_hosts == tuple(
+    assert policy.value("listen") == Address("0.0.0.0", 8008)
+    assert policy.value("trusted_hosts") == tuple(
         map(ipaddress.ip_network, ("127.0.0.1/32", "::1/128", "192.168.1.0/24"))
     )
-    assert policy.shaping_files == (
+    assert policy.value("shaping") == (
         "/opt/kumomta/share/policy-extras/shaping.toml",
         "https://example.com/shaping.toml",
     )
-    assert policy.ttl_ns == 300 * NS
-    assert dict(policy.merge_options) == {}
+    assert policy.value("ttl") == 300 * NS
+    assert policy.value("merge_options") is None
     assert policy.warnings == ()
     assert policy.messages == ()
     assert policy.files == (policy.path,)
@@ -79,9 +79,9 @@ def test_load_may_be_called_directly_with_options(run: RunPolicy) -> None:
           })
         end)
     """)
-    assert policy.shaping_files == ("a.toml",)
-    assert policy.ttl_ns is None
-    assert dict(policy.merge_options) == {
+    assert policy.value("shaping") == ("a.toml",)
+    assert policy.value("ttl") is None
+    assert dict(policy.value("merge_options")) == {
         "dns_fail": "Warn",
         "skip_remote": True,
         "http_timeout": 60 * NS,
@@ -99,8 +99,8 @@ def test_memoize_may_wrap_a_function_of_ones_own(run: RunPolicy) -> None:
           return load 'mail'
         end)
     """)
-    assert policy.shaping_files == ("/etc/mail.toml",)
-    assert policy.ttl_ns == 90 * NS
+    assert policy.value("shaping") == ("/etc/mail.toml",)
+    assert policy.value("ttl") == 90 * NS
 
 
 def test_only_the_shaping_that_the_handler_returns_counts(run: RunPolicy) -> None:
@@ -113,8 +113,8 @@ def test_only_the_shaping_that_the_handler_returns_counts(run: RunPolicy) -> Non
           return first
         end)
     """)
-    assert policy.shaping_files == ("first.toml",)
-    assert dict(policy.merge_options) == {}
+    assert policy.value("shaping") == ("first.toml",)
+    assert policy.value("merge_options") is None
 
 
 def test_files_may_depend_on_the_environment_and_on_the_host(run: RunPolicy) -> None:
@@ -128,16 +128,16 @@ def test_files_may_depend_on_the_environment_and_on_the_host(run: RunPolicy) -> 
           return kumo.shaping.load(files)
         end)
     """
-    assert run(source, HOSTNAME="mx1").shaping_files == ("base.toml", "mx1.toml")
-    assert run(source, HOSTNAME="web1").shaping_files == ("base.toml",)
-    assert run(source).shaping_files == ("base.toml",)
+    assert run(source, HOSTNAME="mx1").value("shaping") == ("base.toml", "mx1.toml")
+    assert run(source, HOSTNAME="web1").value("shaping") == ("base.toml",)
+    assert run(source).value("shaping") == ("base.toml",)
 
 
 def test_a_policy_without_a_shaping_event_names_no_files(run: RunPolicy) -> None:
     policy = run("local kumo = require 'kumo'")
-    assert policy.shaping_files == ()
+    assert policy.value("shaping") is None
     assert policy.values == {}
-    assert policy.listen is None
+    assert policy.value("listen") is None
 
 
 def test_shaping_is_loaded_before_tsa_init_runs(run: RunPolicy) -> None:
@@ -234,8 +234,8 @@ def test_the_first_listener_without_tls_is_the_one(run: RunPolicy) -> None:
         tsa.start_http_listener { listen = '[::1]:8008', hostname = 'mx.example.com' }
         tsa.start_http_listener { listen = '127.0.0.1:8009' }
     """)
-    assert policy.listen == Address("::1", 8008)
-    assert policy.trusted_hosts is None
+    assert policy.value("listen") == Address("::1", 8008)
+    assert policy.value("trusted_hosts") is None
     assert warned(policy.warnings) == [
         ("unsupported-listener", 2),
         ("unsupported-option", 3),
@@ -244,7 +244,9 @@ def test_the_first_listener_without_tls_is_the_one(run: RunPolicy) -> None:
 
 
 def test_a_listener_without_an_address_has_upstreams(run: RunPolicy) -> None:
-    assert run("require('tsa').start_http_listener {}").listen == Address("127.0.0.1", 8000)
+    assert run("require('tsa').start_http_listener {}").value("listen") == Address(
+        "127.0.0.1", 8000
+    )
 
 
 def test_a_module_of_kumomta_that_is_not_installed_is_a_warning(run: RunPolicy) -> None:
@@ -357,14 +359,14 @@ def test_sidecar_configure_sets_what_only_the_sidecar_has(
     assert policy.values["state"].position == f"{policy_file}:3"
     assert policy.values["retention"].line == 14
     assert "listen" in policy.values
-    assert policy.listen is None
+    assert policy.value("listen") is None
 
 
 def test_sidecar_configure_wins_over_kumomtas_own_calls(run: RunPolicy) -> None:
     policy = run(PACKAGED + "require('sidecar').configure { listen = '127.0.0.1:9', ttl = '1h' }")
-    assert policy.listen == Address("127.0.0.1", 9)
-    assert policy.ttl_ns == 3600 * NS
-    assert policy.shaping_files[1] == "https://example.com/shaping.toml"
+    assert policy.value("listen") == Address("127.0.0.1", 9)
+    assert policy.value("ttl") == 3600 * NS
+    assert policy.value("shaping")[1] == "https://example.com/shaping.toml"
 
 
 @pytest.mark.parametrize("empty", ["{}", "''"])
@@ -395,7 +397,7 @@ def test_modules_of_ones_own_are_found_and_watched(run: RunPolicy, tmp_path: Pat
         table.insert(files, loadfile('{extra}')())
         kumo.on('tsa_load_shaping_data', function() return kumo.shaping.load(files) end)
     """)
-    assert policy.shaping_files == ("site.files", "b.toml", "c.toml", "d.toml", "d.toml")
+    assert policy.value("shaping") == ("site.files", "b.toml", "c.toml", "d.toml", "d.toml")
     assert policy.files == (policy.path, module, beside, extra)
 
 
@@ -421,7 +423,7 @@ def test_data_files_are_read_and_watched(run: RunPolicy, tmp_path: Path) -> None
         require('tsa').start_http_listener {{ trusted_hosts = {{ a.hosts[1], b.hosts[1] }} }}
         print(a.url, b.since)
     """)
-    assert policy.trusted_hosts == tuple(map(ipaddress.ip_network, ("::1", "10.0.0.0/8")))
+    assert policy.value("trusted_hosts") == tuple(map(ipaddress.ip_network, ("::1", "10.0.0.0/8")))
     assert policy.messages[0].text == "http://x/ 2026-01-02"
     assert policy.files[1:] == (json_file, toml_file)
 
@@ -466,7 +468,7 @@ def test_files_are_found_by_glob_in_order(run: RunPolicy, tmp_path: Path) -> Non
           return kumo.shaping.load(kumo.fs.glob '{folder}/*.toml')
         end)
     """)
-    assert policy.shaping_files == (f"{folder}/10.toml", f"{folder}/20.toml")
+    assert policy.value("shaping") == (f"{folder}/10.toml", f"{folder}/20.toml")
     assert policy.messages[0].text == "10.toml 20.toml 3"
 
 

@@ -104,8 +104,7 @@ class World:
         return [text.split()[0] for key, text in self.stored.items() if kind_of(key) is not None]
 
     async def settle(self, seconds: float = 10.0) -> None:
-        async with asyncio.timeout(seconds):
-            await self.client.wait_settled()
+        await eventually(lambda: self.client.settled, seconds=seconds)
 
 
 @contextlib.asynccontextmanager
