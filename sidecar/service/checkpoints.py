@@ -1,4 +1,4 @@
-"""Between the log room's checkpoints and the store's rows, both ways."""
+"""Checkpoints of the log as rows of the store, and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sidecar.store import CheckpointRow
 
 
 def to_rows(batch: Batch) -> tuple[dict[str, CheckpointRow], set[str]]:
-    """The rows that a batch changes, by segment name, and the names it forgets."""
+    """The rows that a batch changes, by segment name, and the names to forget."""
     rows = {
         name: CheckpointRow(
             inode=checkpoint.id.inode,
@@ -32,7 +32,7 @@ def to_rows(batch: Batch) -> tuple[dict[str, CheckpointRow], set[str]]:
 
 
 def from_rows(rows: Mapping[str, CheckpointRow]) -> dict[str, Checkpoint]:
-    """What :func:`to_rows` made, as the tail takes it."""
+    """The checkpoints of such rows, for the tail."""
     return {
         name: Checkpoint(
             id=SegmentId(name, row.inode, row.fingerprint, row.content),
@@ -56,10 +56,10 @@ def tail_for(
     on_problem: Callable[[Problem], None],
     sieve: Callable[[], Sieve],
 ) -> Tail:
-    """The tail of the log directory, from where the last run got to.
+    """The tail of the log directory, from where the last run ended.
 
-    `since_ns`: what was logged before can't be in force any more.
-    `sieve` is asked once a batch for what chooses the lines that matter.
+    `since_ns`: what was logged before this time is over by now.  `sieve` returns
+    what chooses the lines to decode; it is called once a batch.
     """
     return Tail(
         settings.log_dir,

@@ -1,18 +1,16 @@
-"""The time that expiry goes by: the host's clock, kept from leaping forward.
+"""The clock that entries expire by: the host's clock, but it does not leap forward.
 
-In: the wall clock and a clock that nobody sets.  Out: Unix nanoseconds.
+In: the wall clock, and a clock that nobody can set.  Out: Unix nanoseconds.
 
-A clock set forward by an hour, by mistake or to correct it, would end an hour's
-worth of suspensions at one stroke and let all the held mail loose.  So the
-guarded clock catches up with a leap over an hour (never slower than twice the
-true pace): entries end in their order, somewhat early if the leap was a mistake,
-somewhat late if it was a correction, and an hour later all is as the wall says.
+A wall clock that is set forward by an hour would end an hour's suspensions at
+once, and release all the mail they hold.  So this clock catches up over an hour,
+at twice the true pace or faster.  Entries end in their order: somewhat early if
+the leap was a mistake, somewhat late if it was a correction.
 
-A clock set back is followed at once: kumod stamps its records by the same wall,
-and by a clock that stayed ahead they would be over before they were read.  What
-has ended stays ended, for it has left the state.  What was in force holds
-longer by as much as the clock went back, for kumod (which compares the same
-expiry with the same wall) as for us.
+A wall clock that is set back is followed at once.  kumod stamps its records by
+the same wall clock: for a clock ahead of it they would be over when they are
+read.  What has ended stays ended, since it has left the state.  What is in force
+holds longer by as much as the clock went back, in kumod as well.
 """
 
 from __future__ import annotations
@@ -24,18 +22,18 @@ from collections.abc import Callable
 from sidecar.times import NS
 
 JUMP_NS = 60 * NS
-"""A leap worth telling an operator of; smaller ones are everyday corrections."""
+"""Leaps longer than this are logged; smaller ones are everyday corrections."""
 
 _CATCH_UP_NS = 3600 * NS
 
 
 def running_ns() -> int:
-    """Nanoseconds since the host was booted, sleep included; nobody can set this clock."""
+    """Nanoseconds since the host was booted, sleep included.  Nobody can set this clock."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class GuardedClock:
-    """Call it for the time; `on_jump` is told of each leap, in nanoseconds (negative: back)."""
+    """Call it for the time.  `on_jump` gets each leap in nanoseconds (negative: back)."""
 
     def __init__(
         self,
@@ -54,11 +52,11 @@ class GuardedClock:
 
     @property
     def behind_ns(self) -> int:
-        """How far it was behind the wall clock when last asked."""
+        """How far it was behind the wall clock at the last call."""
         return self._last_wall - self._now
 
     def __call__(self) -> int:
-        """Unix nanoseconds: the wall's, or less while catching up with a leap."""
+        """Unix nanoseconds: as the wall clock has them, or fewer while it catches up."""
         with self._lock:
             running, wall = self._running(), self._wall()
             elapsed = running - self._last_running
@@ -73,7 +71,7 @@ class GuardedClock:
         return now
 
     def _allowed(self, elapsed: int, wall: int) -> int:
-        """How far it may go on in `elapsed`."""
+        """By how much it may advance after `elapsed` nanoseconds."""
         behind = max(wall - self._now - elapsed, 0)
         left = max(self._caught_up_at - self._last_running, elapsed)
         share = behind * elapsed // left if left else 0

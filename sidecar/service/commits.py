@@ -1,9 +1,8 @@
-"""What has been decided and is not committed yet; published is only what was.
+"""What is decided and not committed yet.  Only what is committed is published.
 
-In: transactions with their outcomes, and a store.  Out: commits, each of which
-returns the outcome that may now be published.  A disk that is full or
-broken holds up what comes behind: it is tried again until it works, and
-meanwhile what waits grows with the keys it names, not with the log.
+In: transactions with their outcomes, and a store.  Out: commits.  Each returns
+the outcome that may now be published.  While the disk is full or broken, the
+commit is tried again.  What waits meanwhile grows with its keys, not with the log.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _LAST_TRIES = 3
 
 
 class Commits:
-    """One store's pending changes.
+    """The pending changes of one store.
 
     What outcomes change in the store is written down once for all that was decided
     since the last commit, of which only the last of each key counts.
@@ -70,7 +69,7 @@ class Commits:
         self._note_time()
 
     def add_expired(self, outcome: Outcome) -> None:
-        """Have the effects of `outcome` committed soon; the view ends by itself what expires."""
+        """Have expired entries removed from the store soon; the view drops them by itself."""
         self._decided.add(outcome)
         self._note_time()
 
@@ -80,19 +79,19 @@ class Commits:
 
     @property
     def outcomes(self) -> bool:
-        """Whether anything that is to be published waits for its commit."""
+        """Whether the next commit gives anything to publish."""
         return bool(self._unpublished)
 
     @property
     def due(self) -> bool:
-        """Whether what is pending has waited long enough, or there is much of it."""
+        """Whether it is time to commit: something has waited long enough, or there is much."""
         if self._since is None:
             return False
         waited = time.monotonic() - self._since >= _COMMIT_SECONDS
         return waited or len(self._unpublished.events) >= _EVENTS_MAX
 
     async def commit(self) -> Outcome:
-        """Commit what is pending, however long the disk takes; what may now be published."""
+        """Commit what is pending; returns what may now be published.  Waits for the disk."""
         if not self.patient:
             return await self.last_commit()
         failures = 0
@@ -102,10 +101,10 @@ class Commits:
         return committed
 
     async def last_commit(self) -> Outcome:
-        """Commit what is pending, or raise ProblemError: for one who is about to end.
+        """Commit what is pending, before the end.  Raises ProblemError after a few tries.
 
-        Nothing is lost by that: the positions stay where they were, together
-        with the effects, and the log is read again from there.
+        Nothing is lost then: positions and effects both stay as they were, and the
+        log is read again from there.
         """
         for number in range(_LAST_TRIES):
             if (committed := self.try_commit()) is not None:
@@ -115,7 +114,7 @@ class Commits:
         raise ProblemError([self.failure])
 
     def try_commit(self) -> Outcome | None:
-        """Commit what is pending; what may now be published, None when the disk won't have it."""
+        """Commit what is pending; returns what may now be published, None when that failed."""
         if self._since is not None:
             reached("before-commit")
             self._pending.add(effects(self._decided))
@@ -124,7 +123,7 @@ class Commits:
             try:
                 self._store.commit(self._pending)
             except StoreLostError as error:
-                # The file was damaged or taken away, and its successor is empty.
+                # The file was damaged or removed, and a new one was made: write everything into it.
                 self._failed(error.problem)
                 self._pending = self._everything()
                 return None

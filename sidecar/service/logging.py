@@ -1,12 +1,11 @@
-"""Log lines: structured, on stderr, as text for people or JSON for machines.
+"""The service's log lines on stderr: text for people, or JSON for machines.
 
 In: an event, a level and its fields.  Out: one line.  Text is ``LEVEL event
-key=value …`` (systemd's journal adds the time; without it, set
-``--log-format json``, which has its own).  What the input can repeat is
-limited to a few lines a minute per event, with the number left out.
+key=value …``; systemd's journal adds the time.  JSON has the time in it.  A kind
+of line is written a few times a minute at most, with the number left out.
 
-:func:`everything_to` brings in what libraries and the interpreter say by ways of
-their own, so that nothing reaches stderr past these limits.
+:func:`everything_to` has the messages of libraries and of the interpreter written
+here, too, so that nothing goes to stderr past these limits.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Log:
         self._format = log_format
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        # Reentrant: a warning or a destructor's error may come up while a line is written.
+        # Reentrant: while a line is written, a warning or a destructor's error may come up.
         self._lock = threading.RLock()
         # By kind of line: when its minute began, lines written, lines left out.
         self._recent: dict[_Kind, tuple[int, int, int]] = {}
@@ -65,7 +64,7 @@ class Log:
         self.write("info", event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        """Something an operator should look at."""
+        """Something that an operator should look at."""
         self.write("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
@@ -73,7 +72,7 @@ class Log:
         self.write("error", event, fields)
 
     def problem(self, problem: Problem) -> None:
-        """A problem as one line; the same one again within a minute is left out after a while."""
+        """A problem as one line.  The tenth of the same within a minute is the last."""
         fields: dict[str, object] = {"code": problem.code}
         if problem.file is not None:
             fields["file"] = problem.file
@@ -86,7 +85,7 @@ class Log:
     def write(
         self, level: Level, event: str, fields: dict[str, object], *, kind: str | None = None
     ) -> None:
-        """One line, unless there were too many of its `kind` (the event, unless given)."""
+        """Write one line, unless there were too many of its `kind` (by default: of its event)."""
         now = self._clock()
         with self._lock:
             left_out = self._admit((kind or event, fields.get("file")), now)
@@ -94,7 +93,7 @@ class Log:
                 return
             if left_out:
                 fields = {**fields, "left_out": left_out}
-            # A log that can't be written is no reason to stop shaping traffic.
+            # Shaping goes on though the log can't be written.
             with contextlib.suppress(OSError, ValueError):
                 self._stream.write(self._line(level, event, fields, now) + "\n")
                 self._stream.flush()
@@ -108,7 +107,7 @@ class Log:
         return " ".join(parts)
 
     def _admit(self, kind: _Kind, now: int) -> int | None:
-        """How many lines like this were left out since the last; None: leave this one out, too."""
+        """How many lines of this kind were left out before it; None: leave it out as well."""
         if len(self._recent) > 4096:
             self._recent = {_ALL: self._recent.get(_ALL, (now, 0, 0))}
         left_out = 0
@@ -155,7 +154,7 @@ def everything_to(log: Log) -> Iterator[None]:
 
 
 class _Handler(logging.Handler):
-    """Hands records of the logging module to our log; those of one format are of one kind."""
+    """Passes records of the logging module to our log.  One format is one kind of line."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -182,7 +181,7 @@ def _say_error(
 
 
 def _error_fields(error: object, trace: TracebackType | None) -> dict[str, object]:
-    """What went wrong and where, without a traceback."""
+    """The fields that say what went wrong and where, without a traceback."""
     fields: dict[str, object] = {"error": repr(error)[:_TEXT_MAX]}
     if frames := traceback.extract_tb(trace, limit=-1):
         fields["at"] = f"{frames[0].filename}:{frames[0].lineno}"

@@ -1,9 +1,11 @@
-"""Start to end of ``tsa-sidecar run``: what is opened in which order, signals, reload.
+"""``tsa-sidecar run`` from start to end: the order of opening things, signals, reload.
 
-In: settings and how to settle them again.  Out: exit, after everything that was
-read is committed and published.  The order of the start: the overlay exists
-before anything else happens; what was in force is published; the rules are
-loaded; then everything else is made, and READY is said when the log is being read.
+In: settings, and a function that settles them again.  Out: it returns when
+everything that was read is committed and published.
+
+The start goes in this order.  An overlay exists before anything else happens.
+What was in force is published.  The rules are loaded.  Everything else is made.
+The log is read, and systemd is told READY.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from .retention import Keeper, keep_within
 from .rules import RuleBook, Settle, Settled, load_rules
 from .status import HEARTBEAT_SECONDS, Gauges, State, Status, StatusFile, status_path
 
-if TYPE_CHECKING:  # each is loaded where it is asked for: together they take a while
+if TYPE_CHECKING:  # imported where they are used: together they take a while
     from sidecar.publish.http import Endpoint
     from sidecar.publish.kumod import KumodClient
 
@@ -52,7 +54,7 @@ _CANCEL_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Outside:
-    """What is there before the rules are loaded: what was in force is published by it."""
+    """The parts that need no rules: with them, what was in force is published at the start."""
 
     settings: Fixed
     log: Log
@@ -70,7 +72,7 @@ class _Outside:
     gauges: Gauges
 
     def status(self, state: State) -> Status:
-        """How things are, as far as they are known without rules."""
+        """The status as far as it is known without rules."""
         overlay, clock = self.view.overlay, self.clock
         return Status(
             state=state,
@@ -96,7 +98,7 @@ class _Outside:
             yield from self.kumod.conditions()
 
     async def tell(self, status: Status) -> None:
-        """Put `status` where it is read."""
+        """Write `status` into its file, and show it in the metrics and on the page."""
         self.gauges.show(status, self.clock())
         self.metrics.state_writable.set(self.ledger.commits.failure is None)
         if self.endpoint is not None:
@@ -127,7 +129,7 @@ class _Sidecar:
     notifier: Notifier
 
     def status(self, state: State) -> Status:
-        """How things are."""
+        """The whole status."""
         outside, rules = self.outside, self.book.rules
         known = outside.status(state)
         return replace(
@@ -208,7 +210,7 @@ async def serve(
         if not once:
             requests.prepare()
         sidecar = _Sidecar(outside, book, flow, tail, requests, Notifier(env))
-        gc.freeze()  # what there is now stays: no need to look through it for garbage
+        gc.freeze()  # all of this lives until the end, so the collector need not look at it
         async with tail, progress_on_terminal(tail):
             if once:
                 await _run_once(sidecar)
@@ -226,9 +228,9 @@ def _outside(
     clock: Callable[[], int],
     log: Log,
 ) -> Iterator[_Outside]:
-    """What was in force, and the ways it is published by; with `once`, no listener and no API."""
+    """Open the state and the roads.  With `once` there is no listener and no admin API."""
     metrics = Metrics.create(process=True)
-    # The state's lock first: of a sidecar that is started twice it tells more.
+    # The state's lock comes first: its message names the other process.
     with Store.open(settings.state) as store, locked_overlay(settings.overlay, log):
         saved = _load(store)
         for problem in store.problems:
@@ -272,7 +274,7 @@ def _outside(
 
 
 async def _load_rules(settled: Settled, settle: Settle, outside: _Outside) -> RuleBook:
-    """The rules; ProblemError where they do not load."""
+    """The rules.  Raises ProblemError where they do not load."""
     settings, ledger = settled.settings, outside.ledger
     seen = signature(settled.files)
     rules = await load_rules(
@@ -371,7 +373,7 @@ async def _run(sidecar: _Sidecar) -> None:
 
 
 def _works(sidecar: _Sidecar, hangup: asyncio.Event) -> dict[str, Coroutine[Any, Any, None]]:
-    """What goes on at the same time, for ever, by name."""
+    """The tasks of the service by name.  None of them ends by itself."""
     outside, flow, book = sidecar.outside, sidecar.flow, sidecar.book
     keeper = _keeper(outside)
     works = {
@@ -429,7 +431,7 @@ def _keeper(outside: _Outside) -> Keeper | None:
 
 
 async def _until(stop: asyncio.Event, works: Mapping[str, Coroutine[Any, Any, None]]) -> None:
-    """Let `works` go on until `stop`; ProblemError when one of them ends, which none should."""
+    """Run `works` until `stop` is set.  Raises ProblemError when one of them ends before that."""
     tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
     ended = asyncio.create_task(stop.wait(), name="stop")
     try:
@@ -461,7 +463,7 @@ def _raise_as_problem(task: asyncio.Task[Any]) -> None:
 
 
 async def _end(sidecar: _Sidecar) -> None:
-    """Commit and publish what there is; if the disk won't have it, say so and end all the same."""
+    """Commit and publish what is left.  A disk that takes no more is said, and does not stop it."""
     outside = sidecar.outside
     try:
         await sidecar.flow.last_commit()
@@ -473,7 +475,7 @@ async def _end(sidecar: _Sidecar) -> None:
 
 
 async def _reload(sidecar: _Sidecar, hangup: asyncio.Event) -> None:
-    """Read the rules again when asked to, when their files change, when the ttl has passed."""
+    """Read the rules again: on SIGHUP, when a file of theirs changes, when the ttl is over."""
     book, outside, notifier = sidecar.book, sidecar.outside, sidecar.notifier
     reasons = changes(
         files=lambda: book.settled.files,

@@ -1,7 +1,7 @@
-"""The overlay's place: where it may be, that it exists, and that one sidecar alone writes there.
+"""The overlay's place: it replaces no other file, it exists, one sidecar alone writes there.
 
-In: the settings.  Out: an overlay that is there, with a lock on its directory,
-or a ProblemError that says why it can't be.
+In: the settings.  Out: an overlay and a lock on its directory, or a ProblemError
+that says why not.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .status import status_path
 
 
 def refuse_taken_place(settings: Settings) -> None:
-    """ProblemError where the overlay would take the place of the operator's rules or policy.
+    """Raise ProblemError where the overlay would replace a file that is read, or one of our own.
 
-    Or of a file of our own, or where it would be read as a log.  The overlay itself may
-    well be among the rule files, as it is among kumod's.
+    Rule files, policy and zones are read; a file in the log directory would be read as
+    a segment.  The overlay itself may be among the rule files, as it is among kumod's.
     """
     target = os.path.realpath(settings.fixed.overlay)
     overlay, state = Path(target), Path(os.path.realpath(settings.fixed.state))
@@ -54,7 +54,7 @@ def _overlay_problem(settings: Settings, why: str) -> ProblemError:
 
 
 def ensure_overlay(path: Path) -> None:
-    """An empty overlay where there is none: kumod logs an error for a missing file."""
+    """Make an empty overlay where there is none: kumod logs an error for a missing file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -69,17 +69,18 @@ def ensure_overlay(path: Path) -> None:
 
 
 LOCK_NAME = ".tsa-sidecar.lock"
-"""In the overlay's directory: of two sidecars that write there, each would undo the other's work.
+"""The lock file in the overlay's directory.
 
-One for the directory, since ``suspended.json`` and ``bounced.json`` are there, too.
+Two sidecars there would undo each other's work.  The whole directory is locked,
+since ``suspended.json`` and ``bounced.json`` are in it as well.
 """
 
 
 @contextlib.contextmanager
 def locked_overlay(overlay: Path, log: Log) -> Iterator[None]:
-    """Keep other sidecars from the overlay's directory; ProblemError where one has it.
+    """Lock the overlay's directory against other sidecars.  ProblemError where one has it.
 
-    Where no lock can be had (a full or read-only disk) that is said, and no reason to stop.
+    Where no lock can be made (a full or read-only disk), a warning says so.
     """
     directory = Path(os.path.realpath(overlay)).parent
     try:

@@ -1,4 +1,4 @@
-"""Reading files beside the state file: others may have put anything in their place.
+"""Reading our own files beside the state file, where others may have put anything.
 
 In: a path.  Out: the bytes of a regular file, or an OSError that says why not.
 """

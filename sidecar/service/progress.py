@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 
 from sidecar.log.tail import Tail
 
-_LONG = 16 * 1024 * 1024  # raw bytes: shorter than a second's work is not worth a bar
+_LONG = 16 * 1024 * 1024  # raw bytes: less is read within a second
 _EVERY = 0.2
 
 
 @contextlib.asynccontextmanager
 async def progress_on_terminal(tail: Tail) -> AsyncIterator[None]:
-    """Show how much of what was there at the start is read, where stderr is a terminal."""
+    """Show how much of the log is read, where stderr is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
@@ -33,7 +33,7 @@ async def _show(tail: Tail) -> None:
     total = tail.bytes_waiting
     if total < _LONG:
         return
-    # Imported here: a service has no terminal, and should not wait for this to load.
+    # Imported here: a service has no terminal, and need not load it.
     from rich import progress  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
 

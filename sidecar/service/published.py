@@ -1,9 +1,9 @@
-"""The published view: committed entries in, what every road serves out.
+"""What is published: the committed entries that have not expired, and their texts.
 
-What is published is a function of the committed entries and the time, so this
-view takes in an outcome only after its commit, and gives up expired entries by
-itself, whatever the state of the disk.  Each entry's text is made once and
-kept; a change costs that entry, and joining the texts.
+In: outcomes, each after its commit, and the time.  Out: snapshots for the files
+and the listener, changes for kumod's admin API.  Entries expire here by
+themselves, whether or not the disk can be written.  Each entry's text is made
+once and kept, so that a change costs that entry, and joining the texts.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ class Published:
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self.entries = Entries()
         self.overlay = Overlay()
-        # By kind: each entry's place in the order of expiry, by key; the texts in that order.
+        # By kind: the place of each entry in the order of expiry, by key; the texts in that order.
         self._order: dict[str, dict[str, _Place]] = {"ready_q": {}, "sched_q": {}, "bounce": {}}
         self._texts: dict[str, list[tuple[_Place, str]]] = {kind: [] for kind in self._order}
-        # Ready queue → the suspensions that hold it, by key.
+        # The suspensions of each ready queue, by key.
         self._held: dict[str, dict[str, ReadyQSuspension]] = {}
-        # Of each suspension and bounce that came, changed or went: what it holds; by key.
+        # What each suspension or bounce that changed holds now, by key; None: it is over.
         self._changed: dict[str, Hold | None] = {}
-        # Of each override that came, changed or went.
+        # The overrides that changed, by key; None: it is over.
         self._overrides: dict[str, Override | None] = {}
         for entry in entries:
             self._put(entry)
 
     def commit(self, outcome: Outcome) -> None:
-        """Take in what has been committed."""
+        """Add an outcome that has been committed."""
         for key in outcome.dropped:
             self._gone(self.entries.remove(key))
         for entry in outcome.entries.values():
             self._put(entry)
 
     def expire(self, now_ns: int) -> bool:
-        """Give up what has expired by `now_ns`; says whether anything has."""
+        """Remove what has expired at `now_ns`; returns whether anything has."""
         gone = self.entries.expire(now_ns)
         for entry in gone:
             self._gone(entry)
@@ -94,7 +94,7 @@ class Published:
                 del self._held[entry.site]
 
     def _take_out(self, entry: Suspension) -> None:
-        """Take the text of the entry with this one's key out, if there is one."""
+        """Remove the text of the entry with the same key."""
         place = self._order[entry.kind].pop(entry.key, None)
         if place is not None:
             texts = self._texts[entry.kind]
@@ -106,10 +106,10 @@ class Published:
         return {"override": len(self.entries) - sum(holds.values()), **holds}
 
     def events(self, events: Iterable[Suspension]) -> list[Suspension]:
-        """`events` as kumod must be told them.
+        """`events`, and what must be sent after them.
 
-        kumod keeps only the suspension of a ready queue that it was told last,
-        so where another entry holds the queue for longer, that one is told again.
+        kumod keeps only the last suspension of a ready queue that it hears of.  So
+        where another entry holds the queue for longer, that one is sent again.
         """
         told: list[Suspension] = []
         for event in events:
@@ -122,21 +122,21 @@ class Published:
         return told
 
     def take_changes(self, overlay_version: int) -> Changes:
-        """What changed in what kumod's admin API is to be told of, since the last call."""
+        """What has changed for kumod's admin API since the last call."""
         holds, self._changed = self._changed, {}
         overrides, self._overrides = self._overrides, {}
         settings = {k: None if o is None else self._setting(o) for k, o in overrides.items()}
         return Changes(overlay_version, holds, settings)
 
     def _setting(self, override: Override) -> Setting | None:
-        """What the overlay says of `override`; None where it leaves it out."""
+        """The option that the overlay sets for `override`; None where it leaves it out."""
         if override.domain in RESERVED or override.key in self.overlay.rejected:
             return None
         place = Place(override.domain, override.source)
         return Setting(place, override.mx_rollup, override.name, override.value, override.seq)
 
     def snapshot(self, *, version: int, status: bytes) -> Snapshot:
-        """Everything in force, in the order of expiry (so that the longest is told last)."""
+        """All that is in force in the order of expiry, so that kumod hears of the longest last."""
         ready_q, sched_q, bounces = ([text for _, text in texts] for texts in self._texts.values())
         return Snapshot.build(
             overlay=self.overlay.text(),
@@ -162,7 +162,7 @@ def _hold(entry: Suspension) -> Hold:
 
 
 def compact_json(value: object) -> str:
-    """`value` as serde_json would write it; a lone surrogate stays the escape it came as."""
+    """`value` as serde_json writes it; a lone surrogate stays an escape."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     try:
         text.encode()

@@ -1,8 +1,8 @@
-"""Putting the published view out: overlay file, JSON files, endpoint, kumod's admin API.
+"""Publishing: the overlay, the JSON files, the listener, kumod's admin API.
 
-In: what has been committed, and the time.  Out: files and answers.  One
-task; changes that come while it writes are put out together next time, and
-making the texts takes at most a fifth of one core.
+In: what has been committed, and the time.  Out: files and answers.  It is one
+task.  Changes that come while it writes are published together the next time.
+Making the texts takes a fifth of one core at most.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ SUSPENDED_NAME = "suspended.json"
 BOUNCED_NAME = "bounced.json"
 
 _LOOK_SECONDS = 5.0
-_LOOKS = 12  # by what stat says, before the files' contents are compared
-_REST = 4.0  # seconds of rest for a second of making texts
-_REST_MAX = 1.0  # the first time takes long, and is no measure of those that follow
+_LOOKS = 12  # looks at size and time only, before the contents are compared
+_REST = 4.0  # seconds of rest after each second of making texts
+_REST_MAX = 1.0  # the first time takes long, the next ones do not
 
 
 class Publisher:
-    """Publishes `view` whenever it is told that it changed, and when a file was meddled with."""
+    """Publishes `view` when it has changed, and when somebody has changed a file of ours."""
 
     def __init__(
         self,
@@ -63,8 +63,10 @@ class Publisher:
         self._on_change = on_change
         self._look_seconds = look_seconds
         self._changed = asyncio.Event()
-        self._since: float | None = None  # when what is not published yet was committed
-        self._events: dict[str, Suspension] = {}  # by key, so as many as entries at most
+        self._since: float | None = (
+            None  # when the oldest change that is not published yet was committed
+        )
+        self._events: dict[str, Suspension] = {}  # by key, so no more than there are entries
         self._text: str | None = None
         self._reported: set[str] = set()
         self._written: Signature = {}
@@ -77,7 +79,7 @@ class Publisher:
         """Why the files on disk are not what they should be; None when they are."""
 
     def publish(self, committed: Outcome, now_ns: int) -> None:
-        """Have what has been committed put out soon, as far as it still holds at `now_ns`."""
+        """Publish `committed` soon, except for what is over at `now_ns`."""
         self._view.commit(committed)
         self._view.expire(now_ns)
         self.changed(
@@ -89,19 +91,19 @@ class Publisher:
         )
 
     def expire(self, now_ns: int) -> None:
-        """Have what expires by `now_ns` taken back soon."""
+        """Take back soon what has expired at `now_ns`."""
         if self._view.expire(now_ns):
             self.changed()
 
     def next_expiry(self) -> int | None:
-        """When the next entry expires, or earlier; None when none is in force."""
+        """A time not later than the next expiry; None when nothing is in force."""
         return self._view.entries.next_expiry()
 
     def changed(self, events: Sequence[Suspension] = ()) -> None:
-        """Say that the view changed, and which events brought that about.
+        """Note that the view has changed, by these events.
 
-        Of several events of one entry that come about between two snapshots,
-        the last is told: it says all that the others did.
+        Of several events of one entry between two snapshots only the last is sent:
+        it says all that the others did.
         """
         if self._endpoint is not None:
             for event in self._view.events(events):
@@ -133,7 +135,7 @@ class Publisher:
             metrics.road_seconds.labels("overlay").observe(now - since)
 
     async def _wait_for_work(self, failures: int) -> None:
-        """Until the view changes, it is time to try again, or a file is not as we left it."""
+        """Wait until the view changes, a file of ours is changed, or it is time to try again."""
         if failures:
             seconds = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS)) - 1]
             await _wait(self._changed, seconds)
@@ -146,7 +148,7 @@ class Publisher:
                 return
 
     def snapshot(self) -> Snapshot:
-        """The view as it is now, handed to the endpoint with the events since the last."""
+        """A snapshot of the view.  The listener gets it, with the events since the last one."""
         reached("before-publish")
         text = self._view.overlay.text()
         if text != self._text:
@@ -161,11 +163,11 @@ class Publisher:
         return snapshot
 
     async def put_out(self) -> None:
-        """Publish what is in force now, and return when that is done."""
+        """Publish what is in force, and return when it is done."""
         await self.write(self.snapshot())
 
     async def write(self, snapshot: Snapshot) -> None:
-        """The files beside each other, then kumod: it is not to be told of what isn't there."""
+        """Write the files, then tell kumod, which must not hear of a file that is not there yet."""
         try:
             await self._write_files(snapshot)
         except ProblemError as error:
@@ -179,7 +181,7 @@ class Publisher:
         self._metrics.road_pending.labels("overlay").set(self.version - self._written_version)
         if self._endpoint is not None:
             self._metrics.road_up.labels("listener").set(1)
-        # What can't be written holds up the overlay, not the suspensions.
+        # A file that can't be written holds up the overlay only, not the suspensions.
         changes = self._view.take_changes(self._written_version)
         if self._on_change is not None:
             self._on_change(changes)
@@ -194,7 +196,7 @@ class Publisher:
 
     async def _write_files(self, snapshot: Snapshot) -> None:
         directory = self._overlay.parent
-        # It was made at the start, and somebody may have taken it away, or closed it to us.
+        # Somebody may have removed it since the start.
         with contextlib.suppress(OSError):
             directory.mkdir(parents=True, exist_ok=True)
         if await self._write_file(self._overlay, snapshot.overlay):
@@ -204,7 +206,7 @@ class Publisher:
         await self._write_file(directory / BOUNCED_NAME, snapshot.bounced)
 
     async def _write_file(self, path: Path, data: str | bytes) -> bool:
-        # A write that its task no longer waits for (at the end) must not come in after this one.
+        # A write that was given up (at the end) goes on in its thread: it must not end after ours.
         while self._writing is not None and not self._writing.done():
             await asyncio.wait([self._writing])
         self._writing = asyncio.ensure_future(asyncio.to_thread(_put, path, data))
@@ -238,7 +240,7 @@ class Publisher:
 
 
 def _put(path: Path, data: str | bytes) -> tuple[bool, Signature]:
-    """Write the file; whether it changed, and what it then is like.  In a thread: disks sync."""
+    """Write the file.  Returns whether it changed, and its signature.  Call it in a thread."""
     changed = write_atomically(path, data)
     return changed, signature([str(path)])
 

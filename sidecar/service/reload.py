@@ -1,9 +1,8 @@
-"""When to read the rules again: SIGHUP, a changed file, the ttl.
+"""When to read the rules again: on SIGHUP, when a file has changed, when the ttl is over.
 
-In: the files that the rules came from.  Out: a reason, each time there is one.
-watchdog wakes on events of the files' directories (editors replace a file, so
-watching the file itself would lose it); what counts as a change is the file's
-identity, size and time.
+In: the files that the rules came from.  Out: a reason each time.  The directories
+of the files are watched: an editor replaces a file, and a watch on the file itself
+would be lost with it.  A file has changed when its inode, size or time has.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from pathlib import Path
 
 from sidecar.log.watch import DirectoryWatch
 
-_SETTLE_SECONDS = 0.1  # an editor writes, renames and sets modes: one reload for all of it
+_SETTLE_SECONDS = 0.1  # an editor writes, renames and sets modes: that is one change
 
 Signature = Mapping[str, tuple[int, int, int] | None]
 
 
 def signature(files: Iterable[str]) -> Signature:
-    """What tells a file from its earlier self: inode, size, time; None where there is no file."""
+    """Inode, size and time of each file; None where there is no file."""
     found: dict[str, tuple[int, int, int] | None] = {}
     for file in files:
         try:
@@ -48,7 +47,7 @@ class FileWatch:
             self._watches.pop(directory).stop()
         for directory in wanted - self._watches.keys():
             watch = DirectoryWatch(self.changed.set)
-            # No such directory, or no more inotify watches: the ttl remains.
+            # No such directory, or no more inotify watches: the files are read again after the ttl.
             with contextlib.suppress(OSError):
                 watch.start(directory)
                 self._watches[directory] = watch
@@ -72,23 +71,23 @@ async def changes(
     ttl_seconds: Callable[[], float],
     hangup: asyncio.Event,
 ) -> AsyncIterator[str]:
-    """Yield the reason each time that the rules are to be read again.
+    """Yield a reason each time that the rules are to be read again.
 
-    `known`: what the files were like before they were read the last time.
+    `known`: the signature of the files before they were read the last time.
     """
     watch = FileWatch()
     try:
         while True:
             watch.watch(files())
             if signature(files()) != known:
-                watch.changed.set()  # before there was a watch
+                watch.changed.set()  # it changed before there was a watch
             reason = await _first(watch.changed, hangup, ttl_seconds())
             if reason == "changed file":
                 await asyncio.sleep(_SETTLE_SECONDS)
                 watch.clear()
                 if signature(files()) == known:
                     continue
-            # Before the files are read: what changes meanwhile makes another reason.
+            # Noted before the files are read: a change while they are read is another reason.
             known = signature(files())
             yield reason
     finally:

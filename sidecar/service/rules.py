@@ -1,8 +1,8 @@
-"""The rules in force, and when to read them again.
+"""The rules in force, and their reload.
 
-In: how to settle the settings (policy included) and who answers for MX.  Out:
-a :class:`Rules`, whole and checked.  A reload that fails changes nothing: the
-last good rules stay in force and the problems are kept for the status.
+In: a function that settles the settings (and runs the policy), and who answers for
+MX.  Out: a :class:`Rules`, whole and checked.  A reload that fails changes
+nothing: the last good rules stay in force, and the status shows the problems.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .reload import Signature
 from .threads import in_thread
 
 _SOONEST_NS = 30 * NS  # a load of many thousand rules takes seconds
-_RELOAD_SECONDS = 10  # a reload that takes longer is worth a word
+_RELOAD_SECONDS = 10  # the status names a reload that takes longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ Settle = Callable[[], Settled]
 
 @dataclass(frozen=True)
 class Rules:
-    """One load of the rules, with what is made of it."""
+    """One load of the rules, and what is made of it."""
 
     settings: Reloaded
     shaping: Shaping
@@ -68,17 +68,17 @@ class Rules:
 
     @cached_property
     def patterns(self) -> tuple[Pattern, ...]:
-        """Those of all the rules, each object once."""
+        """The patterns of all the rules, each object once."""
         return tuple({id(p): p for rule in self.shaping.all_rules() for p in rule.regexes}.values())
 
     @property
     def found(self) -> tuple[Problem, ...]:
-        """What the shaping files have that did not stop the load."""
+        """Problems of the shaping files that did not stop the load."""
         return (*self.shaping.warnings, *self.shaping.errors, *self._unresolved())
 
     @property
     def switched_off(self) -> tuple[Problem, ...]:
-        """The rules with a regex that took too long too often and is no longer asked."""
+        """A problem for each rule of which a regex is switched off: it took too long too often."""
         if all(pattern.off is None for pattern in self.patterns):
             return ()
         return tuple(
@@ -98,18 +98,21 @@ class Rules:
         )
 
     def take_over(self, former: Rules) -> None:
-        """Regexes that `former` has, too, go on with their counts, and switched off if they are."""
+        """Take over the counts of regexes that `former` has as well; one switched off stays so."""
         known = {pattern.source: pattern for pattern in former.patterns}
         for pattern in self.patterns:
             if pattern.source in known:
                 pattern.take_over(known[pattern.source])
 
     def sift(self, data: bytes) -> bytes:
-        """Of whole lines those that some rule may match."""
+        """The lines of `data`, which holds whole ones, that some rule may match."""
         return self.prefilter.sift(data)
 
     def _unresolved(self) -> Iterator[Problem]:
-        """kumod says nothing of this unless asked; here it means that records are passed over."""
+        """A warning of domains that don't resolve, which kumod keeps to itself unless asked.
+
+        Here it means that rules are missing.
+        """
         unresolved = self.shaping.unresolved
         if unresolved and self.settings.merge_options.get("dns_fail", "Ignore") == "Ignore":
             names = ", ".join(sorted(unresolved)[:5]) + (", …" if len(unresolved) > 5 else "")
@@ -121,7 +124,7 @@ class Rules:
             yield Problem("warning", "mx-failed", message)
 
     def reload_ns(self, now_ns: int) -> int:
-        """How long these rules are good for: the ttl, or until it is time to ask the DNS again."""
+        """After how long to read the rules again: the ttl, or sooner to ask the DNS again."""
         ttl_ns = self.settings.ttl_ns
         if not self.shaping.unresolved:
             return ttl_ns
@@ -129,7 +132,7 @@ class Rules:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The same, and what the settings have."""
+        """Problems of the shaping files and of the settings."""
         return (*self.warnings, *self.found)
 
 
@@ -188,18 +191,19 @@ class RuleBook:
 
     @property
     def awaiting_restart(self) -> tuple[str, ...]:
-        """Names of the fixed settings that are set otherwise by now than they run."""
+        """Names of the settings that have changed and need a restart."""
         return self._running.differing(self.settled.settings.fixed)
 
     @property
     def restart_problem(self) -> Problem | None:
-        """That settings wait for a restart, and which; None where none does."""
+        """A problem that names them; None where there are none."""
         return restart_problem(self.awaiting_restart, self.settled.settings)
 
     async def reload(self) -> bool:
-        """Read everything again; True when the rules changed.
+        """Read everything again; returns whether the rules changed.
 
-        The policy is run in a thread that nobody waits for at the end: it may hang.
+        The policy is run in a thread that the end of the program does not wait for:
+        it may hang.
         """
         self.reloading_since = time.monotonic()
         try:
@@ -226,13 +230,13 @@ class RuleBook:
         return changed
 
     def newly_switched_off(self) -> list[Problem]:
-        """What of :attr:`Rules.switched_off` was not there when this was last asked."""
+        """What of :attr:`Rules.switched_off` is new since the last call."""
         new = [problem for problem in self.rules.switched_off if problem not in self._said_off]
         self._said_off.update(new)
         return new
 
     def conditions(self) -> Iterator[Problem]:
-        """What an operator should know of the rules and their files."""
+        """The problems of the rules and their files."""
         yield from self.failure
         yield from self.rules.switched_off
         if self.reloading_since is not None:
@@ -241,15 +245,15 @@ class RuleBook:
                 yield Problem("error", "reload", f"a reload has been running for {seconds} s")
         if (problem := self.restart_problem) is not None:
             yield problem
-        # Whatever remote_load makes of it: what is missing here are rules.
+        # Even where remote_load is Ignore: rules are missing.
         yield from (p for p in self.rules.shaping.remote if p.level == "error")
         yield from self.rules.problems
 
     def _refuse_gone(self, rules: Rules) -> None:
-        """ProblemError where a file can't be read now that the rules in force are from.
+        """Raise ProblemError where a file of the rules in force can't be read any more.
 
-        kumod does without it.  But the log goes on, and what it says while a file
-        is being replaced would go by unseen.
+        kumod goes on without such a file.  But while somebody replaces a file the log
+        goes on, and its records would be matched by too few rules.
         """
         missing = {p.file for p in self.rules.shaping.errors if p.code == "local-load"}
         had = set(self.rules.settings.shaping) - missing

@@ -1,4 +1,4 @@
-"""Between the automation's state and the store's rows, both ways.
+"""The automation's state as rows of the store, and back.
 
 In: what a batch changed.  Out: the :class:`Transaction` that commits it.  In:
 what the store holds at start.  Out: an :class:`Automation` as it was.
@@ -18,10 +18,10 @@ _NEWEST = "newest_ns"
 
 
 def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
-    """The automation as the store has it.
+    """The automation that the store holds.
 
-    What can't be read is left out and reported, once: the transaction takes it
-    out of the store.
+    Rows that can't be read are left out and reported.  The transaction removes
+    them from the store, so that this happens once.
     """
     automation, cleaning, problems = Automation(), Transaction(), []
     seq = number(saved.meta, _SEQ)
@@ -33,7 +33,7 @@ def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
             problems.append(_left_out(f"entry {key}", e))
             continue
         automation.entries.put(entry)
-        # An imported entry may have a number of its own: the next match comes after it.
+        # An imported entry may have a higher number than the counter.
         seq = max(seq, entry.seq)
     windows: dict[str, dict[int, int]] = {}
     for (scope, second), count in saved.threshold_counts.items():
@@ -55,7 +55,7 @@ def _left_out(what: str, error: ValueError) -> Problem:
 
 
 def number(meta: Mapping[str, str], name: str) -> int:
-    """The count stored under `name`; 0 where there is none, or none that we can have stored."""
+    """The count stored under `name`; 0 where there is none, or something else."""
     text = meta.get(name, "0")
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         return 0
@@ -63,14 +63,14 @@ def number(meta: Mapping[str, str], name: str) -> int:
 
 
 def transaction(automation: Automation, outcome: Outcome) -> Transaction:
-    """What `outcome`, and the automation since the last call, change in the store."""
+    """The changes of `outcome`, and of the automation since the last call."""
     changes = progress(automation)
     changes.add(effects(outcome))
     return changes
 
 
 def effects(outcome: Outcome) -> Transaction:
-    """What `outcome` changes in the store: the entries."""
+    """The entries that `outcome` changes."""
     return Transaction(
         entries={
             key: EntryRow(key, entry.kind, to_payload(entry), entry.expires_ns, entry.seq)
@@ -81,9 +81,9 @@ def effects(outcome: Outcome) -> Transaction:
 
 
 def progress(automation: Automation) -> Transaction:
-    """What else has changed since the last call: the thresholds, and how far matches are numbered.
+    """What has changed besides entries since the last call: thresholds, and the matches' number.
 
-    Taken for each batch, so that it goes with the position behind that batch.
+    It is taken for each batch, so that it is committed with the position behind it.
     """
     counts, oldest = automation.thresholds.take_changes()
     return Transaction(

@@ -1,7 +1,7 @@
-"""Taking over a state: a backup's, another host's, or a kumo-tsa-daemon's.
+"""Taking over the state of a backup, of another host, or of a kumo-tsa-daemon.
 
-In: an open store (its lock held, so no service runs on it) and what is to be
-taken over.  Out: one transaction, forced to the disk.
+In: an open store and what is to be taken over.  The store is locked, so no service
+uses it.  Out: one transaction, forced to the disk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TakenOver:
 
 
 def load(store: Store) -> Saved:
-    """What the store holds; ProblemError where it can't be read."""
+    """What the store holds.  Raises ProblemError where it can't be read."""
     try:
         return store.load()
     except StoreError as error:
@@ -42,7 +42,7 @@ def next_seq(saved: Saved) -> int:
 
 
 def put_in_place(store: Store, imported: Saved, *, replace: bool, file: str) -> None:
-    """Make `imported` the state; ProblemError where there is one already and not `replace`."""
+    """Make `imported` the state.  ProblemError where there is one, unless `replace` is set."""
     current = load(store)
     if (current.entries or current.checkpoints) and not replace:
         raise ProblemError.one(
@@ -62,7 +62,7 @@ def put_in_place(store: Store, imported: Saved, *, replace: bool, file: str) -> 
 
 
 def drop_entries(store: Store, keys: Iterable[str]) -> None:
-    """Take entries out of a state that no service uses."""
+    """Remove entries from a state that no service uses."""
     _store(store, Transaction(drop_entries=set(keys)))
 
 
@@ -77,9 +77,9 @@ def take_over(
     """Add what `daemon` knew to the state.
 
     Of an entry that both know, the one that expires later stays.  Histories of
-    thresholds are taken only if the log will be read from its end on
-    (`from_end`, and nothing read yet): otherwise the same events are in the log
-    that is still to be read, and would count twice.
+    thresholds are taken only where the log will be read from its end on
+    (`from_end`, and nothing read yet).  Else the log has the same events, and they
+    would count twice.
     """
     current = load(store)
     automation, _, problems = restore(current)

@@ -1,7 +1,7 @@
-"""Work in a thread that nobody waits for: a function in, its result out.
+"""A function in a thread that the end of the program does not wait for.
 
-asyncio's own threads are waited for when the program ends, so that one that
-hangs (a policy, a file system) would keep it from ending.
+In: a function.  Out: its result.  asyncio's own threads are waited for at the end:
+one that hangs (in a policy, in a file system) would keep the program from ending.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ _Result = TypeVar("_Result")
 
 
 async def in_thread(function: Callable[[], _Result]) -> _Result:
-    """What `function` returns or raises, in a thread of its own.
+    """What `function` returns or raises; it is called in a thread of its own.
 
-    Cancelled, the caller goes on at once; the thread ends when it ends, or with the program.
+    A caller that is cancelled goes on at once.  The thread ends later, or with the
+    program.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Result] = loop.create_future()
