@@ -1,8 +1,7 @@
-"""HTTP exchanges with kumod's admin API: one at a time over one connection.
+"""HTTP exchanges with kumod's admin API, one at a time over one connection.
 
 In: a method, a path and a JSON object.  Out: status and body, or
-:class:`Unreachable` when there is no usable answer in time.  What the answers
-mean is the business of :mod:`sidecar.publish.kumod`.
+:class:`Unreachable` when no usable answer comes in time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""An event loop in a thread of its own, for connections that stay.
+"""An event loop in a thread of its own, for connections that last.
 
-The listener's worker threads answer and go.  What lasts, WebSocket subscribers
-and connections being closed politely, costs a coroutine here instead of a
-thread each.  In: coroutines from any thread.  Out: nothing; `stop` waits for
-them to come to their own end.
+In: coroutines, from any thread.  Out: nothing; ``stop`` waits for them to end.  The
+listener's threads answer and end.  WebSocket subscribers, and connections that are
+being closed, cost a coroutine here instead of a thread each.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Background:
     """The loop, its thread and its tasks."""
 
     def __init__(self, on_problem: Callable[[Problem], None]) -> None:
-        """`on_problem`: told of a task that failed, which no peer can bring about."""
+        """`on_problem` gets a task that failed, which is always our own fault."""
         self._on_problem = on_problem
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -40,7 +39,7 @@ class Background:
         self._thread.start()
 
     def stop(self, *, seconds: float) -> None:
-        """End the thread: tasks get `seconds` to finish by themselves, then are cancelled."""
+        """End the thread.  Tasks have `seconds` to finish; then they are cancelled."""
         loop, self._loop = self._loop, None
         if loop is not None:
             asyncio.run_coroutine_threadsafe(self._wind_down(seconds), loop).result()
@@ -49,7 +48,7 @@ class Background:
             loop.close()
 
     def call(self, function: Callable[[], object]) -> bool:
-        """Have `function` called in the loop's thread, soon; False when there is no loop."""
+        """Have `function` called in the loop's thread soon; returns False when there is no loop."""
         loop = self._loop
         if loop is None:
             return False
@@ -60,7 +59,7 @@ class Background:
         return True
 
     def spawn(self, coroutine: Coroutine[object, object, None]) -> bool:
-        """Run `coroutine` in the loop; False when there is none."""
+        """Run `coroutine` in the loop; returns False when there is none."""
 
         def start() -> None:
             task = asyncio.get_running_loop().create_task(coroutine)
@@ -73,11 +72,11 @@ class Background:
         return False
 
     def farewell(self, connection: socket.socket, last_words: bytes) -> None:
-        """Send `last_words` and close, so that the peer gets to read them.
+        """Send `last_words` and close, so that the peer can read them.  Takes over `connection`.
 
-        Closing with unread input makes the kernel send a reset, which may
-        destroy the answer on its way.  So: end our side, then throw away what
-        still comes, for a second at most.  Takes over `connection`.
+        If it were closed with input unread, the kernel would send a reset, which may
+        destroy the answer on its way.  So our side is ended first, and what still
+        comes is thrown away, for a second at most.
         """
         if not self.spawn(self._linger(connection, last_words)):
             connection.close()

@@ -3,9 +3,9 @@
 In: settings, a peer's address, a request's ``Host`` and ``Origin``.  Out: a
 bindable address; whether a peer is trusted; why a request is refused.
 
-A peer's address does not tell who asks: a browser on a trusted host sends what
-any page tells it to send.  Such requests show themselves by an ``Origin``, or by
-a ``Host`` that the page's owner has made point here (DNS rebinding).
+A peer's address does not tell who asks: a browser on a trusted host sends what any
+page has it send.  Such requests have an ``Origin``, or a ``Host`` whose name the
+page's owner has made point here (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TrustedHosts:
         except ValueError:
             return False
         if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            # How an IPv4 peer looks on a socket that takes both families.
+            # An IPv4 peer has such an address on a socket that takes both families.
             ip = ip.ipv4_mapped
         return any(ip.version == net.version and ip in net for net in self._networks)
 

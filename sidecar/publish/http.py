@@ -3,13 +3,16 @@
 In: snapshots and events from the service; requests from kumod, Prometheus and
 people.  Out: answers in upstream's form (``tests/data/api``).
 
-The server is ``http.server``'s threading one with bounds.  A connection from a
-host that is not trusted never gets a thread.  A request's head has a total time
-and size, however slowly it drips in; a body is never read.  When all threads are
-taken, the connection that has been at its request or answer longest gives way, so
-that holding connections open costs others nothing.  One request at a time is
-worked at, so that many of them leave the processor to the log.  Answers come from
-an immutable snapshot, swapped whole: no lock is held while bytes go out.
+The server is ``http.server``'s threading one, with bounds:
+
+- A connection from a host that is not trusted gets no thread.
+- A request's head has a limit of time and size, however slowly it arrives.  A body
+  is never read.
+- When all threads are taken, the connection that has taken longest over its request
+  or answer is ended.  So connections held open cost others nothing.
+- One request is answered at a time, so that many of them leave the processor to the
+  log.  Answers come from a snapshot that is replaced as a whole: no lock is held
+  while bytes go out.
 """
 
 from __future__ import annotations
@@ -76,11 +79,11 @@ _STOP_SECONDS = 2.0
 class Limits:
     """What clients may cost.
 
-    ``connections``: threads, each serving one connection.  ``head_seconds``: for
-    a request's head to arrive, and for an idle connection to ask again.
-    ``answer_seconds``: for an answer to be taken.  ``head_bytes``: of a request's
-    line and headers.  ``grace_seconds``: how long nobody has to give way;
-    ``head_grace_seconds``: nobody whose request has not arrived.
+    ``connections``: how many, each with a thread.  ``head_seconds``: until a request's
+    head has arrived, or an idle connection asks again.  ``answer_seconds``: until the
+    client has taken an answer.  ``head_bytes``: of the request line and the headers.
+    ``grace_seconds``: no connection is ended for another before that;
+    ``head_grace_seconds``: the same while its request has not arrived.
     """
 
     connections: int = 64
@@ -97,7 +100,7 @@ def _ignore_problem(_problem: Problem) -> None:
 
 
 class Endpoint:
-    """The listener as the service sees it.
+    """The listener.
 
     ``listen``: where; port 0 takes a free one (see ``address``).  ``trusted``: who gets
     answers.  ``names``: the host names that requests may call us by, besides the one to
@@ -134,7 +137,7 @@ class Endpoint:
 
     @property
     def address(self) -> Address:
-        """Where it listens; once started, with the port it really has."""
+        """Where it listens: after the start with the real port."""
         if self._server is None:
             return self._listen
         return Address(self._listen.host, self._server.server_port)
@@ -145,7 +148,7 @@ class Endpoint:
         return f"http://{self.address}"
 
     def start(self) -> None:
-        """Bind and serve, in threads of its own.  ProblemError when the address is taken."""
+        """Listen and serve, in threads.  Raises ProblemError when the address is taken."""
         server = _Server(
             self._listen,
             trusted=self._trusted,
@@ -168,7 +171,7 @@ class Endpoint:
         self._background.start()
         self._accepting = threading.Thread(
             target=server.serve_forever,
-            # How often it looks whether it should stop: stop() wakes it, if it can.
+            # Seconds between two looks whether to stop.  stop() wakes it earlier, if it can.
             kwargs={"poll_interval": 5},
             name="publish-accept",
             daemon=True,
@@ -176,21 +179,21 @@ class Endpoint:
         self._accepting.start()
 
     def publish(self, snapshot: Snapshot, events: Sequence[str] = ()) -> None:
-        """Answer from `snapshot` from now on, and send `events` to those subscribed.
+        """Answer from `snapshot` from now on, and send `events` to the subscribers.
 
-        A client that subscribes around this moment gets each of `events` once:
-        either in force at its start or as an event.  Never blocks.
+        A client that subscribes at this moment gets each of `events` once: as an entry
+        in force, or as an event.  Does not block.
         """
         self._current.resources = {**_resources(snapshot), **self._page_resources()}
         self._subscribers.publish(snapshot.frames, events)
 
     def set_status(self, status: bytes) -> None:
-        """Answer with this status document until the next snapshot or call."""
+        """Answer with this status document until the next call or snapshot."""
         resource = Resource(JSON, lambda: status)
         self._current.resources = {**self._current.resources, STATUS_PATH: resource}
 
     def set_page_data(self, make: Callable[[], bytes]) -> None:
-        """Show people what `make` returns, which is called in another thread if anybody asks."""
+        """Serve what `make` returns as the page's data.  A thread calls it when it is asked for."""
         self._page_data = Resource(JSON, make)
         self._current.resources = {**self._current.resources, **self._page_resources()}
 
@@ -198,11 +201,11 @@ class Endpoint:
         return {PAGE_PATH: self._page_resource, PAGE_DATA_PATH: self._page_data}
 
     def stop(self) -> None:
-        """Close the listener, end every connection (subscribers with 1001), within seconds."""
+        """Close the listener and end all connections within seconds (subscribers with 1001)."""
         if self._server is None:
             return
         with contextlib.suppress(OSError):
-            # Wakes the accepting thread, which would look only now and then.
+            # This wakes the accepting thread.
             self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._accepting.join()
@@ -252,7 +255,7 @@ _NOTHING_YET = Snapshot(
 
 @dataclass(slots=True)
 class _Current:
-    """What is answered now: replaced as a whole, by one thread, while others read it."""
+    """What is answered now.  One thread replaces it as a whole, others read it."""
 
     resources: Mapping[str, Resource]
 
@@ -315,7 +318,7 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept.  Without free descriptors, wait a little: the listener stays readable."""
+        """Accept.  Without free descriptors, pause: the listener stays readable, and would spin."""
         try:
             return self.socket.accept()
         except OSError as error:
@@ -356,7 +359,7 @@ class _Server(ThreadingHTTPServer):
         return True
 
     def _end_slowest(self, now: float) -> bool:
-        """Make room: end one that has not asked, or has been at its answer longest."""
+        """Make room: end the oldest that has not asked yet, or the one with the oldest answer."""
         key, slowest = min(self._open.items(), key=lambda item: (item[1].asked, item[1].since))
         if now - slowest.since < self._grace(slowest):
             key, slowest = min(self._open.items(), key=lambda item: item[1].since)
@@ -371,13 +374,13 @@ class _Server(ThreadingHTTPServer):
         return self.limits.grace_seconds if entry.asked else self.limits.head_grace_seconds
 
     def touch(self, connection: socket.socket, *, asked: bool) -> None:
-        """A new request or, once that has arrived, its answer begins on `connection`."""
+        """Note that a request begins on `connection` or, with `asked`, its answer."""
         entry = self._open.get(id(connection))
         if entry is not None:
             entry.since, entry.asked = time.monotonic(), asked
 
     def take(self, connection: socket.socket) -> socket.socket | None:
-        """The connection away from its thread, to live on elsewhere; None: it was ended."""
+        """Take the connection from its thread; None where it was ended meanwhile."""
         with self._changed:
             if self._open.pop(id(connection), None) is None:
                 return None
@@ -387,7 +390,7 @@ class _Server(ThreadingHTTPServer):
     def shutdown_request(self, request: Any) -> None:
         """Close, when its thread is done with it."""
         with self._changed:
-            # Under the lock: _end_slowest must not meet a descriptor used anew.
+            # Under the lock: else _end_slowest could end another's connection by an old descriptor.
             self._open.pop(id(request), None)
             super().shutdown_request(request)
             self._changed.notify_all()
@@ -401,7 +404,7 @@ class _Server(ThreadingHTTPServer):
             self._changed.wait_for(lambda: not self._open, timeout=seconds)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A request that failed for a reason of ours: say so, without a traceback."""
+        """Log a request that failed by our fault, without a traceback."""
         error = sys.exception()
         if not isinstance(error, OSError):  # those are the peer's: gone, reset, too slow
             message = f"a request from {client_address[0]} failed: {error!r}"
@@ -409,11 +412,11 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection: requests in, answers out, until either side has had enough."""
+    """One connection: requests in, answers out."""
 
     server: _Server
     protocol_version = "HTTP/1.1"
-    # For a request line without a version: it is answered, with a refusal.
+    # A request line without a version is refused, which needs a version to answer in.
     default_request_version = "HTTP/1.0"
 
     def setup(self) -> None:
@@ -449,7 +452,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._transmit(*self._outgoing)
 
     def _take_up(self, head: bytes) -> None:
-        """Work out the answer, or hand the connection on."""
+        """Make the answer, or pass the connection to the subscribers."""
         line, _, fields = head.partition(b"\n")
         self.raw_requestline = line.strip()
         if len(self.raw_requestline.split()) != 3:
@@ -465,13 +468,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer()
 
     def handle_expect_100(self) -> bool:
-        """No body is wanted, so none is asked for: the final answer follows."""
+        """Ask for no body: the final answer follows."""
         return True
 
     # -- in -------------------------------------------------------------------
 
     def _read_head(self) -> bytes | None:
-        """A request's line and headers; None when there is none (anything to say is said)."""
+        """The request line and the headers; None when none came (a refusal is then prepared)."""
         deadline = time.monotonic() + self.server.limits.head_seconds
         # RFC 9112, section 2.2: empty lines before a request are to be ignored.
         buffer = self._received.lstrip(b"\r\n")
@@ -528,7 +531,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, b"", None)
 
     def _is_misled(self) -> bool:
-        """Refuse what a page of another site makes a browser on a trusted host send."""
+        """Refuse, and return True for, what a page of another site has a browser send."""
         hosts = self.headers.get_all("Host", [])
         host = host_of(hosts[0]) if len(hosts) == 1 else None
         if hosts and host is None:
@@ -611,7 +614,7 @@ class _Handler(BaseHTTPRequestHandler):
         content_type: str | None,
         *headers: tuple[str, str],
     ) -> None:
-        """Prepare head and body; None as body: an answer that has none at all."""
+        """Prepare head and body; None: an answer without any body."""
         self.server.metrics.http_requests.labels(str(status.value)).inc()
         self.send_response(status)
         if content_type is not None:

@@ -1,10 +1,10 @@
-"""Asks kumod whether it does what was published, and sums up what is known.
+"""Asks kumod whether it does what was published, and sums up the answers.
 
 In: the options that the overlay sets, and what the pusher knows of suspensions and
-bounces.  Out: an :class:`Obedience`, a value for the status and the metrics.  What to
-ask, and what the answers mean, is decided in :mod:`sidecar.publish.obey`.
+bounces.  Out: an :class:`Obedience`, a value for the status and the metrics.
+:mod:`sidecar.publish.obey` decides what to ask, and what the answers mean.
 
-A question may take kumod long, since it asks the DNS: that is no trouble with kumod.
+kumod asks the DNS before it answers.  So a slow answer is no trouble with kumod.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ class Inspector:
         self._questions = Questions()
         self._changed = asyncio.Event()
         self.obedience = Obedience()
-        """As it was when it was last summed up."""
+        """The last sum."""
 
     def take(self, settings: Mapping[str, Setting | None]) -> None:
-        """Take in what changed."""
+        """Note the settings that changed."""
         if settings:
             self._questions.take(settings, time.time_ns())
             self._changed.set()
 
     async def ask(self) -> None:
-        """Ask whenever it is time, for ever."""
+        """Ask whenever a question is due, for ever."""
         while True:
             await self._until_due()
             try:
@@ -87,7 +87,7 @@ class Inspector:
                         self._questions.answered(place, shown, time.time_ns())
                         await asyncio.sleep(self._link.pace.inspect)
             except (Unreachable, Refused):
-                # The other tasks report it; what could not be asked stays due.
+                # The other tasks report it.  What could not be asked stays due.
                 await asyncio.sleep(self._link.pace.last_retry)
 
     async def _until_due(self) -> None:
@@ -140,7 +140,7 @@ class Inspector:
                 yield key, self._with_trouble(verdict)
 
     def _with_trouble(self, verdict: Verdict) -> Verdict:
-        """While kumod does not answer, what it did before is no more than likely."""
+        """The verdict while kumod does not answer: what was not in effect is not obeyed."""
         trouble = next(iter(self._link.problems.current), None)
         if trouble is None or verdict.effect == "in effect":
             return verdict

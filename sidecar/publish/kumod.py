@@ -1,9 +1,9 @@
-"""The third road: telling kumod over its admin API, at once.
+"""kumod's admin API: it is told of changes at once, and asked what it does.
 
-In: what changed in force, from the service.  Out: a bump of the configuration
-epoch after each change of the overlay, and in kumod exactly the suspensions and
-bounces that are in force; and whether it does what it was told.  Each has a task
-of its own, so that neither tailing nor another one waits.
+In: what changed in force.  Out: a bump of the configuration epoch after each change
+of the overlay; in kumod, exactly the suspensions and bounces that are in force;
+whether it does what was published.  Each has a task of its own, so that none waits
+for another, nor the log for any.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BUMP_PATH = "/api/admin/bump-config-epoch"
 
 
 class KumodClient:
-    """One kumod and what it should know.
+    """The client of one kumod.
 
     ``ids``: ids known from the store.  ``on_ids``: told of each change to them
     (None: gone), in the loop's thread; to be stored.  ``on_problem``: each kind
@@ -57,13 +57,13 @@ class KumodClient:
         self._tasks: list[asyncio.Task[None]] = []
 
     def take(self, changes: Changes) -> None:
-        """Have kumod told of `changes`.  Costs what changed; call it from the loop's thread."""
+        """Have kumod told of `changes`.  Call it from the loop's thread."""
         self._bumper.set_version(changes.overlay_version)
         self._pusher.take(changes)
         self._inspector.take(changes.settings)
 
     def conditions(self) -> list[Problem]:
-        """What keeps kumod from being told, or from doing as it is told."""
+        """What keeps kumod from being told, or from doing what was published."""
         problems = [replace(problem, level="error") for problem in self._link.problems.current]
         disobeyed = self.obedience.first("not obeyed")
         if problems or disobeyed is None:
@@ -75,7 +75,7 @@ class KumodClient:
 
     @property
     def obedience(self) -> Obedience:
-        """Whether kumod does what was published, as it was a few seconds ago."""
+        """Whether kumod does what was published, as of a few seconds ago."""
         return self._inspector.obedience
 
     @property
@@ -84,7 +84,7 @@ class KumodClient:
         return self._bumper.settled and self._pusher.settled
 
     async def run(self) -> None:
-        """Work until :meth:`close`; raises what no task was prepared for."""
+        """Work until :meth:`close`.  Raises what no task expects."""
         self._tasks = [
             asyncio.create_task(self._link.keep_at(self._bumper), name="kumod-bump"),
             asyncio.create_task(self._link.keep_at(self._pusher), name="kumod-push"),
@@ -100,14 +100,14 @@ class KumodClient:
                 task.result()  # none ends by itself
 
     async def close(self) -> None:
-        """Stop.  What kumod was told stays in force there until it expires."""
+        """Stop.  In kumod, what it was told stays until it expires."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 class _Bumper:
-    """Bumps the configuration epoch: soon after a change, and always after the last one."""
+    """Bumps the configuration epoch soon after each change, and always after the last one."""
 
     name = "bump"
 
@@ -128,7 +128,7 @@ class _Bumper:
             self._changed.set()
 
     async def ready(self) -> None:
-        """Until there is a change, and it is its turn."""
+        """Wait until there is a change, and the last bump is long enough ago."""
         if self.settled:
             self._changed.clear()
             await self._changed.wait()
@@ -137,7 +137,7 @@ class _Bumper:
     async def work(self, api: AdminApi) -> None:
         """Bump."""
         self._last = time.monotonic()
-        # Taken before the request: a change while it is under way needs another.
+        # Noted before the request: a change during the request needs another one.
         version = self._wanted
         answer = await self._link.request(api, "POST", _BUMP_PATH)
         if failed(answer):

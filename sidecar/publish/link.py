@@ -1,7 +1,7 @@
-"""The way to one kumod: its admin API, what it says about itself, how often to try.
+"""The connection to one kumod: exchanges, their troubles, how often to try.
 
-In: tasks to keep at.  Out: their exchanges, counted; each kind of trouble once,
-until it has been well again.
+In: tasks.  Out: their exchanges, counted; each kind of trouble, reported once until
+it is over.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sidecar.publish.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How hard to try, in seconds.
+    """How often to try, in seconds.
 
-    ``bump``: between two bumps at least.  ``inspect``: between two questions about what is
-    in effect.  ``sum_up``: between two sums of what is known of that.  ``first_retry``
-    doubles up to ``last_retry``, each with jitter.  ``refused``: until a whole API that
-    refused us is asked again.  ``reconcile``: between two looks at kumod's lists.
-    ``answer``: for one exchange.
+    ``bump``: at least so long between two bumps.  ``inspect``: between two questions
+    about what is in effect.  ``sum_up``: between two sums of the answers.
+    ``first_retry`` doubles up to ``last_retry``, each with jitter.  ``refused``: until
+    an API that refuses us is asked again.  ``reconcile``: between two readings of
+    kumod's lists.  ``answer``: for one exchange.
     """
 
     bump: float = 1.0
@@ -40,38 +40,38 @@ class Pace:
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not an error of ours
-    """kumod won't have us at all: not trusted, or not its API at this address."""
+    """kumod refuses us altogether: it does not trust this host, or it is not its API there."""
 
 
 class Task(Protocol):
-    """One of the two things to keep at."""
+    """What is done again and again: the bumper or the pusher."""
 
     name: str
 
     async def ready(self) -> None:
-        """Until there is something to do."""
+        """Wait until there is something to do."""
 
     async def work(self, api: AdminApi) -> None:
         """Do it.  Raises Unreachable and Refused."""
 
 
 class Problems:
-    """Each kind of trouble is reported once, until it has been well again."""
+    """Reports each kind of trouble once until it is over."""
 
     def __init__(self, address: ApiAddress, on_problem: Callable[[Problem], None]) -> None:
         self._shown = address.url
         self._on_problem = on_problem
-        # By code: who has it.  One kumod that is down is one trouble, not one a task.
+        # By code: who has it.  A kumod that is down is one trouble, not one for each task.
         self._ill: dict[str, set[str]] = {}
         self._current: dict[str, Problem] = {}
 
     @property
     def current(self) -> tuple[Problem, ...]:
-        """The troubles that are not over."""
+        """The troubles that last."""
         return tuple(self._current.values())
 
     def report(self, code: str, message: str, *, who: str = "") -> None:
-        """`who` has this trouble; news if nobody had it."""
+        """Note that `who` has this trouble; report it if nobody had it before."""
         ill = self._ill.setdefault(code, set())
         problem = Problem("warning", f"kumod-{code}", message, where=self._shown)
         if not ill:
@@ -80,7 +80,7 @@ class Problems:
         ill.add(who)
 
     def well(self, code: str, *, who: str = "") -> None:
-        """`who` doesn't have it any longer."""
+        """Note that `who` does not have this trouble any more."""
         ill = self._ill.get(code, set())
         ill.discard(who)
         if not ill:
@@ -88,7 +88,7 @@ class Problems:
 
 
 class Link:
-    """The way to one kumod: exchanges, what they say about it, and how often to try."""
+    """The connection to one kumod."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Link:
         self.address = address
 
     async def keep_at(self, task: Task) -> None:
-        """Do `task` for ever, over a connection; wait longer and longer while it fails."""
+        """Do `task` again and again; after a failure wait, each time longer."""
         pause = self.pace.first_retry
         while True:
             await task.ready()
@@ -115,7 +115,7 @@ class Link:
                 self.metrics.kumod_up.set(0)
                 message = f"{reason}; tried again until it answers"
                 self.problems.report("unreachable", message, who=task.name)
-                # Half to the whole of it: those who lost kumod together come back apart.
+                # Jitter: those who lost kumod together do not come back together.
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
                 pause = min(2 * pause, self.pace.last_retry)
             except Refused as reason:
@@ -137,9 +137,9 @@ class Link:
         *,
         may_lack: bool = False,
     ) -> Answer:
-        """One exchange, counted.  Raises Unreachable and Refused; other 4xx are returned.
+        """One exchange, counted.  Raises Unreachable and Refused; returns other 4xx.
 
-        `may_lack`: an older kumod does not know the path; its 404 is returned, too.
+        `may_lack`: an older kumod does not know the path; its 404 is returned as well.
         """
         try:
             answer = await api.request(method, path, payload)

@@ -1,15 +1,14 @@
 """Writing a file that kumod reads, so that it is whole at every moment.
 
-In: a path and a text.  Out: the file in place, or a ProblemError and the old
-file as it was.  kumod fails its *whole* shaping load when the overlay doesn't
-parse, so nobody may ever see half of it: the text goes to a temporary file in
-the same directory, which is synced and renamed over the old one, and then the
-directory is synced.
+In: a path and a text.  Out: the file in place, or a ProblemError and the old file
+as it was.  kumod fails its *whole* shaping load when the overlay does not parse.
+So the text goes to a temporary file in the same directory, which is synced and
+renamed over the old one.  Then the directory is synced.
 
-The temporary file is ``.NAME.RANDOM.new``: the end of its name keeps it out of
-the glob (``**/*.{lua,json,toml,yaml}``) from which kumod computes its
-configuration epoch.  While it is written it is locked; what a killed process
-left behind is not, and the next call removes it.
+The temporary file is ``.NAME.RANDOM.new``.  This ending keeps it out of the glob
+(``**/*.{lua,json,toml,yaml}``) from which kumod computes its configuration epoch.
+It is locked while it is written.  One that a killed process left is not locked, and
+the next call removes it.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 def write_atomically(path: Path, text: str | bytes) -> bool:
-    """Put `text` at `path`; False when it is already there, and then nothing is touched.
+    """Put `text` at `path`; returns False, and touches nothing, where it is there already.
 
     Owner and mode of an existing file are kept; a new one gets 0644, whatever
     the umask, since kumod runs as another user.  A symbolic link stays one: the
@@ -105,11 +104,10 @@ def _keep_owner_and_mode(fd: int, target: Path) -> None:
 
 
 def _keep_owner(fd: int, old: os.stat_result, mode: int) -> None:
-    """Give the file to its old owner, as far as this process is allowed to.
+    """Give the file to its old owner, as far as this process may.
 
-    Without privileges the user can't be kept.  That matters only if it shuts
-    somebody out, so the group is tried alone, and failing that the file must be
-    one that everybody may read.
+    Without privileges the user can't be kept, but perhaps the group.  If not even that,
+    the file must be one that everybody may read: else it would shut somebody out.
     """
     try:
         os.fchown(fd, old.st_uid, old.st_gid)

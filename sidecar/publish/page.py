@@ -1,8 +1,8 @@
-"""The page at ``GET /``: what is in force and how the sidecar is, for people.
+"""The page at ``GET /``: what is in force, and how the sidecar is, for people.
 
-In: entries and health as one JSON document (:func:`document`).  Out: HTML that
-reads it from the same listener.  The page changes nothing, loads nothing from
-elsewhere, and runs only the script that it came with.
+In: entries and status.  Out: HTML, and the JSON document (:func:`document`) that it
+reads from the same listener.  The page changes nothing, loads nothing from
+elsewhere, and runs only the script that came with it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Makes kumod's suspensions and bounces the wanted ones, and keeps them so.
+"""Keeps kumod's suspensions and bounces equal to what is in force.
 
-In: what changed in force.  Out: requests to kumod's admin API; what is to be kept
-of them, for the store.  What to tell is decided in :mod:`sidecar.publish.holds`.
+In: what changed in force.  Out: requests to kumod's admin API, and the ids that it
+gave, for the store.  :mod:`sidecar.publish.holds` decides what to tell.
 
-kumod keeps these entries in memory only.  So its lists are read at the start,
-after any error and every half minute, and what it forgot is told again.
-Somebody else's entry for the same target (an operator's, shaping.lua's) that
-lasts at least as long as ours is left alone, and what isn't ours is never taken
-back.  What somebody deleted there stays deleted until a rule strikes anew.
+kumod keeps these entries in memory only.  So its lists are read at the start, after
+each error and every half minute.  What it forgot is told again.  An entry of
+somebody else for the same target (an operator's, shaping.lua's) that lasts as long
+as ours is left alone, and only our own are taken back.  What somebody deleted there
+stays deleted until a rule strikes anew.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from sidecar.times import NS
 
 _FAILURES_IN_A_ROW = 3
 _KINDS: tuple[HoldKind, ...] = ("ready_q", "bounce", "sched_q")
-"""In the order in which their lists are read: the one with the marker last.  Were kumod to
-restart in between, the marker would be missing, too."""
+"""The order in which their lists are read.  The one with the marker is last: if kumod
+restarts in between, the marker is missing as well."""
 
 _MARKER_NS = 3650 * 86400 * NS
 _MARKER_REASON = (
@@ -61,7 +61,7 @@ _PIECE = 500  # targets looked at before the event loop has its turn
 
 
 class Pusher:
-    """Tells kumod of what is in force, and takes back what is over."""
+    """Tells kumod what is in force, and takes back what is over."""
 
     name = "push"
 
@@ -79,7 +79,7 @@ class Pusher:
         self._started = False
         self.settled = False
         """Whether kumod has been told everything."""
-        # By target: what kumod has, ours and others' that will do.
+        # By target: what kumod has, be it ours or another's that serves as well.
         self._told: dict[str, Told] = {}
         # By target, or by the name of a replaced entry: what kumod gave us for it.
         self._given: dict[str, Given] = {}
@@ -105,7 +105,7 @@ class Pusher:
                 self._given[name] = Given.parse(text)
 
     def take(self, changes: Changes) -> None:
-        """Take in what changed.  Costs what changed."""
+        """Note `changes`.  The cost is that of the changes."""
         began, self._started = self._started, True
         touched = self._wanted.take(changes)
         self._look_at(touched)
@@ -115,7 +115,7 @@ class Pusher:
             self._changed.set()
 
     def _look_at(self, keys: Iterable[str]) -> None:
-        """Have `keys` looked at in the next pass; note which of them kumod does not know."""
+        """Look at `keys` in the next pass; note which of them kumod has yet to be told."""
         now = time.time_ns()
         for key in keys:
             self._dirty[key] = None
@@ -133,7 +133,7 @@ class Pusher:
         self._link.metrics.kumod_pending.set(len(self._pending))
 
     async def ready(self) -> None:
-        """Until something changes, is due, or kumod's lists are to be looked at."""
+        """Wait until something changes or is due, or it is time to read kumod's lists."""
         if not self._started:
             await self._changed.wait()
         if self._dirty:
@@ -146,14 +146,14 @@ class Pusher:
                 await self._changed.wait()
 
     async def work(self, api: AdminApi) -> None:
-        """One pass: look at kumod's lists if it is time, tell and take back what is due."""
+        """One pass: read kumod's lists if it is time, tell and take back what is due."""
         self._changed.clear()
         try:
             if time.monotonic() >= self._reconcile_at:
                 await self._reconcile(api)
             await self._converge(api)
         except (Unreachable, Refused):
-            # An answer may have been lost with its id: look before telling again.
+            # An answer may be lost, and its id with it: read the lists before telling again.
             self._reconcile_at = float("-inf")
             raise
         if not self._dirty:
@@ -162,7 +162,7 @@ class Pusher:
     # -- what kumod has -------------------------------------------------------
 
     async def _reconcile(self, api: AdminApi) -> None:
-        """Learn from kumod's lists what it has, ours and others'."""
+        """Read from kumod's lists what it has, ours and others'."""
         listed: list[Listed] = []
         for kind in _KINDS:
             listed += await self._list(api, kind)
@@ -175,9 +175,9 @@ class Pusher:
         for key, given in self._given.items():
             entry = by_id.pop(given.id, None)
             if entry is not None:
-                # Rather what we said than what it lists, which passed through two clocks.
+                # What we said is more exact than what it lists by its own clock.
                 self._told[key] = told_before.get(key) or Told(entry.hold, now)
-                # What struck by now was there to be seen by whoever deletes it from now on.
+                # Whoever deletes the entry from now on has seen all strikes up to this one.
                 strike = self._wanted.last_strike(key)
                 if strike != given.strike:
                     self._given[key] = replace(given, strike=strike)
@@ -197,21 +197,21 @@ class Pusher:
         self._reconcile_at = time.monotonic() + self._link.pace.reconcile
 
     def _cancel(self, key: str, given: Given) -> Given | None:
-        """Somebody has deleted the entry of target `key`."""
+        """Note that somebody deleted the entry of target `key`; returns what to keep of that."""
         if not any(h.strike <= given.strike for h in self._wanted.entries(key).values()):
             return None  # nothing in force that it was told for
         self._cancelled[key] = given.strike
         return replace(given, id="cancelled")
 
     async def _look_at_all(self) -> None:
-        """Look at every target, with turns for the event loop."""
+        """Look at every target, and give the event loop turns."""
         keys = [*self._wanted.targets(), *self._given, *self._cancelled]
         for start in range(0, len(keys), _PIECE):
             self._look_at(keys[start : start + _PIECE])
             await asyncio.sleep(0)
 
     def _consider(self, entry: Listed, now: int) -> None:
-        """An entry that isn't known to be ours, where we want one."""
+        """Look at an entry that is not known as ours, where we want one."""
         key = entry.hold.target.key
         wanted = self._hold(key)
         if wanted is None or key in self._given:
@@ -236,16 +236,16 @@ class Pusher:
             raise Unreachable(f"GET {PATHS[kind]}: {error}") from error
 
     async def _tell_marker(self, api: AdminApi) -> None:
-        """Leave in kumod what it forgets only with everything else.
+        """Put the marker into kumod: it is gone only when kumod has forgotten everything.
 
-        By now what it has forgotten is forgotten here, too, and committed no later
-        than the marker's id: so an id that is kept is of the marker's time.
+        What kumod has forgotten is forgotten here by now, and is committed no later than
+        the marker's id.  So all ids that are kept are as old as the marker, or newer.
         """
         domain, _ = self._marker
         hold = Hold(Target("sched_q", domain=domain), _MARKER_REASON, time.time_ns() + _MARKER_NS)
         answer = await self._link.request(api, "POST", PATHS["sched_q"], hold.request)
         if answer.status >= 400:
-            return  # without it, what is deleted comes back; tried again with the next look
+            return  # tried again with the next look; until then what is deleted comes back
         entry_id = _id_of(read_json(answer))
         if entry_id is not None:
             self._marker = (domain, entry_id)
@@ -254,11 +254,11 @@ class Pusher:
     # -- what it should have --------------------------------------------------
 
     def _hold(self, key: str) -> Hold | None:
-        """What a target should be held by, as far as nobody has said otherwise."""
+        """The hold that a target should have; None where it is over, or was deleted by hand."""
         return self._wanted.longest(key, after=self._cancelled.get(key, -1))
 
     def _due(self, key: str, now: int) -> int | None:
-        """When kumod is to be told of a target (ns), None when it need not be."""
+        """When kumod is to be told of a target (ns); None: not at all."""
         hold = self._hold(key)
         if hold is None or hold.expires_ns <= now or self._refused.get(key) == hold:
             return None
@@ -285,7 +285,7 @@ class Pusher:
         failures.check()
 
     async def _tell_if_due(self, api: AdminApi, key: str) -> str | None:
-        self._dirty.pop(key, None)  # what changes from here on is looked at again
+        self._dirty.pop(key, None)  # a change from here on puts it back
         self._settle_refusal(key)
         self._settle_cancelled(key)
         hold, now = self._hold(key), time.time_ns()
@@ -301,7 +301,7 @@ class Pusher:
         return failure
 
     async def _tell(self, api: AdminApi, key: str, hold: Hold) -> str | None:
-        """POST one; what went wrong if it failed and may succeed later."""
+        """POST one.  Returns what went wrong if it may succeed later."""
         kind, strike = hold.target.kind, self._wanted.last_strike(key)
         answer = await self._link.request(api, "POST", PATHS[kind], hold.request)
         if failed(answer):
@@ -326,7 +326,7 @@ class Pusher:
         return None
 
     async def _take_back(self, api: AdminApi, key: str) -> str | None:
-        """DELETE one; that kumod doesn't know it is as good."""
+        """DELETE one.  Returns what went wrong if it may succeed later."""
         self._dirty.pop(key, None)
         kind, told, given = kind_of(key), self._told.get(key), self._given[key]
         ends_ns = given.expires_ns if told is None else told.hold.expires_ns
@@ -345,11 +345,11 @@ class Pusher:
         self._settle_refusal(key)
         self._settle_cancelled(key)
         if self._hold(key) is not None:
-            self._dirty[key] = None  # it struck again meanwhile
+            self._dirty[key] = None  # the rule struck again meanwhile
         return None
 
     def _settle_cancelled(self, key: str) -> None:
-        """Forget a deletion when nothing is in force any more that it was about."""
+        """Forget a deletion by hand when nothing that it covers is in force any more."""
         strike = self._cancelled.get(key)
         holds = self._wanted.entries(key).values()
         if strike is not None and not any(h.strike <= strike for h in holds):
@@ -409,13 +409,13 @@ class Pusher:
 
 
 def _id_of(document: object) -> str | None:
-    """The id in kumod's answer to a POST."""
+    """The id in kumod's answer to a POST; None where there is none."""
     entry_id = document.get("id") if isinstance(document, dict) else None
     return entry_id if isinstance(entry_id, str) else None
 
 
 class _Failures:
-    """Failed requests of one pass: one must not keep the others waiting, many mean kumod is ill."""
+    """The failed requests of one pass: after one the pass goes on, after several it ends."""
 
     def __init__(self) -> None:
         self._in_a_row = 0

@@ -1,8 +1,7 @@
-"""One body that HTTP serves: plain or gzipped, each with its entity tag.
+"""One body that HTTP serves, plain or gzipped, each with its entity tag.
 
-In: a function that makes the bytes.  Out: representations, made when first
-asked for and kept.  Publishing therefore costs nothing until somebody asks,
-and however many ask, the work is done once.
+In: a function that makes the bytes.  Out: representations.  Each is made when first
+asked for, and kept: publishing costs nothing until somebody asks, and then once.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ class Resource:
                 self._known[False] = Representation(body, f'"{_digest(body)}"', None)
             if zipped and True not in self._known:
                 plain = self._known[False]
-                # Level 1, as upstream: the reader is mostly on the same host.  No
-                # time stamp: the same text has the same bytes and so the same tag.
+                # Level 1, as upstream: the reader is mostly on the same host.  No time: the
+                # same text must have the same tag.
                 body = gzip.compress(plain.body, compresslevel=1, mtime=0)
                 self._known[True] = Representation(body, f'{plain.etag[:-1]}-gzip"', "gzip")
             return self._known[zipped]

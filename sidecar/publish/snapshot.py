@@ -1,4 +1,4 @@
-"""What is published at one moment, as one immutable value.
+"""What is published at one moment, as one value.
 
 In: the JSON objects of the suspensions and bounces in force, and the overlay's
 text, all made by the core.  Out: the bodies of the HTTP answers and the
@@ -35,7 +35,7 @@ def legacy_frame(frame: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything the endpoint answers with, swapped as a whole.
+    """Everything that the listener answers with.
 
     ``overlay``: TOML text.  ``suspended``, ``bounced``, ``status``: JSON documents.
     ``frames``: one JSON object an entry in force, as :func:`event_frame` writes

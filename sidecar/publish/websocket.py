@@ -2,20 +2,18 @@
 
 In: sockets whose upgrade request was good, the snapshot in force, events.
 Out: text frames (``tests/data/api``).  The handshake and framing are
-wsproto's; each subscriber is a coroutine in the :class:`Background` loop and
-takes events from a bounded queue of its own, so one that doesn't read costs the
-others nothing and is cut off.
+wsproto's.  Each subscriber is a coroutine in the :class:`Background` loop with a
+bounded queue of its own.  One that does not read is cut off and costs others nothing.
 
-Pings.  kumod's WebSocket client (``kumo.http.connect_websocket``) hands every
-received ping to code that holds it for unreachable and panics; a pong it takes
-for an event that is no JSON.  Either ends the subscription, which
-``policy-extras/shaping.lua`` resumes only 30 seconds later.  So this side sends
-no ping, and finds dead peers by TCP keep-alive and by unacknowledged data.  A
-client's own pings are answered.
+Pings.  kumod's WebSocket client (``kumo.http.connect_websocket``) panics on a ping,
+and takes a pong for an event.  Either ends the subscription, and
+``policy-extras/shaping.lua`` resumes it only 30 seconds later.  So this side sends
+no pings.  It finds dead peers by TCP keep-alive and by unacknowledged data.  It
+answers a client's own pings.
 
-Room.  When all places are taken, the host with the most subscribers gives one up:
-not its first, which is the one that has been there before any crowd came.  So one
-host's subscribers keep no other's out, nor its own kumod.
+Room.  When all places are taken, the host with the most subscribers loses its second.
+Its first stays: that was there before the crowd.  So one host's subscribers keep out
+neither another host nor their own kumod.
 """
 
 from __future__ import annotations
@@ -41,21 +39,21 @@ from sidecar.publish.background import Background
 from sidecar.publish.metrics import Metrics
 from sidecar.publish.snapshot import legacy_frame
 
-_READ_SIZE = 1024  # what is read at once is parsed at once, while others wait
+_READ_SIZE = 1024  # others wait while this much is parsed
 _HOSTS_COUNTED = 1024
-_FRAMES_AT_ONCE = 64  # a compromise between system calls and keeping the others waiting
+_FRAMES_AT_ONCE = 64  # more saves system calls, but keeps the others waiting
 _FAREWELL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriberLimits:
-    """What one subscriber may cost.
+    """What subscribers may cost.
 
-    ``subscribers``: how many at a time.  ``queued``: events not yet sent to one
-    (the entries in force don't count: they are shared).  ``send_seconds``: how
-    long its socket may take nothing while something waits, and how long data may
-    stay unacknowledged.  ``received``: bytes that all of one host's may send in a
-    minute; nothing they say is of interest.
+    ``subscribers``: how many at a time.  ``queued``: events that wait for one (the
+    entries in force don't count, since all share them).  ``send_seconds``: how long a
+    socket may take nothing while something waits, and how long data may stay
+    unacknowledged.  ``received``: bytes that one host's subscribers may send in a
+    minute; they have nothing to say.
     """
 
     subscribers: int = 32
@@ -74,7 +72,7 @@ class BadHandshake(Exception):  # noqa: N818 - an answer to a client, not an err
 
 
 def accept(path: str, headers: Iterable[tuple[str, str]]) -> tuple[bytes, Connection]:
-    """The 101 answer to an upgrade request and the connection to go on with.
+    """The 101 answer to an upgrade request, and the connection that it opens.
 
     Raises BadHandshake (RFC 6455, section 4.2.2).
     """
@@ -111,22 +109,22 @@ class Subscribers:
         self._background = background
         self._limits = limits
         self._metrics = metrics
-        # Guards the two below, so that a subscriber joins either before an event
-        # (and gets it from its queue) or after (and finds it in force).
+        # Guards the two below.  A subscriber joins before an event, and gets it from its
+        # queue, or after it, and finds it in force.
         self._lock = threading.Lock()
         self._in_force: tuple[str, ...] = ()
         self._members: dict[_Subscriber, None] = {}  # in the order of joining
         self._received = _Received(limits.received)
 
     def publish(self, in_force: tuple[str, ...], new: Sequence[str]) -> None:
-        """From now on `in_force` is what a new subscriber gets first; all others get `new`."""
+        """New subscribers get `in_force` first from now on; present ones get `new`."""
         with self._lock:
             self._in_force = in_force
             if not new:
                 return
             members = tuple(self._members)
             late = {m for m in members if len(m.queue) + len(new) > self._limits.queued}
-            # No longer a member: its queue must not grow while it is being ended.
+            # Remove it at once: its queue must not grow while it is being ended.
             for member in late:
                 del self._members[member]
             for member in self._members:
@@ -135,13 +133,13 @@ class Subscribers:
             self._background.call(member.cut_off if member in late else member.wake)
 
     def has_room(self, host: str) -> bool:
-        """Whether there is room for one more of `host`, or will be when another gives way."""
+        """Whether one more of `host` can join, perhaps in the place of another."""
         with self._lock:
             free = len(self._members) < self._limits.subscribers
             return free or self._gives_way(host) is not None
 
     def _gives_way(self, host: str) -> _Subscriber | None:
-        """Who makes room for one more of `host`; None where every host has but one."""
+        """The one that leaves for one more of `host`; None where every host has only one."""
         crowds: dict[str, list[_Subscriber]] = {}
         for member in self._members:
             crowds.setdefault(member.host, []).append(member)
@@ -157,10 +155,10 @@ class Subscribers:
         host: str,
         legacy: bool,
     ) -> bool:
-        """Take over `peer`: send it `answer` and then frames; False (and untouched) when full.
+        """Take over `peer`: send it `answer`, then frames.  False, and `peer` untouched, when full.
 
-        The subscription begins before the answer goes out: whatever the client
-        does on seeing it can't cause an event that it misses.
+        The subscription begins before the answer is sent, so the client misses no event
+        that it causes after it.
         """
         with self._lock:
             if len(self._members) >= self._limits.subscribers:
@@ -187,7 +185,7 @@ class Subscribers:
         return True
 
     def close(self) -> None:
-        """Tell every subscriber that the server goes away (1001)."""
+        """End every subscription with 1001 (going away)."""
         with self._lock:
             members = tuple(self._members)
         for member in members:
@@ -206,7 +204,7 @@ class Subscribers:
 
 
 class _Received:
-    """Bytes that the subscribers of each host have sent in this minute.  For one thread."""
+    """Counts the bytes that each host's subscribers send in a minute.  For one thread."""
 
     __slots__ = ("_began", "_bytes", "_most")
 
@@ -216,7 +214,7 @@ class _Received:
         self._bytes: dict[str, int] = {}
 
     def too_much(self, host: str, size: int, now: float) -> bool:
-        """Count `size` more bytes at the time `now`; whether that is more than may be."""
+        """Count `size` more bytes at `now`; returns whether that is too much."""
         if now - self._began > 60 or len(self._bytes) > _HOSTS_COUNTED:
             self._began = now
             self._bytes.clear()
@@ -225,11 +223,11 @@ class _Received:
 
 
 class _CutOff(Exception):  # noqa: N818 - a way out, not an error
-    """This subscriber is not worth going on with."""
+    """This subscription is to end without a word."""
 
 
 class _Subscriber:
-    """One connection.  Everything but `queue.extend` happens in the loop's thread."""
+    """One subscription.  All but `queue.extend` happens in the loop's thread."""
 
     def __init__(
         self,
@@ -258,17 +256,17 @@ class _Subscriber:
         self._late = False
 
     def wake(self) -> None:
-        """There is something in the queue."""
+        """Say that something is in the queue."""
         self._awake.set()
 
     def end(self, reason: CloseReason) -> None:
-        """Close with `reason`, after what is being sent now."""
+        """Close with `reason`, after the frames that are being sent."""
         if self._ending is None:
             self._ending = reason
         self._awake.set()
 
     def cut_off(self) -> None:
-        """Close without a word: the peer doesn't read, it would not hear it."""
+        """Close without a close frame: the peer does not read."""
         self.queue.clear()
         self._late = True
         self._awake.set()
@@ -276,7 +274,7 @@ class _Subscriber:
             self._writer.transport.abort()
 
     async def run(self, answer: bytes) -> None:
-        """From the handshake's answer to the last byte."""
+        """Send the handshake's answer, then frames, until the connection ends."""
         _watch_peer(self._peer, self._limits.send_seconds)
         try:
             reader, writer = await asyncio.open_connection(sock=self._peer)
@@ -294,7 +292,7 @@ class _Subscriber:
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await listening
-            # Not close(): that would wait for a peer that reads nothing.
+            # close() would wait for a peer that reads nothing.
             writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
@@ -305,7 +303,7 @@ class _Subscriber:
         writer.write(answer)
         await self._drain(writer)
         in_force = iter(self._in_force)
-        self._in_force = ()  # it may be large, and this connection may last
+        self._in_force = ()  # it may be large, and the subscription long
         while self._ending is None:
             frames = list(itertools.islice(in_force, _FRAMES_AT_ONCE))
             while self.queue and len(frames) < _FRAMES_AT_ONCE:
@@ -318,7 +316,7 @@ class _Subscriber:
                 await self._wait()
 
     async def _wait(self) -> None:
-        """Until something is to be done."""
+        """Wait until there is something to send or to end."""
         self._awake.clear()
         if not (self.queue or self._ending is not None or self._late):
             await self._awake.wait()
@@ -331,7 +329,7 @@ class _Subscriber:
         writer.write(b"".join(data))
         self._metrics.frames_sent.inc(len(data))
         await self._drain(writer)
-        await asyncio.sleep(0)  # drain() alone would not let the others have a turn
+        await asyncio.sleep(0)  # the others' turn, which drain() does not always give
 
     async def _drain(self, writer: asyncio.StreamWriter) -> None:
         if self._late:
@@ -342,7 +340,7 @@ class _Subscriber:
     async def _say_goodbye(
         self, writer: asyncio.StreamWriter, listening: asyncio.Task[None]
     ) -> None:
-        """The close handshake, for as long as politeness asks."""
+        """Send the close frame, and wait a moment for the peer's."""
         if self._connection.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
             reason = self._ending or CloseReason.NORMAL_CLOSURE
             writer.write(self._connection.send(events.CloseConnection(code=reason)))
@@ -354,7 +352,7 @@ class _Subscriber:
     # -- from the subscriber -------------------------------------------------
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer pings and a close; throw away the rest.  Ends with the connection."""
+        """Answer pings and a close, and ignore the rest, until the connection ends."""
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError):
             while data := await reader.read(_READ_SIZE):
@@ -367,7 +365,7 @@ class _Subscriber:
         self.end(CloseReason.NORMAL_CLOSURE)
 
     def _take(self, data: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Handle `data`; False when the close handshake is done or can't be."""
+        """Handle `data`; returns False when the connection is closing."""
         if self._connection.state is ConnectionState.CLOSED:
             return False
         self._connection.receive_data(data)
@@ -382,12 +380,12 @@ class _Subscriber:
 
 
 def _reason(code: int) -> CloseReason:
-    """The code to close with: the peer's own, or that of its offence."""
+    """The code to close with: the peer's own where it may be sent."""
     try:
         reason = CloseReason(code)
     except ValueError:
         return CloseReason.NORMAL_CLOSURE
-    # These say what happened and never go over the wire (RFC 6455, section 7.4.1).
+    # These are never sent (RFC 6455, section 7.4.1).
     unsendable = (
         CloseReason.NO_STATUS_RCVD,
         CloseReason.ABNORMAL_CLOSURE,
@@ -397,7 +395,7 @@ def _reason(code: int) -> CloseReason:
 
 
 def _watch_peer(peer: socket.socket, seconds: float) -> None:
-    """Have the kernel notice a peer that is gone: its host down, the path cut."""
+    """Have the kernel end the connection when the peer's host is down or out of reach."""
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
