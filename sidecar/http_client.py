@@ -4,8 +4,8 @@ In: a method, a URL, and what an answer may cost in time and bytes.  Out: an
 :class:`Answer` that came whole, or :class:`Unreachable`.  Certificates are
 verified with the system's list; ``SSL_CERT_FILE`` names another.
 
-The exchange itself is httpcore's.  This module is imported where something is
-asked for: it takes 30 ms and 4 MB.
+The exchange itself is httpcore's.  Import this module where it is used: it takes
+30 ms and 4 MB.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Unreachable(Exception):  # noqa: N818 - a state of the world, met often
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came: the status, the body, the headers (names in lower case).
+    """The status, the body, the headers (names in lower case).
 
-    ``whole``: the server said how long the body is, and so much came.  Where it
-    said nothing, a body that was cut short looks like one that ended.
+    ``whole``: the server said how long the body is, and all of it came.  Without that
+    a body that was cut short looks like a whole one.
     """
 
     status: int
@@ -200,10 +200,9 @@ def _why(error: BaseException) -> str:
 
 
 class _Network(httpcore.AnyIOBackend):
-    """Looks up names in threads that nobody waits for.
+    """Looks up names in threads that the end of the process does not wait for.
 
-    The event loop's own look-up holds up the end of the process for as long as a
-    name server is silent.
+    The event loop's own look-up would hold up the end while a name server is silent.
     """
 
     def __init__(self, look_up: LookUp) -> None:
@@ -212,7 +211,7 @@ class _Network(httpcore.AnyIOBackend):
         self._latest: httpcore.AsyncNetworkStream | None = None
 
     async def drop(self) -> None:
-        """Close the latest connection, which httpcore leaves open if its TLS handshake is cut."""
+        """Close the latest connection: httpcore leaves it open when its TLS handshake is cut."""
         if self._latest is not None:
             await self._latest.aclose()
 

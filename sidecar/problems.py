@@ -45,8 +45,8 @@ class Problem:
 def one_line(text: str) -> str:
     r"""`text` on one line: what is no printable character or space as ``\n``, ``\u2028`` …
 
-    For a terminal, which would obey control characters, a log, and a TOML comment,
-    which must not hold any.
+    A terminal would obey control characters.  A log line and a TOML comment must not
+    hold any.
     """
     if text.isprintable():
         return text

@@ -31,16 +31,16 @@ class Notifier:
         self.watchdog_seconds = _watchdog_seconds(environ) if self.enabled else None
 
     def ready(self, status: str = "") -> None:
-        """The service is up; also ends what :meth:`reloading` began."""
+        """Say that the service is up.  This also ends what :meth:`reloading` began."""
         self._send("READY=1", status)
 
     def reloading(self) -> None:
-        """A reload begins (``Type=notify-reload`` wants the time it began)."""
+        """Say that a reload begins (``Type=notify-reload`` wants to know when)."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     def stopping(self) -> None:
-        """The service ends, by its own will or another's."""
+        """Say that the service ends."""
         self._send("STOPPING=1")
 
     @contextlib.contextmanager

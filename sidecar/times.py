@@ -35,7 +35,7 @@ def parse_rfc3339(text: str) -> int:
             try:
                 return _start_of_second(text[:19]) + int(fraction)
             except ValueError:
-                pass  # the message is to have all of it
+                pass  # the parser below has the message
     return _parse_rfc3339(text)
 
 
@@ -80,8 +80,7 @@ def seconds_since_epoch(moment: datetime) -> int:
 def until_tick(now: float, every: float) -> float:
     """Seconds from `now` (monotonic) to the next multiple of `every`, which is above 0.
 
-    What is looked after now and then is looked after at the same moments, so that
-    the processor need not wake for each thing by itself.
+    Tasks that wait by it wake at the same moments, so that the processor wakes less often.
     """
     return every - now % every
 

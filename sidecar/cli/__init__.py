@@ -33,7 +33,7 @@ class _Main(Commands):
     """Finds the command NAME in the module of that name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the letters, as click has it."""
+        """The names in alphabetical order."""
         return sorted((*super().list_commands(ctx), *_COMMANDS))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

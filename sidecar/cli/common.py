@@ -47,7 +47,7 @@ class Commands(click.Group):
 
 
 def os_problem(error: OSError) -> Problem:
-    """What the system refused, as a problem that names the file."""
+    """A problem that says what the system refused, and of which file."""
     file = error.filename
     return Problem(
         "error",
@@ -58,7 +58,7 @@ def os_problem(error: OSError) -> Problem:
 
 
 def report(problems: Iterable[Problem]) -> None:
-    """Each problem on stderr, one line each."""
+    """Print each problem on stderr, one line each."""
     for problem in problems:
         click.echo(one_line(f"{problem.level}: {problem}"), err=True)
 

@@ -129,14 +129,14 @@ def _check_usage(response: str | None, record: str | None, about: list[str]) -> 
 
 
 def _refuse_missing(rules: Rules) -> None:
-    """kumod goes on without a file that is missing; an explanation of half the rules misleads."""
+    """Raise ProblemError where a file is missing: half the rules explain nothing."""
     missing = [p for p in rules.problems if p.code in ("local-load", "remote-load")]
     if missing:
         raise ProblemError(replace(p, level="error") for p in missing)
 
 
 def _now() -> int:
-    """The present, to the second: no record has been typed more precisely."""
+    """The present to the second, as precise as anybody types a record."""
     return time.time_ns() // NS * NS
 
 
@@ -172,7 +172,7 @@ def _print(explanation: Explanation, *, everything: bool) -> None:
 
 
 def _is_near(step: Step, domain: str | None) -> bool:
-    """Whether a rule is of interest: it is for this record, or would be but for one thing."""
+    """Whether a rule is worth showing: it is for this record, or all but one thing is right."""
     return (
         step.verdict != "elsewhere"
         or step.found is not None
@@ -222,7 +222,7 @@ def _print_step(console: Console, step: Step, text: str) -> None:
 
 
 def _print_span(console: Console, found: Found, text: str) -> None:
-    """The part of the response that matched, with its surroundings, underlined."""
+    """Print what matched, underlined, with the text around it."""
     start = max(0, found.start - _AROUND)
     end = min(len(text), found.end + _AROUND)
     before = ("…" if start else "") + one_line(text[start : found.start])

@@ -103,13 +103,13 @@ def init(
     if write:
         for action in plan:
             perform(tree, action)
-        # What was missing is there now; what else was wrong still is.
+        # What was missing is there now.  Other errors remain.
         findings = [*_overlay(tree, settings, who), *(f for f in findings if f.level == "fail")]
     context.exit(_exit_code(findings, plan, write=write))
 
 
 def _whole(path: Path, where: str) -> Path:
-    """`path`, which kumod and the service must find wherever they are started."""
+    """`path`, which must be absolute: kumod and the service start elsewhere."""
     if not path.is_absolute():
         message = f"{str(path)!r} is relative: give the whole path"
         raise ProblemError.one("relative-path", message, where=where)
@@ -227,12 +227,12 @@ def _wiring(found: KumoMTA, settings: Settings, road: Road) -> Wiring:
 
 
 def _own_rules(settings: Settings) -> tuple[str, ...]:
-    """The rule files beside KumoMTA's own, which kumod's shaping.lua loads unasked."""
+    """The site's own rule files.  kumod's shaping.lua loads KumoMTA's own unasked."""
     return tuple(name for name in settings.reloaded.shaping if name != DEFAULT_RULES)
 
 
 def _variables(wiring: Wiring, settings: Settings) -> dict[str, str]:
-    """What the environment file has to say for these lines and doesn't yet."""
+    """What the environment file still lacks for these lines."""
     wanted = {}
     if wiring.fast_log is not None and settings.fixed.log_dir != wiring.fast_log:
         wanted["TSA_SIDECAR_LOG_DIR"] = str(wiring.fast_log)

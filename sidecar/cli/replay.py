@@ -83,7 +83,7 @@ def replay(logs: tuple[Path, ...], at: str | None, as_json: bool, **options: obj
 
 
 def _progress(stack: ExitStack, logs: tuple[Path, ...], *, passes: int) -> Progress:
-    """A bar on a terminal, by bytes decompressed (how many there will be, nobody knows)."""
+    """A bar on a terminal, by bytes decompressed.  Their total is not known."""
     if not sys.stderr.isatty():
         return lambda _count: None
     bar = stack.enter_context(Bar(console=Console(stderr=True), transient=True))
@@ -125,7 +125,7 @@ def _tables(result: Replay) -> None:
 
 
 def _add(table: Table, *cells: str) -> None:
-    """A row; what a remote server or a sender chose must not steer the terminal."""
+    """Add a row, with escapes: remote servers and senders chose some of the text."""
     table.add_row(*(one_line(cell) for cell in cells))
 
 

@@ -76,7 +76,7 @@ def resolve(
 
 
 def _overlay(settings: Settings) -> Path | None:
-    """The overlay where there is one; one that was named must be there."""
+    """The overlay, if there is one.  One that was named must be there."""
     path = settings.fixed.overlay
     if path.exists():
         return path
@@ -115,7 +115,7 @@ def _head(resolution: Resolution) -> list[tuple[str, str]]:
 
 
 def _rows(name: str, option: Option) -> list[tuple[str, Option]]:
-    """Lines of TOML and what each comes from: a merged table gives one for each of its entries."""
+    """Lines of TOML and where each comes from.  A merged table has a line for each entry."""
     if not option.inner:
         return [(f"{name} = {shown_value(option.value)}", option)]
     return [

@@ -122,7 +122,7 @@ def _import_daemons(file: Path, settings: Settings) -> None:
 
 
 def _rules(settings: Settings) -> Rules | None:
-    """The rules, to which the histories of thresholds belong; None where none are named."""
+    """The rules that the histories of thresholds belong to; None where none are named."""
     if not settings.reloaded.shaping:
         return None
     return run_async(load_rules(settings.reloaded, OfflineResolver()))

@@ -1,8 +1,8 @@
-"""Who may read and write what, by the permission bits, for a user who need not be the present one.
+"""What a user may read and write, by the permission bits.
 
 In: a tree's ``etc/passwd`` and ``etc/group``, and paths in it.  Out: the first
-file or directory that stands in the way.  Access control lists and mount
-options are not seen; for the present user the system itself is asked.
+file or directory that stands in the way.  Access control lists and mount options
+are not looked at.  For the present user the system itself is asked.
 """
 
 from __future__ import annotations

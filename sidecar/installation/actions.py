@@ -69,7 +69,7 @@ def needed(tree: Tree, overlay: Path) -> list[Action]:
 
 
 def perform(tree: Tree, action: Action) -> None:
-    """Do it; ProblemError when the system refuses."""
+    """Make the directory or file.  Raises ProblemError when the system refuses."""
     path = tree.at(action.path)
     try:
         if action.text is None:
@@ -87,7 +87,7 @@ def perform(tree: Tree, action: Action) -> None:
 
 
 def _create(path: Path, text: str, action: Action) -> None:
-    # Whole or not at all, and never over an existing file: kumod may be running already.
+    # kumod may be running: the file appears whole, and never replaces another.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         temporary.write_text(text, encoding="utf-8")

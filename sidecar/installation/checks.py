@@ -1,4 +1,4 @@
-"""Findings: what stands well, what hinders, and what to do about it.
+"""Findings: what is in order, what hinders, and what to do about it.
 
 In: a tree, what KumoMTA's files say, the settings, and who runs the sidecar.
 Out: findings in the order in which they are shown.
@@ -28,7 +28,7 @@ SLOW_NS = 5 * NS
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report; ``remedy`` is what to do, empty when there is nothing to."""
+    """One line of the report.  ``remedy`` says what to do; it is empty where nothing is."""
 
     level: Level
     text: str

@@ -1,8 +1,8 @@
 """What KumoMTA's files on this machine say: its logs, its shaping setup, its rules.
 
 In: a tree.  Out: a :class:`KumoMTA`, with empty fields for what is not found.
-``init.lua`` and its neighbours are scanned as text (:mod:`.luascan`);
-``tsa_init.lua`` is the sidecar's own to run, so it is not looked at here.
+``init.lua`` and its neighbours are scanned as text (:mod:`.luascan`).
+``tsa_init.lua`` is not looked at here: the sidecar runs it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Finding calls like ``kumo.configure_local_logs { … }`` in a policy, without running it.
 
-In: Lua source.  Out: the calls with their table's literal fields.  kumod's
-``init.lua`` can't be run here (it opens listeners and spools), and need not be
-understood: whatever is no literal is left out, text that is no Lua at all gives
-no calls.  The grammar is that of the Lua 5.4 manual, sections 3.1 and 3.4.9.
+In: Lua source.  Out: the calls with the literal fields of their tables.  kumod's
+``init.lua`` can't be run here, since it opens listeners and spools.  What is no
+literal is left out.  Text that is no Lua gives no calls.  The grammar is that of
+the Lua 5.4 manual, sections 3.1 and 3.4.9.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def policy_path(
 ) -> Path | None:
     """The policy file to load: as named by option or variable, else `default` if it is there.
 
-    Also a `default` that can't be looked for: whoever loads it hears why, rather
-    than that nothing is set.  ProblemError where what was named is no file's name.
+    A `default` that can't be looked for is returned, too: loading it says why.  Raises
+    ProblemError where what was named is no file's name.
     """
     row = SETTINGS[0]
     raw, origin = _choose(row, options, env, None)
@@ -61,11 +61,10 @@ def resolve_settings(
 ) -> Settings:
     """Settle every setting: option, variable, policy, default, in this order.
 
-    `options` maps setting names to what the command line gave; None and ()
-    mean not given, False for ``listen`` is ``--no-listen``.  `require` names
-    the settings whose absence is said: no shaping files is an error, a log
-    directory that is not there yet a warning, a missing directory of the
-    overlay or the state an error.
+    `options` maps setting names to what the command line gave; None and () mean not
+    given, and False for ``listen`` is ``--no-listen``.  `require` names settings whose
+    absence is a problem: no shaping files, or no directory for the overlay or the
+    state, is an error; a log directory that is not there yet is a warning.
 
     Raises ProblemError with everything that is wrong.
     """
@@ -76,7 +75,7 @@ def resolve_settings(
         raw, origin = _choose(row, options, env, policy)
         origins[row.name] = origin
         try:
-            # What the policy gave was checked where its line is known.
+            # The policy's values were checked already, where their lines are known.
             values[row.name] = raw if origin.kind == "policy" else row.check(raw)
         except ValueError as error:
             errors.append(Problem("error", "bad-setting", str(error), where=origin.text))
@@ -150,7 +149,10 @@ _SETTING_OF = {"start": "from", "poll_seconds": "poll", "dns": "nameservers"}
 
 
 def restart_problem(fields: Sequence[str], settings: Settings) -> Problem | None:
-    """That `fields` of what is fixed at start have new values in `settings`; None without any."""
+    """A problem that names `fields`, which need a restart for their new values in `settings`.
+
+    None where there are no fields.
+    """
     if not fields:
         return None
     names = [_SETTING_OF.get(field, field) for field in fields]
@@ -188,7 +190,7 @@ def _missing(name: str, settings: Settings) -> list[Problem]:
 def _no_directory(path: Path) -> str | None:
     """Why `path` is no directory that can be used; None where it is one."""
     try:
-        # is_dir() would raise for a directory behind one that is closed to us.
+        # is_dir() would raise where a directory above may not be searched.
         is_directory = stat.S_ISDIR(path.stat().st_mode)
     except OSError as error:
         return error.strerror or str(error)

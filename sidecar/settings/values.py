@@ -1,8 +1,7 @@
 """Settings as values: what is fixed at start, and what a reload changes.
 
-In: nothing.  Out: the frozen types that the other modules fill.  The two kinds
-are two types, so that code which runs by a reloadable value can't be handed a
-fixed one by mistake.
+In: nothing.  Out: the frozen types that the other modules fill.  There is one type
+for each kind, so that the two can't be mixed up.
 """
 
 from __future__ import annotations
