@@ -25,6 +25,8 @@ _COMMANDS: Final = (
     "test",
     "explain",
     "resolve",
+    "unmatched",
+    "suggest",
     "init",
 )
 

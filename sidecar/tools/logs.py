@@ -1,0 +1,56 @@
+"""The logs that a tool is given: files, directories and ``-`` for stdin in, blocks of lines out."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from sidecar.log.paths import read_paths
+from sidecar.log.reader import Block, SegmentReader
+from sidecar.log.reading import OnProblem
+from sidecar.problems import Problem
+
+STDIN: Final = "-"
+_PIECE: Final = 256 * 1024
+
+
+async def read_logs(names: Sequence[str], *, on_problem: OnProblem) -> AsyncIterator[Block]:
+    """All lines, files in the order of time; stdin, compressed or not, comes first.
+
+    ProblemError names what is missing or may not be read; `on_problem` is told what
+    is damaged.
+    """
+    if STDIN in names:
+        async for block in _read_pipe(sys.stdin.buffer, on_problem):
+            yield block
+    paths = [Path(name) for name in names if name != STDIN]
+    if paths:
+        async for batch in read_paths(paths, on_problem=on_problem):
+            for block in batch.blocks:
+                yield block
+
+
+async def _read_pipe(pipe: BinaryIO, on_problem: OnProblem) -> AsyncIterator[Block]:
+    reader = SegmentReader("stdin")
+    ended = False
+    while not ended:
+        raw = await asyncio.to_thread(pipe.read1, _PIECE)  # type: ignore[attr-defined]
+        ended = not raw
+        if raw:
+            reader.feed(raw)
+        else:
+            reader.finish()
+        while True:
+            block = reader.next_block()
+            if block is not None:
+                yield block
+            elif not reader.paused:
+                break
+            if reader.hopeless:
+                on_problem(Problem("warning", "no-log", "holds no lines of a log", file="stdin"))
+                return
+    if reader.damage is not None:
+        on_problem(Problem("warning", "damaged", str(reader.damage), file="stdin"))

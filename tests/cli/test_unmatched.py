@@ -1,0 +1,175 @@
+"""``unmatched`` and ``suggest`` on what a real kumod wrote, and on what nobody should have."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from tests.kumod_writer import record
+
+from .support import DATA, assert_one_line_error, run, run_process
+
+LOGS = DATA / "logs" / "plain"
+RULES = ("--shaping", str(LOGS / "shaping.toml"))
+ZONES = [a for zone in sorted((DATA / "zones").glob("*.zone")) for a in ("--dns-zone", str(zone))]
+EVERYTHING = (*RULES, *ZONES, str(LOGS / "logs"))
+
+
+def unmatched(*arguments: str, input: bytes | None = None) -> dict[str, Any]:
+    result = run("unmatched", "--json", *RULES, *ZONES, *arguments, input=input)
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def counts(document: dict[str, Any]) -> dict[str, int]:
+    return {group["shape"]: group["count"] for group in document["groups"]}
+
+
+def segments() -> list[bytes]:
+    decompress = zstandard.ZstdDecompressor().decompressobj
+    return [decompress().decompress(p.read_bytes()) for p in sorted((LOGS / "logs").iterdir())]
+
+
+def line(text: str, code: int = 421, **fields: Any) -> bytes:
+    said = {"code": code, "enhanced_code": None, "content": text, "command": None}
+    return json.dumps(record(response=said, **fields)).encode() + b"\n"
+
+
+def test_what_no_rule_matches_adds_up_with_what_some_rule_does() -> None:
+    document = unmatched(str(LOGS / "logs"))
+    found = counts(document)
+    assert found["452 4.2.2 The recipient's inbox is out of storage space."] == 10
+    assert sum(found.values()) == document["unmatched"] == 58
+
+
+def test_without_rules_every_failure_is_unmatched(tmp_path: Path) -> None:
+    (tmp_path / "none.toml").write_text("")
+    result = run(
+        "unmatched", "--json", "--shaping", str(tmp_path / "none.toml"), str(LOGS / "logs")
+    )
+    document = json.loads(result.stdout)
+    assert document["unmatched"] == document["failures"] == 208
+    assert document["rules_without_a_match"] == []
+
+
+def test_a_rule_of_another_domain_that_would_match_is_named() -> None:
+    groups = unmatched(str(LOGS / "logs"))["groups"]
+    (grey,) = [g for g in groups if "Greylisted" in g["shape"]]
+    assert grey["domains"] == {"corp1.example": 9, "refus.example": 3}
+    assert [rule["scope"] for rule in grey["would_match_elsewhere"]] == [
+        {"kind": "site", "name": "mx.shared.example"}
+    ]
+
+
+@pytest.mark.parametrize("compress", [bytes, zstandard.ZstdCompressor().compress])
+def test_stdin_is_read_like_a_file(compress: Any) -> None:
+    whole = unmatched(str(LOGS / "logs"))
+    piped = unmatched("-", input=compress(b"".join(segments())))
+    assert piped["groups"] == whole["groups"]
+
+
+def test_time_and_domain_choose_the_records() -> None:
+    of_gmail = unmatched("--domain", "GMAIL.com.", str(LOGS / "logs"))
+    assert {d for g in of_gmail["groups"] for d in g["domains"]} == {"gmail.com"}
+    at = "2026-11-22T15:17:29Z"
+    before = unmatched("--until", at, str(LOGS / "logs"))["unmatched"]
+    after = unmatched("--since", at, str(LOGS / "logs"))["unmatched"]
+    assert before > 0
+    assert after > 0
+    assert before + after == 58
+    assert len(unmatched("--min", "12", str(LOGS / "logs"))["groups"]) == 2
+
+
+def test_what_is_shown_fits_80_columns_and_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    hostile = "\x1b[2J\u202eevil " + "very " * 100
+    log.write_bytes(line(hostile, recipient="a@gmail.com", egress_source="\x1b]0;x\x07"))
+    result = run("unmatched", *RULES, *ZONES, str(log), COLUMNS="80")
+    assert result.exit_code == 0
+    assert all(len(text) <= 80 for text in result.stdout.splitlines()), result.stdout
+    assert result.stdout.replace("\n", "").isprintable()
+
+
+def test_what_is_no_log_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "mail.txt"
+    file.write_bytes(b"From: me\n\nhello\n")
+    result = run("unmatched", *RULES, *ZONES, str(file))
+    assert_one_line_error(result, 1, str(file), "no record that rules see")
+    assert_one_line_error(run("unmatched", *RULES, *ZONES, "/no/such"), 1, "/no/such")
+    assert_one_line_error(run("unmatched", *RULES, *ZONES, "--since", "soon", "x"), 1, "--since")
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n"])
+def test_an_empty_log_has_no_failures(data: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_bytes(data)
+    result = run("unmatched", *RULES, *ZONES, str(file))
+    assert result.exit_code == 0
+    assert result.stdout.startswith("0 failing responses\n")
+
+
+def test_a_pipe_closed_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "sidecar", "unmatched", *EVERYTHING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+
+
+def group_of(text: str, *arguments: str) -> str:
+    groups = unmatched(*arguments)["groups"]
+    (name,) = [g["group"] for g in groups if text in g["shape"]]
+    return str(name)
+
+
+def test_a_suggestion_loads_and_passes_its_own_test(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(
+        b"".join(line(f"too many messages for now, ask again ({n}a7b{n:06d})") for n in range(5))
+        + line("2.0.0 ok", 250, type="Delivery")
+    )
+    name = group_of("too many messages", str(log))
+    result = run("suggest", *RULES, *ZONES, name, str(log))
+    assert result.exit_code == 0, result.output
+    assert "max_message_rate" in result.stdout
+    assert "5 matches" in result.stdout
+    rule = run("suggest", "--rule", *RULES, *ZONES, name, str(log)).stdout
+    case = run("suggest", "--test-case", *RULES, *ZONES, name, str(log)).stdout
+    (tmp_path / "rules.toml").write_text(rule)
+    zones = [zone for zone in ZONES if zone != "--dns-zone"]
+    head = f"shaping = ['rules.toml']\ndns_zones = {json.dumps(zones)}\n\n"
+    (tmp_path / "case.toml").write_text(head + case)
+    tested = run_process("test", "case.toml", cwd=tmp_path)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_what_no_rule_helps_against_is_said_and_is_only_a_comment() -> None:
+    name = group_of("out of storage", str(LOGS / "logs"))
+    result = run("suggest", "--rule", name, *EVERYTHING)
+    assert "No rule is suggested: it is about one recipient" in result.stdout
+    assert tomllib.loads(result.stdout) == {}
+
+
+def test_a_group_that_is_not_there_is_an_error() -> None:
+    assert_one_line_error(run("suggest", "abcdef", *EVERYTHING), 1, "tsa-sidecar unmatched LOG")
+    piped = run("suggest", "abcdef", *RULES, "-", input=b"")
+    assert piped.exit_code == 2
+    assert "name files" in piped.stderr
+
+
+def test_a_text_that_deliveries_have_as_well_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(line("10.0.0.1") + line("10.0.0.1 is welcome") + line("ok", 250))
+    groups = unmatched(str(log))["groups"]
+    (name,) = [g["group"] for g in groups if g["shape"] == "421 <ip>"]
+    result = run("suggest", *RULES, *ZONES, name, str(log))
+    assert_one_line_error(result, 1, "10.0.0.1 is welcome", "by hand")
