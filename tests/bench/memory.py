@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -82,6 +82,7 @@ class Scratch:
             "--state": self.base / "state" / "state.db",
             "--from": "beginning",
             "--listen": "127.0.0.1:0",
+            "--max-entries": 2 * max(ENTRIES),
         }
         flat = [str(part) for option in options.items() for part in option]
         return subprocess.Popen(
@@ -106,7 +107,8 @@ def catching_up(scratch: Scratch, segment: Path, size: int, length: int) -> tupl
     scratch.logs.mkdir(parents=True)
     for number in range(max(length // size, 1)):
         path = scratch.logs / segment_name(1795360648_000000000 + number * 10**9)
-        shutil.copyfile(segment, path)
+        # A record of its own at its beginning: a mere copy would be known as such, and not read.
+        path.write_bytes(_compressed([failure(number)]) + segment.read_bytes())
         take_write_bits(path)
     began = time.perf_counter()
     process = scratch.start()
@@ -173,11 +175,15 @@ def changed(scratch: Scratch, number: int) -> float:
 
 def write(logs: Path, records: Any, number: int) -> None:
     """A finished segment."""
-    data = b"".join(json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in records)
     hidden = logs / ".new"
-    hidden.write_bytes(zstandard.compress(data))
+    hidden.write_bytes(_compressed(records))
     take_write_bits(hidden)
     hidden.rename(logs / segment_name(1795360648_000000000 + number * 10**9))
+
+
+def _compressed(records: Iterable[Any]) -> bytes:
+    data = b"".join(json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in records)
+    return zstandard.compress(data)
 
 
 def failure(number: int, *, domain: str = "") -> dict[str, Any]:
