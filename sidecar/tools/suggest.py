@@ -89,7 +89,8 @@ KINDS: Final = (
     ),
     Kind(
         "reputation",
-        r"reputation|unsolicited|\bspam|complaints|\bblocked\b|\bbanned\b|suspicious",
+        r"reputation|unsolicited|\bspam|complaints|\bblocked\b|\bbanned\b|suspicious"
+        r"|policy (violation|reason)",
         "it is about the sender's reputation: more mail makes that worse",
         '"Suspend"',
         "2 hours",
@@ -108,6 +109,8 @@ def kind_of(shape: str) -> Kind | None:
 
 _LONG: Final = 60
 _SPLIT: Final = re.compile("|".join(map(re.escape, PLACEHOLDERS)) + r"|https?://\S+")
+_EDGES: Final = " \t[](){}<>\"',;:#=-"
+"""What stands around something that varies says nothing."""
 _REPLY: Final = re.compile(r"^\d{3}(?: [245]\.\d{1,3}\.\d{1,3})? ?")
 
 
@@ -115,7 +118,7 @@ def regexes(shape: str) -> list[str]:
     """Regexes that match every response of a shape, the plainest first."""
     reply = _REPLY.match(shape)
     start = 0 if reply is None else reply.end()
-    parts = [part.strip() for part in _SPLIT.split(shape[start:])]
+    parts = [part.strip(_EDGES) for part in _SPLIT.split(shape[start:])]
     telling = max(parts, key=lambda part: sum(map(str.isalpha, part)), default="")
     found = [_escaped(mark) for mark in re.findall(r"\[[A-Z][A-Z0-9]+\]", shape)]
     if any(map(str.isalpha, telling)):
