@@ -32,6 +32,7 @@ from .entries import (
     SchedQBounce,
     SchedQSuspension,
     Suspension,
+    places,
 )
 from .matching import Candidate, Match
 from .thresholds import Thresholds
@@ -52,7 +53,8 @@ class Outcome:
     ``entries``: those put into force, by key; ``dropped``: keys no longer in
     force; ``events``: suspensions and bounces in the order they came about;
     ``counts``: matched records and why outcomes were left out; ``left_out``: the
-    first few of the entries for which there was no room.
+    first few of the entries for which there was no room; ``not_counted``: a few
+    ready queues for whose thresholds there was none.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class Outcome:
     events: list[Suspension] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     left_out: list[Entry] = field(default_factory=list)
+    not_counted: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether anything in force has changed."""
@@ -84,6 +87,7 @@ class Outcome:
         self.events += later.events
         self.counts.update(later.counts)
         self.left_out += later.left_out[: _NAMED - len(self.left_out)]
+        self.not_counted += later.not_counted[: _NAMED - len(self.not_counted)]
 
 
 _Draft: TypeAlias = tuple[str, Entry | str]
@@ -113,8 +117,8 @@ class _Round:
     """One call of :meth:`Automation.apply`: its moment, and what has come of it so far.
 
     ``made``: by key the draft (or the entry), when it expires, its number.  Of
-    overrides with the same key only the last is worth making.  ``new`` counts
-    those of its keys that are not in force yet.
+    overrides with the same key only the last is worth making.  ``new``: how many
+    places those of its keys take that are not in force yet.
     """
 
     now_ns: int
@@ -156,7 +160,10 @@ class Automation:
     _PLAN_LENGTH: Final = 512
 
     def __init__(self, *, max_entries: int | None = None) -> None:
-        """`max_entries`: how many may be in force at once (None: any number)."""
+        """`max_entries`: how many may be in force, and windows be counted (None: any number).
+
+        More exactly: how many places the entries may take, and how many the windows.
+        """
         self.max_entries = max_entries
         """What is in force already is renewed past it, too, and never taken out for another."""
         self.entries = Entries()
@@ -243,13 +250,8 @@ class Automation:
         """What the matching rules do for one recipient."""
         outcome, now_ns, time_ns = now.outcome, now.now_ns, record.time_ns
         for step in self._plan(matches, record, domain):
-            trigger = step.trigger
-            if trigger is not None:
-                count = self.thresholds.record(
-                    step.window, trigger.period, time_ns // NS, latest=now.latest_ns // NS
-                )
-                if count < trigger.limit:
-                    continue
+            if step.trigger is not None and not self._reached(now, step.trigger, step, record):
+                continue
             expires_ns = min(time_ns, now.latest_ns) + step.duration_ns
             if expires_ns <= now_ns:
                 outcome.counts["already_expired"] += 1
@@ -269,13 +271,34 @@ class Automation:
                     outcome.events.append(event)
                     now.made[key] = event, expires_ns, self.seq
 
+    def _reached(self, now: _Round, trigger: Threshold, step: _Step, record: Record) -> bool:
+        """Count a match of `record`; whether there are as many now as the trigger asks for."""
+        thresholds = self.thresholds
+        if (
+            self.max_entries is not None
+            and thresholds.places >= self.max_entries
+            and step.window not in thresholds
+        ):
+            now.outcome.counts["no_room_to_count"] += 1
+            if len(now.outcome.not_counted) < _NAMED:
+                now.outcome.not_counted.append(record.site)
+            return trigger.limit <= 1
+        count = thresholds.record(
+            step.window,
+            trigger.period,
+            record.time_ns // NS,
+            enough=trigger.limit,
+            latest=now.latest_ns // NS,
+        )
+        return count >= trigger.limit
+
     def _has_room(self, now: _Round, key: str) -> bool:
         """Whether the entry of `key`, the first of this round, is in force or may be."""
         if self.entries.get(key) is not None:
             return True
-        if self.max_entries is not None and len(self.entries) + now.new >= self.max_entries:
+        if self.max_entries is not None and self.entries.places + now.new >= self.max_entries:
             return False
-        now.new += 1
+        now.new += places(key)
         return True
 
     def _plan(self, matches: tuple[Match, ...], record: Record, domain: str) -> _Plan:

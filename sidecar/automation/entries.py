@@ -201,6 +201,17 @@ def frame(entry: Suspension) -> dict[str, Any]:
     return {"SchedQBounce": entry.answer()}
 
 
+_PLACE = 512
+
+
+def places(key: str) -> int:
+    """How many places what has this key takes: one, and more where its names are long.
+
+    A remote side chooses names, and each is kept several times.
+    """
+    return 1 + len(key) // _PLACE
+
+
 class Entries:
     """The entries in force, by key.
 
@@ -208,9 +219,11 @@ class Entries:
     that are in force do.
     """
 
-    __slots__ = ("_by_key", "_heap", "_stale")
+    __slots__ = ("_by_key", "_heap", "_stale", "places")
 
     def __init__(self) -> None:
+        self.places = 0
+        """How many places all of them take: see :func:`places`."""
         self._by_key: dict[str, Entry] = {}
         self._heap: list[tuple[int, str]] = []
         self._stale = 0
@@ -234,6 +247,8 @@ class Entries:
             if old.expires_ns == entry.expires_ns:
                 return old
             self._stale += 1
+        else:
+            self.places += places(key)
         heapq.heappush(self._heap, (entry.expires_ns, key))
         if self._stale > len(self._by_key) + 64:
             self._rebuild()
@@ -244,6 +259,7 @@ class Entries:
         entry = self._by_key.pop(key, None)
         if entry is not None:
             self._stale += 1
+            self.places -= places(key)
         return entry
 
     def expire(self, now_ns: int) -> list[Entry]:
@@ -259,6 +275,7 @@ class Entries:
                 self._stale -= 1
                 continue
             del self._by_key[key]
+            self.places -= places(key)
             gone.append(entry)
         return gone
 

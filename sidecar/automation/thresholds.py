@@ -5,7 +5,9 @@ number of matches in the period.  The window ends with the newest match known
 (so that records of several segments may come in any order), begins `period`
 seconds earlier, both ends included, and counts whole seconds of record time.
 The present matters only where a clock went ahead and was set back: what it
-counted in the future would keep all that follows from counting.  Source of
+counted in the future would keep all that follows from counting.  A window
+keeps its newest matches, about as many as its threshold asks for: older ones
+can't make a difference.  So its size is the rule's, whatever comes.  Source of
 the rule: KumoMTA's documentation of ``trigger``, "N matches in the period"
 (upstream's daemon counts over ``duration`` instead).
 """
@@ -16,6 +18,8 @@ import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 
+from .entries import places
+
 
 class Window:
     """Matches of one scope: seconds that have some, in order, each with its count.
@@ -24,7 +28,7 @@ class Window:
     (late ones are rare and found by bisection), and each second leaves once.
     """
 
-    __slots__ = ("counts", "head", "period", "seconds", "total")
+    __slots__ = ("counts", "first", "head", "period", "seconds", "total")
 
     def __init__(self, period: int) -> None:
         self.period = period
@@ -32,9 +36,14 @@ class Window:
         self.counts: list[int] = []
         self.head = 0
         self.total = 0
+        self.first = 0
+        """No second before this one counts any more."""
 
-    def add(self, second: int, count: int = 1) -> int | None:
-        """Count a match; returns the new count of its second, None if it is too late to count."""
+    def add(self, second: int, count: int = 1, *, enough: int = sys.maxsize) -> int | None:
+        """Count a match; returns the new count of its second, None if it is too late to count.
+
+        Of more than `enough` matches the oldest seconds go that are not needed for so many.
+        """
         seconds = self.seconds
         if self.head < len(seconds) and second < seconds[-1]:
             if second < seconds[-1] - self.period:
@@ -52,7 +61,7 @@ class Window:
         self.counts[at] += count
         self.total += count
         result = self.counts[at]
-        self._leave(seconds[-1] - self.period)
+        self._leave(seconds[-1] - self.period, enough)
         return result
 
     def cut(self, latest: int) -> list[int]:
@@ -61,16 +70,20 @@ class Window:
         gone = self.seconds[at:]
         self.total -= sum(self.counts[at:])
         del self.seconds[at:], self.counts[at:]
+        self.first = 0
         return gone
 
     def items(self) -> Iterator[tuple[int, int]]:
         """The seconds that count, each with its number of matches."""
         return zip(self.seconds[self.head :], self.counts[self.head :], strict=True)
 
-    def _leave(self, oldest: int) -> None:
-        seconds, head = self.seconds, self.head
-        while seconds[head] < oldest:
-            self.total -= self.counts[head]
+    def _leave(self, oldest: int, enough: int) -> None:
+        seconds, counts, head = self.seconds, self.counts, self.head
+        self.first = max(self.first, oldest)
+        while seconds[head] < oldest or self.total - counts[head] >= enough:
+            if seconds[head] >= oldest:
+                self.first = seconds[head + 1]
+            self.total -= counts[head]
             head += 1
         if head > 64 and head * 2 > len(seconds):
             del seconds[:head], self.counts[:head]
@@ -86,9 +99,11 @@ class Window:
 class Thresholds:
     """All windows, and which of their seconds have changed since the last :meth:`take_changes`."""
 
-    __slots__ = ("_changed", "_shrunk", "_windows")
+    __slots__ = ("_changed", "_shrunk", "_windows", "places")
 
     def __init__(self) -> None:
+        self.places = 0
+        """How many places all of them take, as entries do."""
         self._windows: dict[str, Window] = {}
         self._changed: dict[tuple[str, int], int] = {}
         self._shrunk: dict[str, int] = {}
@@ -96,11 +111,22 @@ class Thresholds:
     def __len__(self) -> int:
         return len(self._windows)
 
-    def record(self, scope: str, period: int, second: int, *, latest: int = sys.maxsize) -> int:
+    def __contains__(self, scope: str) -> bool:
+        return scope in self._windows
+
+    def record(
+        self,
+        scope: str,
+        period: int,
+        second: int,
+        *,
+        enough: int = sys.maxsize,
+        latest: int = sys.maxsize,
+    ) -> int:
         """Count one match of `scope`; returns how many the period has, this one included.
 
-        After the second `latest` nothing can have happened yet: what was counted
-        there goes, unless this match is there, too.
+        Beyond `enough` they are not counted any further. After the second `latest` nothing
+        can have happened yet: what was counted there goes, unless this match is there, too.
         """
         window = self._window(scope, period)
         if window.head < len(window.seconds) and second == window.seconds[-1]:
@@ -115,12 +141,13 @@ class Thresholds:
             self._shrunk.pop(scope, None)
         before = window.head
         first = window.seconds[before] if before < len(window.seconds) else second
-        count = window.add(second)
+        count = window.add(second, enough=enough)
         if count is None:
             return 1
-        self._changed[scope, second] = count
+        if second >= window.first:
+            self._changed[scope, second] = count
         if window.seconds[window.head] > first:
-            self._shrunk[scope] = window.newest - period
+            self._shrunk[scope] = window.first
         return window.total
 
     def count(self, scope: str) -> int:
@@ -138,6 +165,7 @@ class Thresholds:
         window = self._windows.get(scope)
         if window is None:
             window = self._windows[scope] = Window(period)
+            self.places += places(scope)
         return window
 
     def forget_idle(self, before: int) -> list[str]:
@@ -149,6 +177,7 @@ class Thresholds:
         idle = [s for s, w in self._windows.items() if w.newest + w.period < before]
         for scope in idle:
             del self._windows[scope]
+            self.places -= places(scope)
             self._shrunk.pop(scope, None)
         if idle:
             gone = set(idle)

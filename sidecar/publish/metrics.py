@@ -68,6 +68,7 @@ class Metrics:
     entries: Gauge  # by kind
     threshold_scopes: Gauge
     unusable: Counter  # by reason: no-tenant, no-site, ...
+    no_room: Counter  # by what there was none for: entry, threshold
     reserved_names: Counter
     entries_left_out: Counter
     regex_timeouts: Counter
@@ -137,6 +138,9 @@ class Metrics:
             threshold_scopes=gauge("threshold_scopes", "Rule and site pairs being counted."),
             unusable=counter(
                 "unusable_outcomes", "Outcomes that lack a tenant, a site or a domain.", "reason"
+            ),
+            no_room=counter(
+                "no_room", "Outcomes left out, and matches not counted, at --max-entries.", "what"
             ),
             reserved_names=counter(
                 "reserved_names", "Outcomes left out since their domain is a reserved name."

@@ -144,6 +144,11 @@ class Flow:
                 ready_queue=entry.site,
                 reason=entry.reason,
             )
+        for ready_queue in outcome.not_counted:
+            self._log.warning(
+                "there is no room to count towards a new threshold (--max-entries)",
+                ready_queue=ready_queue,
+            )
         reached("batch-decided")
         return outcome
 
@@ -187,6 +192,8 @@ class Flow:
         for reason in ("no_tenant", "no_site", "no_domain", "bad_recipient"):
             if count := counts[reason]:
                 metrics.unusable.labels(reason).inc(count)
+        metrics.no_room.labels("entry").inc(counts["no_room"])
+        metrics.no_room.labels("threshold").inc(counts["no_room_to_count"])
         if tally.newest_ns:
             # One dated in the future would hide that no more come.
             self.newest_ns = max(self.newest_ns, min(tally.newest_ns, self._clock()))

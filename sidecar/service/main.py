@@ -150,13 +150,22 @@ class _Sidecar:
             message = "the log directory can't be read: nothing new is decided"
             yield Problem("error", "log-dir-unreadable", message, file=directory)
         yield from self.requests.conditions()
-        most = self.book.rules.settings.max_entries
-        if len(self.outside.ledger.automation.entries) >= most:
+        most, automation = self.book.rules.settings.max_entries, self.outside.ledger.automation
+        if automation.entries.places >= most:
             message = (
-                f"{most} entries are in force, which is the most there may be: new ones are left "
-                "out. See what causes them, or raise --max-entries (TSA_SIDECAR_MAX_ENTRIES)"
+                f"there is no room for entries beyond the {len(automation.entries)} in force: new "
+                "ones are left out. See what causes them, or raise --max-entries "
+                "(TSA_SIDECAR_MAX_ENTRIES)"
             )
             yield Problem("error", "entries-full", message)
+        if automation.thresholds.places >= most:
+            message = (
+                "there is no room for counts of thresholds beyond the "
+                f"{len(automation.thresholds)} there are: rules with a threshold do not strike "
+                "other ready queues. See what causes them, or raise --max-entries "
+                "(TSA_SIDECAR_MAX_ENTRIES)"
+            )
+            yield Problem("error", "thresholds-full", message)
 
 
 async def serve(

@@ -279,8 +279,8 @@ SETTINGS: tuple[Setting, ...] = (
         "--max-entries",
         parse_count,
         50_000,
-        "How many entries may be in force. Past it new ones are counted and left out, since a "
-        "remote side can cause them; those in force stay.",
+        "How many entries may be in force, and as many counts of thresholds go on. Past it new "
+        "ones are counted and left out, since a remote side can cause them; those there are stay.",
         "COUNT",
         "50000",
     ),

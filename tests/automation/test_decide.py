@@ -187,3 +187,38 @@ def test_the_ceiling_counts_what_a_batch_makes_and_names_a_few(tmp_path: Path) -
     whole.add(outcome)
     whole.add(outcome)
     assert len(whole.left_out) == 10
+
+
+def test_past_the_ceiling_the_oldest_counts_go_on_and_the_others_are_counted(
+    shaping: Shaping,
+) -> None:
+    automation = Automation(max_entries=2)
+    for domain in ("one.example", "two.example"):
+        busy(automation, shaping, NOW, domain=domain)
+    outcome = busy(automation, shaping, NOW, domain="new.example")
+    assert outcome.counts == {"matched": 1, "no_room_to_count": 1}
+    assert outcome.not_counted == ["ip1->mx.new.example@smtp_client"]
+    busy(automation, shaping, NOW + 1, domain="one.example")
+    assert busy(automation, shaping, NOW + 2, domain="one.example").entries
+    automation.newest_ns = (NOW + 3 * 3600) * NS
+    assert len(automation.forget_idle_thresholds()) == 2
+    assert not busy(automation, shaping, NOW + 3 * 3600, domain="new.example").counts["no_room"]
+    assert len(automation.thresholds) == 1
+
+
+def test_a_count_takes_no_more_room_than_its_threshold_asks_for(shaping: Shaping) -> None:
+    automation = Automation()
+    for second in range(1000):
+        busy(automation, shaping, NOW + second)
+    ((_, window),) = automation.thresholds.scopes()
+    assert sum(count for _, count in window.items()) == 3
+
+
+def test_long_names_take_several_places(tmp_path: Path) -> None:
+    shaping = load(tmp_path, EVERYWHERE.replace('["Suspend", ', "").replace("}}]", "}}"))
+    automation = Automation(max_entries=100)
+    for number in range(20):
+        busy(automation, shaping, NOW, domain=f"[x{number}:{'y' * 2048}]")
+    assert len(automation.entries) == 12  # the domain and the ready queue, four places each
+    automation.expire((NOW + 3600) * NS)
+    assert automation.entries.places == 0

@@ -33,6 +33,27 @@ def test_counts_are_those_of_the_simple_way_in_any_order(period: int, seconds: l
     assert [thresholds.record("s", period, s) for s in seconds] == simple_counts(period, seconds)
 
 
+@given(period=PERIODS, seconds=SECONDS, enough=st.integers(1, 12), cut=st.integers(0, 120))
+def test_a_window_that_keeps_only_enough_reaches_its_threshold_as_one_that_keeps_all(
+    period: int, seconds: list[int], enough: int, cut: int
+) -> None:
+    thresholds = Thresholds()
+    stored: dict[int, int] = {}
+    reached = []
+    for number, second in enumerate(seconds):
+        if number == cut:  # a restart
+            thresholds = Thresholds()
+            if stored:
+                thresholds.restore("s", period, stored)
+        reached.append(thresholds.record("s", period, second, enough=enough) >= enough)
+        changed, shrunk = thresholds.take_changes()
+        stored.update({s: n for (_, s), n in changed.items()})
+        oldest = shrunk.get("s", 0)
+        stored = {s: n for s, n in stored.items() if s >= oldest}
+        assert len(stored) <= enough
+    assert reached == [count >= enough for count in simple_counts(period, seconds)]
+
+
 @given(period=PERIODS, seconds=SECONDS, cut=st.integers(0, 120))
 def test_a_restart_from_the_stored_changes_counts_on_as_if_nothing_had_happened(
     period: int, seconds: list[int], cut: int
@@ -72,6 +93,14 @@ def test_a_window_keeps_no_more_than_twice_what_counts() -> None:
         window.add(second)
     assert window.total == 11
     assert len(window.seconds) < 200
+
+
+def test_a_window_of_a_long_period_is_as_long_as_its_threshold() -> None:
+    window = Window(86_400)
+    for second in range(50_000):
+        window.add(second, enough=100)
+    assert window.total == 100
+    assert len(window.seconds) < 300
 
 
 def test_scopes_are_apart() -> None:

@@ -59,10 +59,23 @@ def test_the_most_entries_that_may_be_in_force_change_with_a_reload(setup: Setup
     path = policy(setup, max_entries="1")
     running = setup.run("--policy", str(path))
     setup.log(failure(1, domain="one.example"), failure(2, domain="two.example"))
-    until(lambda: any("the most there may be" in text for text in setup.status()["errors"]))
+    full = "no room for entries beyond the 1 in force"
+    until(lambda: any(full in text for text in setup.status()["errors"]))
     assert setup.overlay().keys() == {"one.example"}
     policy(setup, max_entries="5")
     until(lambda: setup.status()["errors"] == [])
     setup.log(failure(3, domain="three.example"))
     until(lambda: setup.overlay().keys() == {"one.example", "three.example"})
+    assert running.stop() == 0
+
+
+def test_where_there_is_no_room_to_count_status_log_and_metrics_say_so(setup: Setup) -> None:
+    running = setup.run(max_entries="1")
+    setup.log(failure(1, "Slow down", domain="one.example"))
+    setup.log(failure(2, "Slow down", domain="two.example"))
+    running.says("there is no room to count towards a new threshold")
+    assert "ready_queue=ip2->mx.two.example@smtp_client" in running.output
+    until(lambda: any("rules with a threshold" in text for text in setup.status()["errors"]))
+    assert setup.status()["counters"]["no_room_to_count"] == 1
+    assert 'tsa_sidecar_no_room_total{what="threshold"} 1.0' in setup.get("/metrics").decode()
     assert running.stop() == 0
