@@ -1,4 +1,4 @@
--- For kumod's init.lua: the overlay, suspensions and bounces as files, without any HTTP.
+-- For kumod's init.lua: the overlay, suspensions and bounces as files, which Lua in kumod reads.
 -- `tsa-sidecar init --road lua` prints it with this machine's paths.
 
 local kumo = require 'kumo'

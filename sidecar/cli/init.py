@@ -49,8 +49,8 @@ _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "red"}
     type=click.Choice(ROADS),
     default="file",
     show_default=True,
-    help="How decisions reach kumod: the overlay as a file with suspensions through kumod's "
-    "admin API, everything by HTTP subscription, or no HTTP at all (Lua in kumod).",
+    help="How decisions reach kumod. file: the overlay as a file, suspensions by kumod's admin "
+    "API. subscribe: all by HTTP. lua: all as files, which Lua in kumod reads.",
 )
 @setting_options("shaping", "log_dir", "overlay", "listen", "kumod_api")
 @click.option(

@@ -51,7 +51,7 @@ _ABOUT: dict[Road, str] = {
     "file": "the overlay as a file, suspensions and bounces through kumod's admin API\n"
     "-- (TSA_SIDECAR_KUMOD_API=http://127.0.0.1:8000 in /etc/default/tsa-sidecar).",
     "subscribe": "the overlay, suspensions and bounces from the sidecar's HTTP listener.",
-    "lua": "the overlay, suspensions and bounces as files, without any HTTP.",
+    "lua": "the overlay, suspensions and bounces as files, which Lua in kumod reads.",
 }
 
 

@@ -227,8 +227,8 @@ SETTINGS: tuple[Setting, ...] = (
         "--listen",
         parse_listen,
         "127.0.0.1:8008",
-        "Where kumod's subscribe finds the overlay by HTTP: HOST:PORT, [IPv6]:PORT, :PORT for "
-        "every IPv4 interface, or none for no listener.",
+        "Where the page, /metrics and what kumod's subscribe asks for are served by HTTP: "
+        "HOST:PORT, [IPv6]:PORT, :PORT for every IPv4 interface, or none for no listener.",
         "HOST:PORT",
         "127.0.0.1:8008",
     ),

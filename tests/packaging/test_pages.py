@@ -6,8 +6,10 @@ import re
 import runpy
 from pathlib import Path
 
+import click
 import pytest
 
+from sidecar.cli import main
 from sidecar.publish.metrics import Metrics
 from tests.packaging.kumod import PACKAGING
 
@@ -16,6 +18,8 @@ PAGES = [ROOT / "README.md", *sorted((PACKAGING / "doc").glob("*.md"))]
 CLAIMS = [PACKAGING / "doc" / name for name in ("faults.md", "security.md")]
 
 FILE = re.compile(r"^- \[([A-Z]+)\] `(tests/\S+\.py)`$", re.MULTILINE)
+# As typed: in a block, behind a prompt, in backquotes, behind `runuser … --`.
+COMMAND = re.compile(r"(?:^ {4,}|^\$ |`|-- )tsa-sidecar ([a-z]+)([^`\n#|>]*)", re.MULTILINE)
 LABELLED = re.compile(r"\[([A-Z]+)\]((?: `[^`]+`,?| all)+)")
 
 
@@ -58,6 +62,23 @@ def test_every_page_is_linked_from_the_readme() -> None:
     text = PAGES[0].read_text()
     for page in PAGES[1:]:
         assert f"(packaging/doc/{page.name})" in text
+
+
+def test_every_command_that_a_page_shows_exists_with_its_options() -> None:
+    shown = [
+        (page.name, *line)
+        for page in PAGES
+        for line in COMMAND.findall(page.read_text().replace("\\\n", " "))
+    ]
+    assert len(shown) > 20
+    for page, name, arguments in shown:
+        command = main.get_command(click.Context(main), name)
+        if isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), arguments.split()[0])
+        assert command is not None, (page, name)
+        options = {opt for p in command.params for opt in (*p.opts, *p.secondary_opts)}
+        for option in re.findall(r"(?<![\w-])--[a-z-]+", arguments):
+            assert option in options, (page, name, option)
 
 
 def test_every_metric_that_a_page_names_exists() -> None:
