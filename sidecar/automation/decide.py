@@ -195,7 +195,7 @@ class Automation:
             matches = candidate.matches(mx.get(candidate.domain))
             if not matches:
                 continue
-            matched += 1
+            matched += not candidate.counted
             if candidate.common.shaping is not self._planned_for:  # the rules were loaded anew
                 self._plans.clear()
                 self._planned_for = candidate.common.shaping
@@ -203,13 +203,40 @@ class Automation:
             self._note_time(record.time_ns, now)
             self._act(now, matches, record, candidate.domain)
             if len(record.recipients) > 1:
-                self._act_for_others(now, matches, record)
+                self._act_for_others(now, matches, candidate)
         outcome = now.outcome
         outcome.counts["matched"] = matched
         for key, (draft, expires_ns, seq) in now.made.items():
+            known = self.entries.get(key)
+            if known is not None and known.seq > seq:
+                continue  # a record behind this one was decided before it
             entry = draft if draft.seq else replace(draft, expires_ns=expires_ns, seq=seq)
             self.entries.put(entry)
             outcome.put(key, entry)
+        return outcome
+
+    def reserve(self, candidate: Candidate) -> int:
+        """Keep numbers free for a candidate that is decided later; returns the one before them."""
+        before = self.seq
+        self.seq += max(1, candidate.most_outcomes())
+        return before
+
+    def apply_late(
+        self, candidate: Candidate, *, mx: MxAnswer | None, now_ns: int, before: int
+    ) -> Outcome:
+        """Decide a candidate that has waited, with the numbers that were kept free for it.
+
+        `before` is what :meth:`reserve` gave.  What a record behind it has
+        decided stands.
+        """
+        newest = self.seq
+        self.seq = before
+        try:
+            known = {} if mx is None else {candidate.domain: mx}
+            outcome = self.apply((candidate,), mx=known, now_ns=now_ns)
+        finally:
+            self.seq = max(newest, self.seq)
+        outcome.events = [event for event in outcome.events if event.key in outcome.entries]
         return outcome
 
     def expire(self, now_ns: int) -> Outcome:
@@ -231,17 +258,20 @@ class Automation:
         else:
             now.outcome.counts["dated_ahead"] += 1
 
-    def _act_for_others(self, now: _Round, matches: tuple[Match, ...], record: Record) -> None:
+    def _act_for_others(
+        self, now: _Round, matches: tuple[Match, ...], candidate: Candidate
+    ) -> None:
         """For the recipients but the first.
 
         Upstream picks the rules by the first, then runs them once per
         recipient, and gives up at one that it can't parse.
         """
+        record = candidate.record
         for recipient in record.recipients[1:]:
             try:
                 domain = recipient_domain(recipient)
             except ValueError:
-                now.outcome.counts["bad_recipient"] += 1
+                now.outcome.counts["bad_recipient"] += not candidate.counted
                 return
             if domain is not None:
                 self._act(now, matches, record, domain)

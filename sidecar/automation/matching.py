@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -216,10 +216,36 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     common: Common
     specific: tuple[Match, ...]
     needs_mx: bool
+    counted: bool = False
+    """Whether the record has been counted as matched: it is a part of one that was."""
 
     def matches(self, mx: MxAnswer | None) -> tuple[Match, ...]:
         """All matches in order, given the MX of :attr:`domain` (None: it does not resolve)."""
         return self.common.fitting(self.domain, mx) + self.specific
+
+    def parts(self) -> tuple[Candidate | None, Candidate, Candidate | None]:
+        """The same in order: what needs no MX, what needs one, what comes behind and needs none."""
+        record, domain, common = self.record, self.domain, self.common
+        before = after = None
+        if common.default:
+            default = Common(common.shaping, common.default)
+            before = Candidate(record, domain, default, (), needs_mx=False)
+        counted = before is not None
+        if self.specific:
+            nothing = Common(common.shaping)
+            after = Candidate(
+                record, domain, nothing, self.specific, needs_mx=False, counted=counted
+            )
+            counted = True
+        providers = Common(common.shaping, (), common.providers)
+        waits = Candidate(record, domain, providers, (), needs_mx=True, counted=counted)
+        return before, waits, after
+
+    def most_outcomes(self) -> int:
+        """How many outcomes there are if every provider fits."""
+        found = (*self.common.default, *chain(*(m for _, m in self.common.providers)))
+        rules = (match.rule for match in (*found, *self.specific))
+        return sum(len(rule.actions) for rule in rules) * len(self.record.recipients)
 
     def alone(self, match: Match) -> Candidate:
         """The same record with this match only."""

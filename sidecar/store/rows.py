@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+_Key = TypeVar("_Key")
 _Row = TypeVar("_Row")
 
 
@@ -63,6 +64,8 @@ class Transaction:
     ``threshold_counts``      (scope, Unix second) → matches in that second; 0 removes
     ``prune_thresholds``      scope → the first Unix second that still counts
     ``drop_thresholds``       scopes whose counts all go
+    ``waiting``               number → record that waits for an answer, as JSON
+    ``drop_waiting``          numbers of records that wait no more
     ``mx``, ``drop_mx``       domain → answer as JSON; domains to forget
     ``counters``              name → value since the state was made
     ``kumod_ids``             entry key → id that kumod gave it; None forgets it
@@ -77,6 +80,8 @@ class Transaction:
     threshold_counts: dict[tuple[str, int], int] = field(default_factory=dict)
     prune_thresholds: dict[str, int] = field(default_factory=dict)
     drop_thresholds: set[str] = field(default_factory=set)
+    waiting: dict[int, str] = field(default_factory=dict)
+    drop_waiting: set[int] = field(default_factory=set)
     mx: dict[str, str] = field(default_factory=dict)
     drop_mx: set[str] = field(default_factory=set)
     counters: dict[str, int] = field(default_factory=dict)
@@ -94,6 +99,8 @@ class Transaction:
                 self.threshold_counts,
                 self.prune_thresholds,
                 self.drop_thresholds,
+                self.waiting,
+                self.drop_waiting,
                 self.mx,
                 self.drop_mx,
                 self.counters,
@@ -112,6 +119,7 @@ class Transaction:
         _replace(self.checkpoints, self.forget_segments, later.checkpoints, later.forget_segments)
         _replace(self.entries, self.drop_entries, later.entries, later.drop_entries)
         _replace(self.mx, self.drop_mx, later.mx, later.drop_mx)
+        _replace(self.waiting, self.drop_waiting, later.waiting, later.drop_waiting)
         self._add_thresholds(later)
         self.counters.update(later.counters)
         self.kumod_ids.update(later.kumod_ids)
@@ -135,7 +143,7 @@ class Transaction:
 
 
 def _replace(
-    puts: dict[str, _Row], drops: set[str], later_puts: dict[str, _Row], later_drops: set[str]
+    puts: dict[_Key, _Row], drops: set[_Key], later_puts: dict[_Key, _Row], later_drops: set[_Key]
 ) -> None:
     for key in later_drops:
         puts.pop(key, None)
@@ -153,6 +161,7 @@ class Saved:
     mx: dict[str, str] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     kumod_ids: dict[str, str] = field(default_factory=dict)
+    waiting: dict[int, str] = field(default_factory=dict)
     meta: dict[str, str] = field(default_factory=dict)
 
     def as_transaction(self) -> Transaction:
@@ -164,5 +173,6 @@ class Saved:
             mx=dict(self.mx),
             counters=dict(self.counters),
             kumod_ids=dict(self.kumod_ids),
+            waiting=dict(self.waiting),
             meta=dict(self.meta),
         )

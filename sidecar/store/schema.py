@@ -35,13 +35,14 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE TABLE mx (domain TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID",
         "CREATE TABLE kumod_ids (key TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID",
     ),
+    ("CREATE TABLE waiting (number INTEGER PRIMARY KEY, payload TEXT NOT NULL)",),
 )
 
 VERSION = len(MIGRATIONS)
 """``PRAGMA user_version`` of the files this program writes."""
 
 TABLES = frozenset(
-    {"meta", "counters", "segments", "entries", "scopes", "counts", "mx", "kumod_ids"}
+    {"meta", "counters", "segments", "entries", "scopes", "counts", "mx", "kumod_ids", "waiting"}
 )
 """The tables of a file of this version."""
 

@@ -14,6 +14,7 @@ def write(connection: sqlite3.Connection, transaction: Transaction) -> None:
     _write_segments(connection, transaction)
     _write_entries(connection, transaction)
     _write_thresholds(connection, transaction)
+    _write_waiting(connection, transaction)
     _delete(connection, "mx", "domain", transaction.drop_mx)
     _put_texts(connection, "mx (domain, answer)", transaction.mx)
     kept = {key: id_ for key, id_ in transaction.kumod_ids.items() if id_ is not None}
@@ -48,6 +49,19 @@ def _write_segments(connection: sqlite3.Connection, transaction: Transaction) ->
                 )
                 for name, row in transaction.checkpoints.items()
             ),
+        )
+
+
+def _write_waiting(connection: sqlite3.Connection, transaction: Transaction) -> None:
+    if transaction.drop_waiting:
+        connection.executemany(
+            "DELETE FROM waiting WHERE number = ?",
+            ((number,) for number in transaction.drop_waiting),
+        )
+    if transaction.waiting:
+        connection.executemany(
+            "INSERT OR REPLACE INTO waiting (number, payload) VALUES (?, ?)",
+            ((number, pack_text(payload)) for number, payload in transaction.waiting.items()),
         )
 
 
@@ -148,6 +162,12 @@ def read(connection: sqlite3.Connection) -> Saved:
                 for name, value in connection.execute("SELECT name, value FROM counters")
             },
             kumod_ids=_read_texts(connection, "SELECT key, id FROM kumod_ids"),
+            waiting={
+                number: unpack_text(payload)
+                for number, payload in connection.execute(
+                    "SELECT number, payload FROM waiting ORDER BY number"
+                )
+            },
             meta=_read_texts(connection, "SELECT name, value FROM meta"),
         )
     finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sidecar.automation.entries import from_payload
@@ -56,6 +56,9 @@ def export_state(saved: Saved) -> dict[str, Any]:
         "thresholds": thresholds,
         "mx": {domain: _opened(answer) for domain, answer in sorted(saved.mx.items())},
         "kumod_ids": dict(sorted(saved.kumod_ids.items())),
+        "waiting": {
+            str(number): _opened(payload) for number, payload in sorted(saved.waiting.items())
+        },
     }
 
 
@@ -87,6 +90,10 @@ def import_state(document: object, *, file: str) -> tuple[Saved, tuple[Problem, 
     return _Importer(document, file).run()
 
 
+_OF_LATER_VERSIONS: Mapping[str, object] = {"waiting": {}}
+"""Sections that documents of earlier versions do without, with what stands for them."""
+
+
 class _Importer:
     """One import: takes each item by itself, so that a bad one costs only itself."""
 
@@ -105,6 +112,7 @@ class _Importer:
             "thresholds": self._threshold,
             "mx": lambda name, value: self._put(self._saved.mx, name, _closed(value)),
             "kumod_ids": lambda name, value: self._put(self._saved.kumod_ids, name, _text(value)),
+            "waiting": self._waiting,
         }
         for section in self._document.keys() - readers.keys() - {"format", "version"}:
             self._left_out("unknown-section", section, "is unknown")
@@ -118,7 +126,7 @@ class _Importer:
         return self._saved, tuple(sorted(self._problems, key=lambda problem: problem.where or ""))
 
     def _items(self, section: str) -> Iterator[tuple[str, Any]]:
-        value = self._document.get(section)
+        value = self._document.get(section, _OF_LATER_VERSIONS.get(section))
         if section == "entries" and isinstance(value, list):
             yield from ((f"item {number}", item) for number, item in enumerate(value, 1))
         elif section != "entries" and isinstance(value, dict):
@@ -148,6 +156,11 @@ class _Importer:
             done=fields["done"],
             content=_text(fields["content"]),
         )
+
+    def _waiting(self, number: str, value: Any) -> None:
+        if re.fullmatch(r"[0-9]{1,18}", number) is None:
+            raise ValueError(f"{_shown(number)} is no number of a record")
+        self._saved.waiting[int(number)] = _closed(value)
 
     def _entry(self, _name: str, value: Any) -> None:
         fields = _fields(value, {"key", "kind", "expires_ns", "seq", "entry"})

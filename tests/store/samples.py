@@ -41,6 +41,8 @@ def batch(number: int, *, size: int = 1) -> Transaction:
         mx={"example.com": f'{{"hosts":["mx{number}.example.com."]}}'},
         counters={"lines": number},
         kumod_ids={"entry 1": f"id {number}"},
+        waiting={number: f'{{"n":{number}}}'},
+        drop_waiting={number - 3},
         meta={"batch": str(number)},
     )
 
@@ -56,6 +58,9 @@ def apply(saved: Saved, transaction: Transaction) -> None:
     for domain in transaction.drop_mx:
         saved.mx.pop(domain, None)
     saved.mx.update(transaction.mx)
+    for gone in transaction.drop_waiting:
+        saved.waiting.pop(gone, None)
+    saved.waiting.update(transaction.waiting)
     counts = {
         key: count
         for key, count in saved.threshold_counts.items()

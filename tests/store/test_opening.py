@@ -75,8 +75,8 @@ def test_a_newer_file_is_refused_untouched(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     message = refused(path)
-    assert re.search(r"version 2, this tsa-sidecar knows versions up to 1", message)
-    with pytest.raises(ProblemError, match="version 2"):
+    assert re.search(r"version 3, this tsa-sidecar knows versions up to 2", message)
+    with pytest.raises(ProblemError, match="version 3"):
         read_saved(path)
 
 
@@ -237,10 +237,20 @@ def test_an_older_file_is_migrated_with_its_content(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         assert schema.migrate(connection, later)
         assert not schema.migrate(connection, later)
-        assert schema.pragma(connection, "user_version") == 3
+        assert schema.pragma(connection, "user_version") == schema.VERSION + 2
         assert connection.execute("SELECT x FROM more").fetchall() == [(1,)]
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
     assert read_saved(path) == saved
+
+
+def test_a_file_of_the_first_version_is_opened(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        schema.migrate(connection, schema.MIGRATIONS[:1])
+        connection.execute("INSERT INTO meta VALUES ('seq', '7')")
+    with Store.open(path) as store:
+        assert store.load() == Saved(meta={"seq": "7"})
+        store.commit(Transaction(waiting={7: "{}"}))
+    assert read_saved(path) == Saved(meta={"seq": "7"}, waiting={7: "{}"})
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
@@ -249,7 +259,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         with pytest.raises(sqlite3.Error):
             schema.migrate(connection, broken)
-        assert schema.pragma(connection, "user_version") == 1
+        assert schema.pragma(connection, "user_version") == schema.VERSION
     assert read_saved(path) == saved
 
 

@@ -41,6 +41,7 @@ def sample() -> Saved:
         mx={"example.com": '{"hosts":["mx.example.com."]}', "odd.example": "no JSON"},
         counters={"lines": 2**60, "bad lines": 0},
         kumod_ids={"entry": "id"},
+        waiting={10: '{"number":10}', 2: '{"number":2}'},
         meta={"seq": "4"},
     )
 
@@ -70,6 +71,7 @@ def test_the_same_state_is_the_same_text() -> None:
         mx=dict(reversed(saved.mx.items())),
         counters=dict(reversed(saved.counters.items())),
         kumod_ids=saved.kumod_ids,
+        waiting=dict(reversed(saved.waiting.items())),
         meta=saved.meta,
     )
     assert json.dumps(export_state(shuffled)) == json.dumps(export_state(saved))
@@ -77,6 +79,13 @@ def test_the_same_state_is_the_same_text() -> None:
 
 def test_an_export_of_nothing_is_imported_as_nothing() -> None:
     assert import_state(export_state(Saved()), file=FILE) == (Saved(), ())
+
+
+def test_a_document_from_before_records_waited_is_imported() -> None:
+    saved = replace(sample(), waiting={})
+    document = export_state(saved)
+    del document["waiting"]
+    assert import_state(document, file=FILE) == (saved, ())
 
 
 @pytest.mark.parametrize("document", [None, [], 3, "x", {}, {"format": "other", "version": 1}])
@@ -103,6 +112,7 @@ def test_a_newer_format_is_refused() -> None:
         ("kumod_ids", "entry", None, "kumod_ids: entry"),
         ("segments", "20261122-160000", {"inode": 1}, "segments: 20261122-160000"),
         ("segments", "20261122-160000", [], "segments: 20261122-160000"),
+        ("waiting", "7th", {}, "waiting: 7th"),
         ("thresholds", "3600 r s", [1], "thresholds: 3600 r s"),
         ("thresholds", "3600 r s", {"noon": 1}, "thresholds: 3600 r s"),
         ("thresholds", "3600 r s", {"1": "1"}, "thresholds: 3600 r s"),
