@@ -125,7 +125,7 @@ def test_a_bad_item_is_listed_and_left_out(
     document = through_json(export_state(sample()))
     good = copy.deepcopy(document)
     document[section][key] = value
-    del good[section][key]
+    good[section].pop(key, None)
     saved, (problem,) = import_state(document, file=FILE)
     assert saved == import_state(good, file=FILE)[0]
     assert (problem.level, problem.file, problem.where) == ("warning", FILE, where)
