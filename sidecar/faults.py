@@ -13,6 +13,7 @@ import signal
 STEPS = (
     "batch-read",
     "batch-decided",
+    "waited-decided",
     "before-commit",
     "after-commit",
     "before-publish",

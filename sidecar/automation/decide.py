@@ -200,7 +200,7 @@ class Automation:
                 self._plans.clear()
                 self._planned_for = candidate.common.shaping
             record = candidate.record
-            self._note_time(record.time_ns, now)
+            self._note_time(candidate, now)
             self._act(now, matches, record, candidate.domain)
             if len(record.recipients) > 1:
                 self._act_for_others(now, matches, candidate)
@@ -250,13 +250,14 @@ class Automation:
         """Drop windows that can't count any more; returns their scopes."""
         return self.thresholds.forget_idle(self.newest_ns // NS - LATENESS)
 
-    def _note_time(self, time_ns: int, now: _Round) -> None:
+    def _note_time(self, candidate: Candidate, now: _Round) -> None:
+        time_ns = candidate.record.time_ns
         if self.newest_ns > now.latest_ns:  # noted when our own clock was ahead
             self.newest_ns = 0
         if time_ns <= now.latest_ns:
             self.newest_ns = max(self.newest_ns, time_ns)
         else:
-            now.outcome.counts["dated_ahead"] += 1
+            now.outcome.counts["dated_ahead"] += not candidate.counted
 
     def _act_for_others(
         self, now: _Round, matches: tuple[Match, ...], candidate: Candidate

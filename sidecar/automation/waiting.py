@@ -50,22 +50,27 @@ def decide(
     *,
     mx: Mapping[str, MxAnswer],
     asked: Collection[str],
+    room: int,
     now_ns: int,
 ) -> tuple[Outcome, list[Waiting]]:
-    """Decide `found` but for what takes the MX of a domain in `asked`; what waits for it."""
+    """Decide `found` but for what takes the MX of a domain in `asked`; what waits for it.
+
+    No more than `room` records wait: the others are decided by what `mx` has.
+    """
     if not asked:
         return automation.apply(found, mx=mx, now_ns=now_ns), []
     outcome, waiting, at_once = Outcome(), list[Waiting](), list[Candidate]()
     for candidate in found:
-        if not candidate.needs_mx or candidate.domain not in asked:
+        waits = candidate.needs_mx and candidate.domain in asked
+        if not waits or len(waiting) >= room:
             at_once.append(candidate)
             continue
-        before, waits, after = candidate.parts()
+        before, late, after = candidate.parts()
         if before is not None:
             at_once.append(before)
         outcome.add(automation.apply(at_once, mx=mx, now_ns=now_ns))
-        number = automation.reserve(waits)
-        waiting.append(Waiting(number, waits.domain, waits.record, waits.counted))
+        number = automation.reserve(late)
+        waiting.append(Waiting(number, late.domain, late.record, late.counted))
         at_once = [] if after is None else [after]
     outcome.add(automation.apply(at_once, mx=mx, now_ns=now_ns))
     return outcome, waiting
@@ -86,6 +91,6 @@ def decide_late(
         candidate = None
     if candidate is None:  # the rules are others by now
         return Outcome()
-    _, waits, _ = candidate.parts()
-    late = msgspec.structs.replace(waits, counted=waiting.counted)
+    _, late, _ = candidate.parts()
+    late = msgspec.structs.replace(late, counted=waiting.counted)
     return automation.apply_late(late, mx=mx, now_ns=now_ns, before=waiting.number)

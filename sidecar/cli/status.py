@@ -189,6 +189,11 @@ def _show_document(console: Console, service: Document) -> None:
         f"{service.get('segments_waiting')} segments open or waiting, "
         f"{service.get('bytes_waiting')} bytes behind"
     )
+    if service.get("records_waiting"):
+        console.print(
+            f"waiting for the MX of their domain: {service['records_waiting']} records, "
+            f"{service.get('dns_look_ups')} look-ups"
+        )
     console.print("counted: " + ", ".join(f"{one_line(n)} {v}" for n, v in counters.items()))
     console.print(f"rules: {service.get('rules')} from {_list(service.get('files', ()))}")
     for text in service.get("warnings", ()):

@@ -79,6 +79,9 @@ class Metrics:
     dns_failures: Counter
     rule_matches: Counter  # by rule: see :meth:`count_rule`
     rule_effects: Counter
+    dns_look_ups: Gauge
+    dns_silent_since: Gauge
+    records_waiting: Gauge
 
     commit_seconds: Histogram
     publish_seconds: Histogram
@@ -173,6 +176,14 @@ class Metrics:
                 "road_effect_duration_seconds",
                 "Time from a commit until the road had brought what changed.",
                 "road",
+            ),
+            dns_look_ups=gauge("dns_look_ups", "MX look-ups under way."),
+            dns_silent_since=gauge(
+                "dns_silent_since_timestamp_seconds",
+                "Since when no name server answers; 0 while they do.",
+            ),
+            records_waiting=gauge(
+                "records_waiting", "Records read that wait for the MX of their domain."
             ),
             overlay_writes=counter("overlay_writes", "Times the overlay file was replaced."),
             overlay_failures=counter(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from sidecar.automation.decide import LATENESS, Outcome
 from sidecar.automation.matching import Candidate
 from sidecar.automation.pipeline import Tally, candidates
+from sidecar.automation.waiting import Waiting, decide, decide_late
 from sidecar.faults import reached
 from sidecar.log.reader import Block
 from sidecar.log.reading import Batch
@@ -31,9 +32,10 @@ from sidecar.times import NS, until_tick
 
 from .ledger import Ledger
 from .logging import Log
-from .mx import resolve_all
+from .mx import ask_for, known
 from .publisher import Publisher
 from .rules import RuleBook, Rules
+from .waiting import WaitingRoom
 
 if TYPE_CHECKING:
     from .retention import Keeper
@@ -45,6 +47,12 @@ _SLACK_NS = 2 * 3600 * NS
 
 So that nothing is passed over by a clock that is wrong by an hour.
 """
+
+_PATIENCE_SECONDS = 0.05
+"""How long a batch waits for the DNS before those records are set aside that need it."""
+
+_LATE_AT_ONCE = 200
+"""How many records that have waited are decided before other tasks have their turn."""
 
 _SLICE_SECONDS = 0.02
 """How long a batch's records are matched before other tasks have their turn."""
@@ -82,6 +90,7 @@ class Flow:
         self._metrics = metrics
         self._clock = clock
         self._said_bad = False
+        self._waiting = WaitingRoom(resolver)
         self.newest_ns = 0
         """Time of the newest record considered in this run, of those that a clock may have now."""
 
@@ -92,6 +101,7 @@ class Flow:
 
         `keeper` is told which segments have been read to their ends.
         """
+        self._waiting.add(self._ledger.waited())
         async for batch in tail.blocks(follow=for_ever):
             self._ledger.floor_ns = max(self._ledger.floor_ns, tail.floor_ns or 0)
             await self.process(batch)
@@ -104,11 +114,17 @@ class Flow:
         # The rules that its lines were chosen by, though others be in force by now.
         rules = batch.sieve if isinstance(batch.sieve, Rules) else self._book.rules
         found = await self._match(batch, rules)
-        mx = await resolve_all(found.candidates, self._resolver)
+        room = self._waiting.room
+        mx, asked = await ask_for(
+            found.candidates, self._resolver, seconds=_PATIENCE_SECONDS, most=room
+        )
         # From here to the commit nothing is awaited: what is pending is always whole batches.
-        outcome = self._decide(found.candidates, mx)
+        if self._waiting:
+            self._decide_those_before(found.candidates, asked)
+        outcome, waiting = self._decide(found.candidates, mx, asked, room)
         counts = _counts(batch, found.tally, outcome)
-        changes = self._ledger.changes(batch, counts)
+        changes = self._ledger.changes(batch, counts, waiting)
+        self._waiting.add(waiting)
         self._measure(counts, batch, found.tally)
         committed = await self._commit(changes, outcome, more=batch.more)
         self._publish(committed)
@@ -132,11 +148,24 @@ class Flow:
             self._say_bad(block, found.tally.bad - bad + block.bad_lines)
         return found
 
-    def _decide(self, found: Iterable[Candidate], mx: Mapping[str, MxAnswer]) -> Outcome:
-        """What `found` lead to now, given the MX of the domains that turn on it."""
+    def _decide(
+        self,
+        found: Iterable[Candidate],
+        mx: Mapping[str, MxAnswer],
+        asked: Collection[str],
+        room: int,
+    ) -> tuple[Outcome, list[Waiting]]:
+        """What `found` lead to now, and what waits for the MX of a domain in `asked`."""
         automation = self._ledger.automation
         automation.max_entries = self._book.rules.settings.max_entries
-        outcome = automation.apply(found, mx=mx, now_ns=self._clock())
+        outcome, waiting = decide(
+            automation, found, mx=mx, asked=asked, room=room, now_ns=self._clock()
+        )
+        self._say_left_out(outcome)
+        reached("batch-decided")
+        return outcome, waiting
+
+    def _say_left_out(self, outcome: Outcome) -> None:
         for entry in outcome.left_out:
             self._log.warning(
                 "there is no room for a new entry (--max-entries)",
@@ -149,8 +178,6 @@ class Flow:
                 "there is no room to count towards a new threshold (--max-entries)",
                 ready_queue=ready_queue,
             )
-        reached("batch-decided")
-        return outcome
 
     async def _commit(self, changes: Transaction, outcome: Outcome, *, more: bool) -> Outcome:
         """Have both committed, soon or at once; what has now been committed.
@@ -184,19 +211,63 @@ class Flow:
         metrics = self._metrics
         metrics.records_read.inc(counts["read"])
         metrics.records_considered.inc(counts["considered"])
-        metrics.records_matched.inc(counts["matched"])
         metrics.records_bad.inc(counts["bad"])
         metrics.bytes_lost.inc(counts["bytes_lost"])
         metrics.segments_lost.inc(counts["segments_lost"])
         metrics.bytes_read.inc(sum(b.size for b in batch.blocks))
-        for reason in ("no_tenant", "no_site", "no_domain", "bad_recipient"):
-            if count := counts[reason]:
-                metrics.unusable.labels(reason).inc(count)
-        metrics.no_room.labels("entry").inc(counts["no_room"])
-        metrics.no_room.labels("threshold").inc(counts["no_room_to_count"])
+        self._measure_decided(counts)
         if tally.newest_ns:
             # One dated in the future would hide that no more come.
             self.newest_ns = max(self.newest_ns, min(tally.newest_ns, self._clock()))
+
+    def _measure_decided(self, counts: Counter[str]) -> None:
+        self._metrics.records_matched.inc(counts["matched"])
+        for reason in ("no_tenant", "no_site", "no_domain", "bad_recipient"):
+            if count := counts[reason]:
+                self._metrics.unusable.labels(reason).inc(count)
+        self._metrics.no_room.labels("entry").inc(counts["no_room"])
+        self._metrics.no_room.labels("threshold").inc(counts["no_room_to_count"])
+
+    # What has waited for an MX.
+
+    async def decide_what_waited(self, *, for_ever: bool) -> None:
+        """Decide each record whose wait is over, for ever or until none waits."""
+        while for_ever or self._waiting:
+            await self._waiting.some()
+            self._decide_late(self._waiting.take(_LATE_AT_ONCE))
+            self.try_commit()
+            await asyncio.sleep(0)
+
+    def _decide_those_before(self, found: Iterable[Candidate], asked: Collection[str]) -> None:
+        """Decide what waits of the domains whose MX is known to `found`: their order stays."""
+        domains = {one.domain for one in found if one.needs_mx}
+        waited = self._waiting.take_of(sorted(domains.difference(asked)))
+        if waited:
+            self._decide_late(waited)
+
+    def _decide_late(self, waited: Sequence[Waiting]) -> None:
+        """By the rules in force now, and by what is known now of their domains."""
+        outcome, now_ns = Outcome(), self._clock()
+        for one in waited:
+            outcome.add(
+                decide_late(
+                    self._ledger.automation,
+                    one,
+                    matcher=self._book.rules.matcher,
+                    mx=known(one.domain, self._resolver),
+                    now_ns=now_ns,
+                )
+            )
+        self._say_left_out(outcome)
+        reached("waited-decided")
+        changes = self._ledger.late_changes(waited, outcome.counts)
+        self._measure_decided(outcome.counts)
+        self._ledger.commits.add(changes, outcome)
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait for an MX."""
+        return len(self._waiting)
 
     # Time and operators.
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sidecar.automation.decide import Outcome
+from sidecar.automation.waiting import Waiting
+from sidecar.automation.waiting import from_payload as waiting_from_payload
 from sidecar.log.reading import Batch
+from sidecar.problems import Problem
 from sidecar.shaping.mx import DnsResolver, Resolver
 from sidecar.store import CheckpointRow, Saved, Store, Transaction
 
@@ -48,6 +51,8 @@ class Ledger:
         for problem in problems:
             log.problem(problem)
         gone = self.automation.expire(clock()).dropped
+        self.waiting: dict[int, str] = dict(saved.waiting)
+        """Records that wait for an MX, by number."""
         self.counters: dict[str, int] = dict(saved.counters)
         """Counts since the state was made, by name."""
         self.copies: dict[str, str] = {
@@ -68,22 +73,54 @@ class Ledger:
         self.committed_ns = number(saved.meta, _COMMITTED)
         """When the last run committed what it had read."""
         self.commits = Commits(store, everything=self.everything, log=log, took=took)
+        for problem in self._drop_damaged(cleaning):
+            log.problem(problem)
         self.commits.add(cleaning)
         self.commits.add(Transaction(drop_entries=gone))
 
-    def changes(self, batch: Batch, counts: Counter[str]) -> Transaction:
-        """What a batch whose records have been decided changes, but for the entries."""
-        changes = Transaction()
+    def changes(
+        self, batch: Batch, counts: Counter[str], waiting: Iterable[Waiting] = ()
+    ) -> Transaction:
+        """What a batch whose records have been decided, or wait, changes, but for the entries."""
+        changes = Transaction(waiting={one.number: one.to_payload() for one in waiting})
         self.note_positions(batch, changes)
+        changes.meta = self._meta()
+        self._note_decided(counts, changes)
+        self.waiting |= changes.waiting
+        return changes
+
+    def late_changes(self, decided: Iterable[Waiting], counts: Counter[str]) -> Transaction:
+        """What records change that have waited and are decided now, but for the entries."""
+        changes = Transaction(drop_waiting={one.number for one in decided})
+        self._note_decided(counts, changes)
+        for one in changes.drop_waiting:
+            self.waiting.pop(one, None)
+        return changes
+
+    def waited(self) -> list[Waiting]:
+        """The records that wait."""
+        return [waiting_from_payload(payload) for payload in self.waiting.values()]
+
+    def _drop_damaged(self, cleaning: Transaction) -> Iterator[Problem]:
+        """Have `cleaning` take what waits and can't be read out of the state file."""
+        for key, payload in list(self.waiting.items()):
+            try:
+                waiting_from_payload(payload)
+            except ValueError as error:
+                del self.waiting[key]
+                cleaning.drop_waiting.add(key)
+                message = f"a record that waits in the state file was left out: {error}"
+                yield Problem("warning", "state-entry", message)
+
+    def _note_decided(self, counts: Counter[str], changes: Transaction) -> None:
+        """Have counts, answers and the automation's progress committed with `changes`."""
         for name, count in counts.items():
             if count:
                 self.counters[name] = self.counters.get(name, 0) + count
         changes.counters = dict(self.counters)
-        changes.meta = self._meta()
         changes.add(self._answers())
         # Last: a mistake in the above must not leave half a batch to be committed.
         changes.add(progress(self.automation))
-        return changes
 
     def note_positions(self, batch: Batch, changes: Transaction) -> None:
         """Have the position behind `batch` committed with `changes`."""
@@ -133,6 +170,7 @@ class Ledger:
         whole.checkpoints = dict(self.checkpoints)
         whole.counters = dict(self.counters)
         whole.kumod_ids = dict(self.kumod_ids)
+        whole.waiting = dict(self.waiting)
         whole.meta |= self._meta()
         whole.meta |= {_COPY + url: text for url, text in self.copies.items()}
         if isinstance(self._resolver, DnsResolver):

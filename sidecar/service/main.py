@@ -28,7 +28,7 @@ from sidecar.settings import DEBUG, Fixed
 from sidecar.shaping.mx import DnsResolver, Resolver
 from sidecar.store import Saved, Store, StoreError
 from sidecar.systemd import Notifier
-from sidecar.times import NS, until_tick
+from sidecar.times import NS, format_rfc3339, until_tick
 
 from .cancel import Requests, requests_path
 from .checkpoints import tail_for
@@ -74,6 +74,7 @@ class _Outside:
     def status(self, state: State) -> Status:
         """The status as far as it is known without rules."""
         overlay, clock = self.view.overlay, self.clock
+        dns = self.resolver if isinstance(self.resolver, DnsResolver) else None
         return Status(
             state=state,
             started_ns=self.started_ns,
@@ -87,13 +88,22 @@ class _Outside:
             segments_lost=tuple(self.ledger.lost_names),
             clock_behind_seconds=clock.behind_ns // NS if isinstance(clock, GuardedClock) else 0,
             kumod=None if self.kumod is None else self.kumod.obedience.document(),
-            dns_failures=self.resolver.failures if isinstance(self.resolver, DnsResolver) else 0,
+            dns_failures=0 if dns is None else dns.failures,
+            dns_look_ups=0 if dns is None else dns.in_flight,
+            dns_silent_since_ns=0 if dns is None else dns.silent_since_ns,
         )
 
     def _conditions(self) -> Iterator[Problem]:
         for problem in (self.ledger.commits.failure, self.publisher.failure):
             if problem is not None:
                 yield problem
+        if isinstance(self.resolver, DnsResolver) and self.resolver.silent_since_ns:
+            since = format_rfc3339(self.resolver.silent_since_ns)
+            message = (
+                f"the name servers have not answered since {since}: rules of providers go by "
+                "what was known before; see whether they run and can be reached"
+            )
+            yield Problem("error", "dns-silent", message)
         if self.kumod is not None:
             yield from self.kumod.conditions()
 
@@ -135,6 +145,7 @@ class _Sidecar:
         return replace(
             known,
             newest_ns=self.flow.newest_ns,
+            records_waiting=self.flow.waiting,
             rules=rules.count,
             files=tuple(f.name for f in rules.shaping.files),
             conditions=(*known.conditions, *self._conditions(), *self.book.conditions()),
@@ -353,6 +364,7 @@ async def _run_once(sidecar: _Sidecar) -> None:
     outside, flow, publisher = sidecar.outside, sidecar.flow, sidecar.outside.publisher
     outside.ledger.commits.patient = False
     await flow.follow(sidecar.tail, for_ever=False)
+    await flow.decide_what_waited(for_ever=False)
     flow.expire()
     await flow.last_commit()
     await publisher.put_out()
@@ -387,6 +399,7 @@ def _works(sidecar: _Sidecar, hangup: asyncio.Event) -> dict[str, Coroutine[Any,
     keeper = _keeper(outside)
     works = {
         "follow": flow.follow(sidecar.tail, for_ever=True, keeper=keeper),
+        "waiting": flow.decide_what_waited(for_ever=True),
         "expire": flow.keep_time(sidecar.tail),
         "publish": outside.publisher.run(),
         "reload": _reload(sidecar, hangup),

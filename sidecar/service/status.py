@@ -46,8 +46,10 @@ class Status:
     ``conditions``: what is wrong (level ``error``) or deserves a look
     (``warning``), each with a code that programs may go by.  ``entries``: how
     many are in force, by kind.  ``segments_waiting`` and ``bytes_waiting`` are
-    None until the log is read.  ``kumod``: whether kumod does what was published, by
-    entry's key; None without an admin API.
+    None until the log is read.  ``records_waiting`` for the MX of their domain
+    are read, but not decided; ``dns_look_ups`` are under way;
+    ``dns_silent_since_ns`` is 0 while name servers answer.  ``kumod``: whether kumod
+    does what was published, by entry's key; None without an admin API.
     """
 
     state: State
@@ -66,7 +68,10 @@ class Status:
     segments_waiting: int | None = None
     bytes_waiting: int | None = None
     clock_behind_seconds: int = 0
+    records_waiting: int = 0
     dns_failures: int = 0
+    dns_look_ups: int = 0
+    dns_silent_since_ns: int = 0
     regex_timeouts: int = 0
     regexes_switched_off: int = 0
     kumod: Document | None = None
@@ -95,6 +100,11 @@ class Status:
             "segments_lost": list(self.segments_lost),
             "segments_waiting": self.segments_waiting,
             "bytes_waiting": self.bytes_waiting,
+            "records_waiting": self.records_waiting,
+            "dns_look_ups": self.dns_look_ups,
+            "dns_silent_since": (
+                format_rfc3339(self.dns_silent_since_ns) if self.dns_silent_since_ns else None
+            ),
             "clock_behind_seconds": self.clock_behind_seconds,
             "kumod": self.kumod,
         }
@@ -139,6 +149,9 @@ class Gauges:
         metrics.segments_waiting.set(status.segments_waiting or 0)
         metrics.newest_record_at.set(newest_ns / NS)
         metrics.lag_seconds.set((now_ns - newest_ns) / NS if waiting and newest_ns else 0)
+        metrics.records_waiting.set(status.records_waiting)
+        metrics.dns_look_ups.set(status.dns_look_ups)
+        metrics.dns_silent_since.set(status.dns_silent_since_ns / NS)
         self._follow(metrics.dns_failures, status.dns_failures)
         self._follow(metrics.regex_timeouts, status.regex_timeouts)
         metrics.regexes_switched_off.set(status.regexes_switched_off)

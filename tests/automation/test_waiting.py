@@ -128,7 +128,7 @@ def test_what_needs_no_mx_is_decided_at_once(matcher: Matcher) -> None:
         record("full", 2, "a.test"),
     ]
     outcome, waiting = decide(
-        automation, found(matcher, records), mx={}, asked={"a.test"}, now_ns=NOW * NS
+        automation, found(matcher, records), mx={}, asked={"a.test"}, room=99, now_ns=NOW * NS
     )
     assert outcome.counts["matched"] == 2
     assert {type(e).__name__ for e in outcome.entries.values()} == {"Override", "ReadyQSuspension"}
@@ -152,6 +152,7 @@ def test_a_record_that_no_provider_rule_fits_never_waits(matcher: Matcher) -> No
         found(matcher, [record("slow", 0, "a.test")]),
         mx={},
         asked={"a.test"},
+        room=99,
         now_ns=NOW * NS,
     )
     assert waiting == []
@@ -161,7 +162,7 @@ def test_a_record_that_no_provider_rule_fits_never_waits(matcher: Matcher) -> No
 def test_what_waits_can_be_kept(matcher: Matcher) -> None:
     said = record('busy "\u2028\x00ü', 0, "a.test", "b.test")
     _, (one,) = decide(
-        Automation(), found(matcher, [said]), mx={}, asked={"a.test"}, now_ns=NOW * NS
+        Automation(), found(matcher, [said]), mx={}, asked={"a.test"}, room=99, now_ns=NOW * NS
     )
     assert from_payload(one.to_payload()) == one
     for bad in ("", "{}", "[]", one.to_payload()[:-1], one.to_payload().replace("421", '"x"')):
@@ -176,6 +177,7 @@ def test_rules_that_have_gone_meanwhile_do_nothing(matcher: Matcher, tmp_path: P
         found(matcher, [record("busy", 0, "a.test")]),
         mx={},
         asked={"a.test"},
+        room=99,
         now_ns=NOW * NS,
     )
     (tmp_path / "other.toml").write_text("[default]\nconnection_limit = 1\n")
@@ -189,8 +191,8 @@ def test_a_record_behind_that_was_decided_before_is_not_undone(matcher: Matcher)
     records = [record("full", 0, "a.test"), record("full", 5, "a.test")]
     first, second = found(matcher, records)
     now = NOW * NS
-    _, (one,) = decide(automation, [first], mx={}, asked={"a.test"}, now_ns=now)
-    outcome, _ = decide(automation, [second], mx=answers([second]), asked=(), now_ns=now)
+    _, (one,) = decide(automation, [first], mx={}, asked={"a.test"}, room=99, now_ns=now)
+    outcome, _ = decide(automation, [second], mx=answers([second]), asked=(), room=99, now_ns=now)
     assert len(outcome.entries) == 3
     late = decide_late(automation, one, matcher=matcher, mx=answer("a.test"), now_ns=now)
     assert (late.entries, late.events) == ({}, [])
@@ -232,7 +234,7 @@ def test_whenever_it_is_decided_it_leads_to_the_same(
     for start in range(0, len(every), size):
         part = every[start : start + size]
         known = {d: mx for d, mx in answers(part).items() if d not in asked}
-        outcome, more = decide(in_time, part, mx=known, asked=asked, now_ns=now)
+        outcome, more = decide(in_time, part, mx=known, asked=asked, room=99, now_ns=now)
         note(outcome)
         waiting += more
         chance.shuffle(waiting)
