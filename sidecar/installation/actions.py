@@ -13,18 +13,12 @@ from pathlib import Path
 from sidecar.automation.overlay import Overlay
 from sidecar.installation.access import Tree
 from sidecar.problems import ProblemError
-
-SUSPENDED = "suspended.json"
-BOUNCED = "bounced.json"
+from sidecar.publish.snapshot import Snapshot
 
 
-def empty_files(overlay: Path) -> dict[Path, str]:
+def empty_files(overlay: Path) -> dict[Path, bytes]:
     """The files of a sidecar that has decided nothing yet: the overlay and those beside it."""
-    return {
-        overlay: Overlay().text(),
-        overlay.with_name(SUSPENDED): '{"ready_q":[],"sched_q":[]}',
-        overlay.with_name(BOUNCED): "[]",
-    }
+    return Snapshot.build(overlay=Overlay().text()).files(overlay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +32,15 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One directory (``text`` is None) or file to make, with its mode and owner."""
+    """One directory (``content`` is None) or file to make, with its mode and owner."""
 
     path: Path
-    text: str | None
+    content: bytes | None
     mode: int
     owner: Owner | None
 
     def __str__(self) -> str:
-        kind = "directory" if self.text is None else "file"
+        kind = "directory" if self.content is None else "file"
         owner = "" if self.owner is None else f", {self.owner.text}"
         return f"create {kind} {self.path} (mode {self.mode:04o}{owner})"
 
@@ -62,9 +56,9 @@ def needed(tree: Tree, overlay: Path) -> list[Action]:
             actions.append(Action(parent, None, 0o755, None))
     if not os.path.lexists(tree.at(overlay.parent)):
         actions.append(Action(overlay.parent, None, directory_mode, owner))
-    for path, text in empty_files(overlay).items():
+    for path, content in empty_files(overlay).items():
         if not os.path.lexists(tree.at(path)):
-            actions.append(Action(path, text, file_mode, owner))
+            actions.append(Action(path, content, file_mode, owner))
     return actions
 
 
@@ -72,11 +66,11 @@ def perform(tree: Tree, action: Action) -> None:
     """Make the directory or file.  Raises ProblemError when the system refuses."""
     path = tree.at(action.path)
     try:
-        if action.text is None:
+        if action.content is None:
             path.mkdir()
             _give(path, action)
         else:
-            _create(path, action.text, action)
+            _create(path, action.content, action)
     except OSError as error:
         raise ProblemError.one(
             "init-write",
@@ -86,11 +80,11 @@ def perform(tree: Tree, action: Action) -> None:
         ) from None
 
 
-def _create(path: Path, text: str, action: Action) -> None:
+def _create(path: Path, content: bytes, action: Action) -> None:
     # kumod may be running: the file appears whole, and never replaces another.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         _give(temporary, action)
         path.hardlink_to(temporary)
     finally:

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+SUSPENDED, BOUNCED = "suspended.json", "bounced.json"
+"""The files beside the overlay."""
 
 FrameKind = Literal["ReadyQSuspension", "SchedQSuspension", "SchedQBounce"]
 """The names of the three events on ``/subscribe_event_v1``."""
@@ -48,6 +52,14 @@ class Snapshot:
     frames: tuple[str, ...] = ()
     version: int = 0
     status: bytes = b"{}"
+
+    def files(self, overlay: Path) -> dict[Path, bytes]:
+        """What each file holds: `overlay` first, then those beside it."""
+        return {
+            overlay: self.overlay.encode(),
+            overlay.with_name(SUSPENDED): self.suspended,
+            overlay.with_name(BOUNCED): self.bounced,
+        }
 
     @classmethod
     def build(

@@ -14,12 +14,12 @@ from pathlib import Path
 from sidecar.automation.overlay import FIRST_LINE, Overlay
 from sidecar.problems import ProblemError
 from sidecar.publish.overlay_file import write_atomically
+from sidecar.publish.snapshot import BOUNCED, SUSPENDED
 from sidecar.settings import Settings
 from sidecar.store import FileLock, LockHeld, state_files
 
 from .cancel import requests_path
 from .logging import Log
-from .publisher import BOUNCED_NAME, SUSPENDED_NAME
 from .status import status_path
 
 
@@ -32,7 +32,7 @@ def refuse_taken_place(settings: Settings) -> None:
     target = os.path.realpath(settings.fixed.overlay)
     overlay, state = Path(target), Path(os.path.realpath(settings.fixed.state))
     ours = {*state_files(state), requests_path(state), status_path(state)}
-    if overlay in ours or overlay.name in (SUSPENDED_NAME, BOUNCED_NAME):
+    if overlay in ours or overlay.name in (SUSPENDED, BOUNCED):
         raise _overlay_problem(settings, "another file of tsa-sidecar's own has this name")
     if overlay.parent == Path(os.path.realpath(settings.fixed.log_dir)):
         raise _overlay_problem(settings, "it would be read as a segment of the log")

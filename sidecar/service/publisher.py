@@ -32,9 +32,6 @@ if TYPE_CHECKING:  # not loaded where nothing listens
     from sidecar.publish.http import Endpoint
 
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
-SUSPENDED_NAME = "suspended.json"
-BOUNCED_NAME = "bounced.json"
-
 _LOOK_SECONDS = 5.0
 _LOOKS = 12  # looks at size and time only, before the contents are compared
 _REST = 4.0  # seconds of rest after each second of making texts
@@ -143,7 +140,7 @@ class Publisher:
         for _ in range(_LOOKS):
             if await _wait(self._changed, until_tick(time.monotonic(), self._look_seconds)):
                 return
-            if signature(self._files()) != self._written:
+            if signature(self._written) != self._written:
                 self._log.warning("the overlay was changed by another: put right")
                 return
 
@@ -187,25 +184,17 @@ class Publisher:
             self._on_change(changes)
         reached("after-publish")
 
-    def _files(self) -> list[str]:
-        """``shaping.toml``, ``suspended.json``, ``bounced.json``."""
-        directory = self._overlay.parent
-        return [
-            str(p) for p in (self._overlay, directory / SUSPENDED_NAME, directory / BOUNCED_NAME)
-        ]
-
     async def _write_files(self, snapshot: Snapshot) -> None:
-        directory = self._overlay.parent
-        # Somebody may have removed it since the start.
+        # Somebody may have removed the directory since the start.
         with contextlib.suppress(OSError):
-            directory.mkdir(parents=True, exist_ok=True)
-        if await self._write_file(self._overlay, snapshot.overlay):
-            self._metrics.overlay_writes.inc()
-        reached("overlay-written")
-        await self._write_file(directory / SUSPENDED_NAME, snapshot.suspended)
-        await self._write_file(directory / BOUNCED_NAME, snapshot.bounced)
+            self._overlay.parent.mkdir(parents=True, exist_ok=True)
+        for path, data in snapshot.files(self._overlay).items():
+            changed = await self._write_file(path, data)
+            if path == self._overlay:
+                self._metrics.overlay_writes.inc(changed)
+                reached("overlay-written")
 
-    async def _write_file(self, path: Path, data: str | bytes) -> bool:
+    async def _write_file(self, path: Path, data: bytes) -> bool:
         # A write that was given up (at the end) goes on in its thread: it must not end after ours.
         while self._writing is not None and not self._writing.done():
             await asyncio.wait([self._writing])
@@ -239,7 +228,7 @@ class Publisher:
                 self._log.warning("an entry is left out of the overlay", reason=reason)
 
 
-def _put(path: Path, data: str | bytes) -> tuple[bool, Signature]:
+def _put(path: Path, data: bytes) -> tuple[bool, Signature]:
     """Write the file.  Returns whether it changed, and its signature.  Call it in a thread."""
     changed = write_atomically(path, data)
     return changed, signature([str(path)])

@@ -96,7 +96,7 @@ def test_any_path_can_be_quoted(text: str) -> None:
 def test_the_watcher_is_content_with_the_empty_files_that_are_installed(tmp_path: Path) -> None:
     overlay = tmp_path / "shaping.toml"
     for path, content in empty_files(overlay).items():
-        path.write_text(content)
+        path.write_bytes(content)
     kumod = run("lua", overlay=overlay)
     look = kumod.task()
     assert look() == 1
