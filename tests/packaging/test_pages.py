@@ -11,6 +11,7 @@ import pytest
 
 from sidecar.cli import main
 from sidecar.publish.metrics import Metrics
+from sidecar.service.status import Status
 from tests.packaging.kumod import PACKAGING
 
 ROOT = PACKAGING.parent
@@ -50,6 +51,25 @@ def test_every_line_of_a_table_names_a_test(page: Path) -> None:
     heads = ("| What happens |", "| They can |", "| --- |")
     rows = [row for row in rows if not row.startswith(heads)]
     assert [row for row in rows if not LABELLED.search(row)] == []
+
+
+def test_the_page_of_json_has_every_field_of_the_status() -> None:
+    page = (PACKAGING / "doc" / "json.md").read_text()
+    for field in Status("running", started_ns=0).document():
+        assert f"`{field}`" in page, field
+
+
+def test_the_page_for_the_night_has_every_condition_and_no_other() -> None:
+    sources = [p.read_text() for p in (ROOT / "sidecar").rglob("*.py")]
+    known = set(re.findall(r'"([a-z]+(?:-[a-z]+)*)"', "\n".join(sources)))
+    page = (PACKAGING / "doc" / "three-in-the-morning.md").read_text()
+    table = page.partition("## What `status` says")[2]
+    named = set(re.findall(r"`([a-z-]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.M))))
+    unknown = {code for code in named if code.removeprefix("kumod-") not in known} - known
+    assert unknown == set()
+    service = [p.read_text() for p in (ROOT / "sidecar" / "service").glob("*.py")]
+    errors = set(re.findall(r'Problem\(\s*"error",\s*"([a-z-]+)"', "\n".join(service)))
+    assert errors - {"overlay-entry"} <= named  # that one is of `replay`
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
