@@ -28,6 +28,12 @@ def name(page: Path) -> str:
     return page.name
 
 
+def _sources(*rooms: str) -> str:
+    """The text of all modules of these rooms."""
+    files = [file for room in rooms for file in (ROOT / "sidecar" / room).rglob("*.py")]
+    return "\n".join(file.read_text() for file in files)
+
+
 @pytest.mark.parametrize("page", CLAIMS, ids=name)
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
@@ -57,18 +63,19 @@ def test_the_page_of_json_has_every_field_of_the_status() -> None:
     page = (PACKAGING / "doc" / "json.md").read_text()
     for field in Status("running", started_ns=0).document():
         assert f"`{field}`" in page, field
+    counted = set(re.findall(r'counts\["(\w+)"\]', _sources("automation", "service")))
+    assert len(counted) > 3
+    assert {name for name in counted if f"`{name}`" not in page} == set()
 
 
 def test_the_page_for_the_night_has_every_condition_and_no_other() -> None:
-    sources = [p.read_text() for p in (ROOT / "sidecar").rglob("*.py")]
-    known = set(re.findall(r'"([a-z]+(?:-[a-z]+)*)"', "\n".join(sources)))
+    known = set(re.findall(r'"([a-z]+(?:-[a-z]+)*)"', _sources("")))
     page = (PACKAGING / "doc" / "three-in-the-morning.md").read_text()
     table = page.partition("## What `status` says")[2]
     named = set(re.findall(r"`([a-z-]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.M))))
     unknown = {code for code in named if code.removeprefix("kumod-") not in known} - known
     assert unknown == set()
-    service = [p.read_text() for p in (ROOT / "sidecar" / "service").glob("*.py")]
-    errors = set(re.findall(r'Problem\(\s*"error",\s*"([a-z-]+)"', "\n".join(service)))
+    errors = set(re.findall(r'Problem\(\s*"error",\s*"([a-z-]+)"', _sources("service")))
     assert errors - {"overlay-entry"} <= named  # that one is of `replay`
 
 
