@@ -118,21 +118,20 @@ class Endpoint:
         limits: Limits | None = None,
         on_problem: Callable[[Problem], None] = _ignore_problem,
     ) -> None:
+        metrics = metrics if metrics is not None else Metrics.create()
+        limits = limits if limits is not None else Limits()
+        background = Background(on_problem)
         self._listen = numeric(listen)
-        self._trusted = TrustedHosts(trusted)
-        self._names = frozenset(name.lower() for name in (*names, listen.host))
-        self._metrics = metrics if metrics is not None else Metrics.create()
-        self._limits = limits if limits is not None else Limits()
-        self._on_problem = on_problem
-        self._current = _Current(_resources(_NOTHING_YET))
-        html = page.html()
-        self._page_policy = page.policy(html)
-        self._page_resource = Resource(HTML, lambda: html)
-        self._page_data = Resource(JSON, lambda: b"{}")
-        self._current.resources = {**self._current.resources, **self._page_resources()}
-        self._background = Background(on_problem)
-        self._subscribers = Subscribers(
-            self._background, limits=self._limits.subscribers, metrics=self._metrics
+        self._shared = _Shared(
+            trusted=TrustedHosts(trusted),
+            names=frozenset(name.lower() for name in (*names, listen.host)),
+            limits=limits,
+            metrics=metrics,
+            measured=Measured(metrics),
+            background=background,
+            subscribers=Subscribers(background, limits=limits.subscribers, metrics=metrics),
+            on_problem=on_problem,
+            resources={**_resources(_NOTHING_YET), **_page()},
         )
         self._server: _Server | None = None
 
@@ -150,18 +149,7 @@ class Endpoint:
 
     def start(self) -> None:
         """Listen and serve, in threads.  Raises ProblemError when the address is taken."""
-        server = _Server(
-            self._listen,
-            trusted=self._trusted,
-            names=self._names,
-            limits=self._limits,
-            metrics=self._metrics,
-            current=self._current,
-            page_policy=self._page_policy,
-            background=self._background,
-            subscribers=self._subscribers,
-            on_problem=self._on_problem,
-        )
+        server = _Server(self._listen, self._shared)
         try:
             server.server_bind()
             server.server_activate()
@@ -169,7 +157,7 @@ class Endpoint:
             server.server_close()
             raise _cannot_listen(self._listen, error) from error
         self._server = server
-        self._background.start()
+        self._shared.background.start()
         self._accepting = threading.Thread(
             target=server.serve_forever,
             # Seconds between two looks whether to stop.  stop() wakes it earlier, if it can.
@@ -185,21 +173,19 @@ class Endpoint:
         A client that subscribes at this moment gets each of `events` once: as an entry
         in force, or as an event.  Does not block.
         """
-        self._current.resources = {**_resources(snapshot), **self._page_resources()}
-        self._subscribers.publish(snapshot.frames, events)
+        self._serve(_resources(snapshot))
+        self._shared.subscribers.publish(snapshot.frames, events)
 
     def set_status(self, status: bytes) -> None:
         """Answer with this status document until the next call or snapshot."""
-        resource = Resource(JSON, lambda: status)
-        self._current.resources = {**self._current.resources, STATUS_PATH: resource}
+        self._serve({STATUS_PATH: Resource(JSON, lambda: status)})
 
     def set_page_data(self, make: Callable[[], bytes]) -> None:
         """Serve what `make` returns as the page's data.  A thread calls it when it is asked for."""
-        self._page_data = Resource(JSON, make)
-        self._current.resources = {**self._current.resources, **self._page_resources()}
+        self._serve({PAGE_DATA_PATH: Resource(JSON, make)})
 
-    def _page_resources(self) -> Mapping[str, Resource]:
-        return {PAGE_PATH: self._page_resource, PAGE_DATA_PATH: self._page_data}
+    def _serve(self, new: Mapping[str, Resource]) -> None:
+        self._shared.resources = {**self._shared.resources, **new}
 
     def stop(self) -> None:
         """Close the listener and end all connections within seconds (subscribers with 1001)."""
@@ -212,8 +198,8 @@ class Endpoint:
         self._accepting.join()
         self._server.server_close()
         self._server.end_connections(_STOP_SECONDS)
-        self._subscribers.close()
-        self._background.stop(seconds=_STOP_SECONDS)
+        self._shared.subscribers.close()
+        self._shared.background.stop(seconds=_STOP_SECONDS)
         self._server = None
 
     def __enter__(self) -> Endpoint:
@@ -247,14 +233,36 @@ def _resources(snapshot: Snapshot) -> Mapping[str, Resource]:
     }
 
 
+def _page() -> Mapping[str, Resource]:
+    html = page.html()
+    headers = (("Content-Security-Policy", page.policy(html)), ("Referrer-Policy", "no-referrer"))
+    return {
+        PAGE_PATH: Resource(HTML, lambda: html, headers=headers),
+        PAGE_DATA_PATH: Resource(JSON, lambda: b"{}"),
+    }
+
+
 _NOTHING_YET = Snapshot.build(overlay=Overlay().text())
 
 
 @dataclass(slots=True)
-class _Current:
-    """What is answered now.  One thread replaces it as a whole, others read it."""
+class _Shared:
+    """What all connections share.
 
+    ``resources``: what is answered now.  One thread replaces them as a whole, others
+    read them.  ``turn``: held by the one request that is being answered.
+    """
+
+    trusted: TrustedHosts
+    names: frozenset[str]
+    limits: Limits
+    metrics: Metrics
+    measured: Measured
+    background: Background
+    subscribers: Subscribers
+    on_problem: Callable[[Problem], None]
     resources: Mapping[str, Resource]
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(slots=True)
@@ -275,33 +283,10 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(
-        self,
-        listen: Address,
-        *,
-        trusted: TrustedHosts,
-        names: frozenset[str],
-        page_policy: str,
-        limits: Limits,
-        metrics: Metrics,
-        current: _Current,
-        background: Background,
-        subscribers: Subscribers,
-        on_problem: Callable[[Problem], None],
-    ) -> None:
+    def __init__(self, listen: Address, shared: _Shared) -> None:
         self.address_family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
         super().__init__((listen.host, listen.port), _Handler, bind_and_activate=False)
-        self.limits = limits
-        self.metrics = metrics
-        self.background = background
-        self.subscribers = subscribers
-        self.current = current
-        self.names = names
-        self.page_policy = page_policy
-        self.on_problem = on_problem
-        self.turn = threading.Lock()
-        self.measured = Measured(metrics)
-        self._trusted = trusted
+        self.shared = shared
         self._changed = threading.Condition()
         self._open: dict[int, _Open] = {}
 
@@ -327,7 +312,7 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give the connection a thread, unless its peer is not trusted or all are taken."""
-        if client_address[0] not in self._trusted:
+        if client_address[0] not in self.shared.trusted:
             text = f"{client_address[0]} is not among this sidecar's trusted_hosts\n"
             self._refuse(request, HTTPStatus.FORBIDDEN, text, "untrusted")
         elif not self._admit(request):
@@ -339,18 +324,18 @@ class _Server(ThreadingHTTPServer):
     def _refuse(
         self, connection: socket.socket, status: HTTPStatus, text: str, reason: str
     ) -> None:
-        self.metrics.http_refused.labels(reason).inc()
+        self.shared.metrics.http_refused.labels(reason).inc()
         body = text.encode()
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {TEXT}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        self.background.farewell(connection, head.encode() + body)
+        self.shared.background.farewell(connection, head.encode() + body)
 
     def _admit(self, connection: socket.socket) -> bool:
         now = time.monotonic()
         with self._changed:
-            if len(self._open) >= self.limits.connections and not self._end_slowest(now):
+            if len(self._open) >= self.shared.limits.connections and not self._end_slowest(now):
                 return False
             self._open[id(connection)] = _Open(connection, now)
         return True
@@ -368,7 +353,8 @@ class _Server(ThreadingHTTPServer):
         return True
 
     def _grace(self, entry: _Open) -> float:
-        return self.limits.grace_seconds if entry.asked else self.limits.head_grace_seconds
+        limits = self.shared.limits
+        return limits.grace_seconds if entry.asked else limits.head_grace_seconds
 
     def touch(self, connection: socket.socket, *, asked: bool) -> None:
         """Note that a request begins on `connection` or, with `asked`, its answer."""
@@ -405,7 +391,7 @@ class _Server(ThreadingHTTPServer):
         error = sys.exception()
         if not isinstance(error, OSError):  # those are the peer's: gone, reset, too slow
             message = f"a request from {client_address[0]} failed: {error!r}"
-            self.on_problem(Problem("error", "http-request", message))
+            self.shared.on_problem(Problem("error", "http-request", message))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -419,6 +405,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         """No files over the socket: they would block past any deadline."""
         self.connection = self.request
+        self._shared = self.server.shared
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
         self._unread_body = False
@@ -443,7 +430,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._outgoing = None
         head = self._read_head()
         if head is not None:
-            with self.server.turn:
+            with self._shared.turn:
                 self._take_up(head)
         if self._outgoing is not None:
             self._transmit(*self._outgoing)
@@ -472,13 +459,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_head(self) -> bytes | None:
         """The request line and the headers; None when none came (a refusal is then prepared)."""
-        deadline = time.monotonic() + self.server.limits.head_seconds
+        deadline = time.monotonic() + self._shared.limits.head_seconds
         # RFC 9112, section 2.2: empty lines before a request are to be ignored.
         buffer = self._received.lstrip(b"\r\n")
         searched = 0
         while (end := _HEAD_END.search(buffer, max(0, searched - 3))) is None:
             searched = len(buffer)
-            if searched > self.server.limits.head_bytes:
+            if searched > self._shared.limits.head_bytes:
                 break
             left = deadline - time.monotonic()
             try:
@@ -490,7 +477,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not data:
                 return None
             buffer = (buffer + data).lstrip(b"\r\n") if not buffer else buffer + data
-        if end is None or end.end() > self.server.limits.head_bytes:
+        if end is None or end.end() > self._shared.limits.head_bytes:
             self._refuse_head(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too long a head")
             return None
         self._received = buffer[end.end() :]
@@ -521,8 +508,8 @@ class _Handler(BaseHTTPRequestHandler):
             # An empty Allow: there is no method that would do (RFC 9110, section 10.2.1).
             self._say(HTTPStatus.METHOD_NOT_ALLOWED, _PUBLISH_LOG_TEXT, ("Allow", ""))
         elif path == METRICS_PATH:
-            self._serve(self.server.measured.resource())
-        elif (known := self.server.current.resources.get(path)) is not None:
+            self._serve(self._shared.measured.resource())
+        elif (known := self._shared.resources.get(path)) is not None:
             self._serve(known)
         else:
             self._send(HTTPStatus.NOT_FOUND, b"", None)
@@ -534,7 +521,7 @@ class _Handler(BaseHTTPRequestHandler):
         if hosts and host is None:
             self.send_error(HTTPStatus.BAD_REQUEST, "the Host is not NAME or NAME:PORT")
             return True
-        if host is not None and not is_ours(host, self.server.names):
+        if host is not None and not is_ours(host, self._shared.names):
             self._refuse("host", _NOT_OUR_NAME, host)
             return True
         origins = self.headers.get_all("Origin", [])
@@ -544,9 +531,9 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _refuse(self, reason: str, text: str, found: str) -> None:
-        self.server.metrics.http_refused.labels(reason).inc()
+        self._shared.metrics.http_refused.labels(reason).inc()
         problem = Problem("warning", f"http-{reason}", text, where=found[:100])
-        self.server.on_problem(problem)
+        self._shared.on_problem(problem)
         self._say(HTTPStatus.FORBIDDEN, f"{one_line(str(problem))}\n")
 
     def _serve(self, resource: Resource) -> None:
@@ -562,10 +549,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if form.encoding is not None:
             headers.append(("Content-Encoding", form.encoding))
-        if resource.content_type == HTML:
-            headers.append(("Content-Security-Policy", self.server.page_policy))
-            headers.append(("Referrer-Policy", "no-referrer"))
-        self._send(HTTPStatus.OK, form.body, resource.content_type, *headers)
+        self._send(HTTPStatus.OK, form.body, resource.content_type, *headers, *resource.headers)
 
     def _subscribe(self, path: str) -> None:
         if self.command != "GET":
@@ -578,7 +562,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(HTTPStatus.UPGRADE_REQUIRED, text, *upgrade)
             return
         host = str(self.client_address[0])
-        if not self.server.subscribers.has_room(host):
+        if not self._shared.subscribers.has_room(host):
             self._say(HTTPStatus.SERVICE_UNAVAILABLE, "too many subscribers\n")
             return
         try:
@@ -593,8 +577,8 @@ class _Handler(BaseHTTPRequestHandler):
         if peer is None:
             return
         connection.receive_data(self._received)
-        self.server.metrics.http_requests.labels("101").inc()
-        if not self.server.subscribers.join(
+        self._shared.metrics.http_requests.labels("101").inc()
+        if not self._shared.subscribers.join(
             peer, answer, connection, host=host, legacy=path == LEGACY_EVENTS_PATH
         ):
             peer.close()
@@ -612,7 +596,7 @@ class _Handler(BaseHTTPRequestHandler):
         *headers: tuple[str, str],
     ) -> None:
         """Prepare head and body; None: an answer without any body."""
-        self.server.metrics.http_requests.labels(str(status.value)).inc()
+        self._shared.metrics.http_requests.labels(str(status.value)).inc()
         self.send_response(status)
         if content_type is not None:
             self.send_header("Content-Type", content_type)
@@ -632,9 +616,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _transmit(self, head: bytes, body: bytes) -> None:
         """Send both in `answer_seconds`."""
         if self._unread_body and (peer := self.server.take(self.connection)) is not None:
-            self.server.background.farewell(peer, head + body)
+            self._shared.background.farewell(peer, head + body)
             return
-        deadline = time.monotonic() + self.server.limits.answer_seconds
+        deadline = time.monotonic() + self._shared.limits.answer_seconds
         # Small answers in one packet, large ones without a copy.
         parts = [head + body] if len(body) < 65536 else [head, body]
         for part in parts:

@@ -32,10 +32,17 @@ class Representation:
 class Resource:
     """The bytes of one path and their forms.  Safe to use from several threads."""
 
-    __slots__ = ("_build", "_known", "_lock", "content_type")
+    __slots__ = ("_build", "_known", "_lock", "content_type", "headers")
 
-    def __init__(self, content_type: str, build: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        content_type: str,
+        build: Callable[[], bytes],
+        *,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self.content_type = content_type
+        self.headers = headers
         self._build = build
         self._lock = threading.Lock()
         self._known: dict[bool, Representation] = {}

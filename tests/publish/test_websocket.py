@@ -51,7 +51,7 @@ def snapshot_of(in_force: tuple[str, ...]) -> Snapshot:
 
 def emit(endpoint: Endpoint, new: Sequence[str]) -> None:
     """Publish events, what is in force staying as it is."""
-    endpoint.publish(snapshot_of(endpoint._subscribers._in_force), new)
+    endpoint.publish(snapshot_of(endpoint._shared.subscribers._in_force), new)
 
 
 def subscribers(metrics: Metrics, count: int, *, seconds: float = 60.0) -> None:
