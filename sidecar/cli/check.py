@@ -24,8 +24,9 @@ def check(
 ) -> None:
     """Find what is wrong with the shaping files: errors, and what loads but can't work.
 
-    Errors keep kumod and the sidecar from loading the files. Warnings are very
-    probably mistakes. Notes are rules that cost time: without a text that a
+    Errors keep kumod and the sidecar from loading the files, or are keys in a
+    rule's table "sidecar" that would be ignored. Warnings are very probably
+    mistakes. Notes are rules that cost time: without a text that a
     matching record must hold, every record has to be decoded.
 
     Exits with 0 when there is no error, 1 when there is one (with --strict: or

@@ -21,14 +21,15 @@ from ..fancy.pattern import Pattern, PatternError, compile_pattern
 from ..problems import Level, Problem
 from .documents import Data, Document, Path, quoted
 from .options import MERGEABLE, SCHEMA, Option, check_option, suggestion
-from .rules import Action, ActionKind, Rule, Scope, Threshold, TomlValue
+from .rules import Action, ActionKind, Rule, Scope, SidecarTable, Threshold, TomlValue
+from .sidecar_table import CODE, TABLE, read_table
 from .specs import parse_duration, parse_limit, parse_throttle, shown
 
 MatchKind = Literal["MXSuffix", "DomainSuffix", "HostName"]
 _MATCH_KINDS: Final = get_args(MatchKind)
 _ACTION_KINDS: Final = get_args(ActionKind)
 _SETTERS: Final = ("SetConfig", "SetDomainConfig")
-_RULE_KEYS: Final = ("regex", "action", "trigger", "duration", "match_internal")
+_RULE_KEYS: Final = ("regex", "action", "trigger", "duration", "match_internal", TABLE)
 BLOCK_KEYS: Final = ("mx_rollup", "replace_base", "automation", "sources")
 PROVIDER_KEYS: Final = (
     "match",
@@ -179,6 +180,7 @@ class _Reader:
         for path, line in self.document.duplicates:
             key = path[-1]
             known = key in ("default", "provider") if len(path) == 1 else key in _KNOWN_KEYS
+            known = known and TABLE not in path  # upstream looks at nothing within it
             level: Level = "error" if known else "warning"
             remedy = "remove one" if known else "only the last one counts"
             where = " ".join(quoted(str(k)) for k in path[:-1]) or None
@@ -375,7 +377,16 @@ class _Reader:
             line=self.document.line(path),
             number=number,
             table=table,
+            sidecar=self._sidecar(raw, (*path, TABLE), where),
         )
+
+    def _sidecar(self, raw: Data, path: Path, where: str) -> SidecarTable:
+        """Our own keys of a rule; what is wrong with them is a warning."""
+
+        def say(key: str | None, message: str) -> None:
+            self._note("warning", CODE, message, path if key is None else (*path, key), where)
+
+        return read_table(raw.get(TABLE, {}), say)
 
     def _unknown_keys(self, raw: Data, known: tuple[str, ...], path: Path, where: str) -> None:
         """Upstream ignores them without a word."""

@@ -2,7 +2,9 @@
 
 In: a rule, and one of its actions.  Out: the ``rule_hash`` that kumo-tsa-daemon
 would give them in its answers and keeps in its state file, so that state taken
-over from it goes on belonging to the same rules.
+over from it goes on belonging to the same rules.  A rule whose table ``sidecar``
+changes what it does (:meth:`~.rules.SidecarTable.deciding`) is none that the
+daemon knows: those keys are hashed behind the rest.
 
 The daemon feeds a rule's fields to SHA-256 through Rust's derived ``Hash``.
 What that writes, on the 64-bit little-endian machines KumoMTA is built for: a
@@ -16,6 +18,7 @@ documented anywhere, but shown by recordings: tests/shaping/test_hashes.py.
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,7 +27,7 @@ from sidecar.shaping.specs import parse_throttle
 from sidecar.times import NS
 
 if TYPE_CHECKING:
-    from sidecar.shaping.rules import Action, Rule, Threshold, TomlValue
+    from sidecar.shaping.rules import Action, Rule, SidecarTable, Threshold, TomlValue
 
 _VARIANTS = {
     "Suspend": 0,
@@ -72,8 +75,14 @@ def _rule(rule: Rule) -> bytes:
             _u64(seconds),
             struct.pack("<I", nanoseconds),
             bytes((rule.rollup, rule.match_internal)),
+            _deciding(rule.sidecar),
         )
     )
+
+
+def _deciding(table: SidecarTable) -> bytes:
+    keys = table.deciding()
+    return _text("sidecar") + _text(json.dumps(keys, sort_keys=True)) if keys else b""
 
 
 def _action(action: Action) -> bytes:

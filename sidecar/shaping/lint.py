@@ -42,6 +42,7 @@ def lint(shaping: Shaping) -> list[Problem]:
         *_overlaps(shaping),
         *_providers(shaping),
         *_rules(shaping),
+        *_shared_names(shaping),
     ]
     unique = dict.fromkeys(found)
     return sorted(unique, key=lambda p: (p.file or "", p.line or 0, p.code))
@@ -184,6 +185,23 @@ def _rules(shaping: Shaping) -> Iterator[Problem]:
             yield from _rule(rule)
             yield from _sets_what_is_set(rule, block, blocks)
         yield from _repeats(block.rules)
+
+
+def _shared_names(shaping: Shaping) -> Iterator[Problem]:
+    """Rules with the name of another that is not the same.
+
+    A warning only: each rule does its work all the same, and several rules about one
+    thing may well be held, listed and counted together.
+    """
+    named: dict[str, Rule] = {}
+    for rule in shaping.all_rules():
+        first = named.setdefault(rule.sidecar.name, rule)
+        if rule.sidecar.name and first.hash != rule.hash:
+            message = (
+                f"the name {rule.sidecar.name} is that of {_place(first)}, too: a command or a "
+                "metric that goes by it means both"
+            )
+            yield _of(rule, "shared-name", message)
 
 
 def _rule(rule: Rule) -> Iterator[Problem]:

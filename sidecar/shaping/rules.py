@@ -60,6 +60,32 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
+class SidecarTable:
+    """What a rule says in its table ``sidecar``, which upstream's loaders ignore.
+
+    ``name`` calls the rule: a letter, then letters, digits, ``-``, ``_`` and ``.``, 64
+    at most; "" without one.  ``note`` is for people.  ``notify`` names the targets that
+    are told.  ``simulate``: the rule counts and is listed, but nothing is published.
+    """
+
+    name: str = ""
+    note: str = ""
+    notify: tuple[str, ...] = ()
+    simulate: bool = False
+
+    def deciding(self) -> dict[str, TomlValue]:
+        """The keys that change what the rule does, where they are not as without them.
+
+        A rule with other deciding keys is another rule: its windows and entries are
+        its own.  The other keys (``name``, ``note``, ``notify``) can be edited while
+        the rule is at work.  ``simulate`` decides: what was only simulated must not come
+        into force, nor count towards it, when somebody takes the key out, and what
+        is in force must not stop being published when somebody puts it in.
+        """
+        return {"simulate": True} if self.simulate else {}
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule in its scope.
 
@@ -82,7 +108,13 @@ class Rule:
     line: int
     number: int
     table: str
+    sidecar: SidecarTable = SidecarTable()
     hash: str = ""
+
+    @property
+    def label(self) -> str:
+        """What to call the rule in a list, on the command line and in a metric."""
+        return self.sidecar.name or f"{self.file}:{self.line}"
 
     @property
     def where(self) -> str:

@@ -31,7 +31,6 @@ from sidecar.automation.entries import (
     SchedQSuspension,
 )
 from sidecar.problems import Problem
-from sidecar.shaping.hashes import rule_hash
 from sidecar.shaping.rules import Rule, TomlValue
 from sidecar.times import parse_rfc3339
 
@@ -115,7 +114,7 @@ def threshold_counts(
 
     The daemon kept more than a threshold's period; what can't count is left out.
     """
-    by_hash = {rule_hash(rule): rule for rule in rules if rule.trigger is not None}
+    by_hash = {rule.hash: rule for rule in rules if rule.trigger is not None}
     counts: dict[tuple[str, int], int] = {}
     problems = []
     for history in histories:

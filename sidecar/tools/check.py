@@ -17,6 +17,7 @@ from sidecar.shaping.lint import lint
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
 from sidecar.shaping.rules import Rule
+from sidecar.shaping.sidecar_table import CODE
 
 from .text import counted
 
@@ -129,8 +130,16 @@ def failed(files: Sequence[str], problems: Iterable[Problem]) -> Report:
 def _problems(shaping: Shaping) -> tuple[Problem, ...]:
     said = {p.code for p in shaping.errors}
     doubts = [p for p in lint(shaping) if p.code not in said]
-    found = dict.fromkeys([*shaping.errors, *shaping.warnings, *doubts])
+    found = dict.fromkeys(_refused(p) for p in [*shaping.errors, *shaping.warnings, *doubts])
     return tuple(sorted(found, key=_order))
+
+
+def _refused(problem: Problem) -> Problem:
+    """The finding; an error where one of our own keys is ignored or misread.
+
+    The service warns of it and goes on: kumod loads such a file, too.
+    """
+    return replace(problem, level="error") if problem.code == CODE else problem
 
 
 def _slow(shaping: Shaping) -> tuple[Rule, ...]:

@@ -143,3 +143,15 @@ def test_colours_come_and_go() -> None:
     assert b"\x1b[3" not in plain.stdout
     assert b"\x1b[33mwarning" in coloured.stdout
     assert (plain.returncode, coloured.returncode) == (0, 0)
+
+
+def test_a_key_of_our_own_that_would_be_ignored_is_refused(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text(
+        '[[default.automation]]\nregex = "busy"\naction = "Suspend"\nduration = "1h"\n'
+        'sidecar.name = "busy"\nsidecar.simulat = true\n'
+    )
+    result = run("check", "--shaping", str(rules), "--no-dns")
+    assert result.exit_code == 1
+    assert f"{rules}:6: error: [[default.automation]] rule 1: sidecar: key " in result.stdout
+    assert '(did you mean "simulate"?)' in result.stdout
