@@ -132,9 +132,23 @@ _KINDS: dict[str, type[Override | ReadyQSuspension | SchedQSuspension | SchedQBo
 _FIELDS = {kind: cls.__struct_fields__ for kind, cls in _KINDS.items()}
 
 
-@lru_cache(maxsize=4096)  # made several times for each match, and matches repeat themselves
+_PLACE = 512
+"""How many characters of names may be remembered, or kept at the price of one place."""
+
+
 def _key(*parts: str | None) -> str:
+    for part in parts:
+        if part is not None and len(part) > _PLACE:
+            return _made_key(*parts)
+    return _short_key(*parts)
+
+
+def _made_key(*parts: str | None) -> str:
     return json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
+
+
+# Keys are made several times for each match, and matches repeat themselves.
+_short_key = lru_cache(maxsize=4096)(_made_key)
 
 
 def to_payload(entry: Entry) -> str:
@@ -199,9 +213,6 @@ def frame(entry: Suspension) -> dict[str, Any]:
     if isinstance(entry, SchedQSuspension):
         return {"SchedQSuspension": entry.answer()}
     return {"SchedQBounce": entry.answer()}
-
-
-_PLACE = 512
 
 
 def places(key: str) -> int:

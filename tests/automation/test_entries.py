@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -160,3 +161,13 @@ def test_frames_are_those_that_a_real_daemon_sent() -> None:
             "expires": "2026-11-22T15:07:40.612938Z",
         }
     }
+
+
+def test_keys_of_long_names_are_not_remembered() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            assert len(suspension(f"{number}" + "x" * 100_000).key) > 100_000
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
