@@ -34,13 +34,13 @@ __all__ = ["Literal", "Pattern", "PatternError", "PatternSet", "compile_pattern"
 TIME_LIMIT: Final = 0.1
 """Seconds that one search may take on the ``regex`` module."""
 
-MOST_TIMEOUTS: Final = 10
+MOST_TIMEOUTS: Final = 5
 """A pattern that hit the time limit so often is switched off."""
 
 SLOW: Final = 0.005
 """A search on the ``regex`` module that takes so many seconds is a slow one."""
 
-MOST_SLOW_SECONDS: Final = 1.0
+MOST_SLOW_SECONDS: Final = 0.5
 """A pattern whose slow searches come to more within a minute is switched off."""
 
 _RE2_MEMORY: Final = 8 << 20

@@ -163,8 +163,8 @@ def test_searches_that_stay_below_the_limit_may_not_take_all_the_time_either(
     while pattern.off is None and searches < 100:
         assert pattern.search("zzzad") == (0, 1)
         searches += 1
-    assert searches == 12
-    assert pattern.off == "its slow searches took 1.1 s within a minute"
+    assert searches == 6
+    assert pattern.off == "its slow searches took 0.5 s within a minute"
 
 
 @pytest.mark.parametrize("source", ["x", "(?!a).x", r"\bx", ""])

@@ -5,15 +5,18 @@ the command line in a child of its own; ``fault`` arms a fault point, ``prepare`
 (``MODULE:FUNCTION``) is called in the child first.  ``{"poll": PID}`` asks for
 its end.  Out: the pid; the exit status (negative: the signal) or null.
 
-What a start costs then is what the program does, not what Python loads.
+What a start costs then is what the program does, not what Python loads.  They end
+with it, and it ends with the tests, however those end.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from concurrent.futures import thread
@@ -21,6 +24,8 @@ from typing import Any
 
 from sidecar.cli import main
 from sidecar.faults import reached
+
+_PR_SET_PDEATHSIG = 1
 
 LOADED = (thread,)
 """What Python loads when it is first needed, which may be when its files can't be read any more."""
@@ -30,6 +35,7 @@ def start(request: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
         return pid
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     code = 70
     try:
         out = os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
