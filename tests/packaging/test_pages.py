@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import pytest
 from sidecar.cli import main
 from sidecar.publish.metrics import Metrics
 from sidecar.service.status import Status
+from sidecar.shaping.rules import SidecarTable
 from tests.packaging.kumod import PACKAGING
 
 ROOT = PACKAGING.parent
@@ -66,6 +68,12 @@ def test_the_page_of_json_has_every_field_of_the_status() -> None:
     counted = set(re.findall(r'counts\["(\w+)"\]', _sources("automation", "service")))
     assert len(counted) > 3
     assert {name for name in counted if f"`{name}`" not in page} == set()
+
+
+def test_the_page_of_rules_has_every_key_that_is_ours() -> None:
+    page = (PACKAGING / "doc" / "rules.md").read_text()
+    named = re.findall(r"^\| `sidecar\.(\w+)`", page, re.MULTILINE)
+    assert sorted(named) == sorted(field.name for field in fields(SidecarTable))
 
 
 def test_the_page_for_the_night_has_every_condition_and_no_other() -> None:
