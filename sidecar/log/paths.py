@@ -17,24 +17,22 @@ from sidecar.problems import Problem, ProblemError
 from .file import CHUNK_SIZE, FileState, open_regular
 from .identity import content_head
 from .names import parse_name
-from .reading import Batch, OnProblem, Reading, TailStats, first_time_ns
+from .reading import Batch, OnProblem, Reading, first_time_ns
 
 
 async def read_paths(
     paths: Sequence[Path],
     *,
     on_problem: OnProblem = lambda _problem: None,
-    stats: TailStats | None = None,
 ) -> AsyncIterator[Batch]:
     """All that is in `paths`, segments of several series merged by time.
 
     Of a directory every file but dot-files is read, not those in directories
     below.  Every file counts as finished, whatever its mode: nothing more
-    comes.  Counts go to `stats`.  ProblemError, before anything is read, names
-    each path that is missing or may not be read; `on_problem` is told what
-    turns out damaged later.
+    comes.  ProblemError, before anything is read, names each path that is
+    missing or may not be read; `on_problem` is told what turns out damaged later.
     """
-    reading = Reading(on_problem=on_problem, final=True, stats=stats)
+    reading = Reading(on_problem=on_problem, final=True)
     for path, state in await asyncio.to_thread(_files, paths):
         opened_ns = 0
         if parse_name(path.name).opened_ns is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
@@ -23,7 +22,7 @@ from .identity import SegmentId, content_head, fingerprint, fingerprint_fits
 from .known import Checkpoint, Known, Segment
 from .reader import GIVE_UP_EFFORT, Block, Position
 
-__all__ = ["BATCH_SIZE", "OPEN_MAX", "Batch", "Checkpoint", "OnProblem", "Reading", "TailStats"]
+__all__ = ["BATCH_SIZE", "OPEN_MAX", "Batch", "Checkpoint", "OnProblem", "Reading"]
 
 BATCH_SIZE: Final = 4 * 1024 * 1024
 """Bytes of the lines kept for a batch, about."""
@@ -47,7 +46,6 @@ RETRY_SECONDS: Final = 2.0
 VANISHED_KEPT: Final = 4096
 """How many segments are remembered whose files are gone."""
 
-_NAMES_KEPT: Final = 100
 _MEGABYTES: Final = GIVE_UP_EFFORT // (1024 * 1024)
 _TIMESTAMP: Final = b'"timestamp":'
 
@@ -81,26 +79,6 @@ class Batch:
     sieve: Sieve | None = None
 
 
-@dataclass(slots=True)
-class TailStats:
-    """Counts since this run began; ``lost_names`` are the latest of ``segments_lost``."""
-
-    lines: int = 0
-    bad_lines: int = 0
-    bytes: int = 0
-    bytes_lost: int = 0
-    segments_read: int = 0
-    segments_lost: int = 0
-    lost_names: deque[str] = field(default_factory=lambda: deque(maxlen=_NAMES_KEPT))
-
-    def add(self, block: Block) -> None:
-        """Count a block.  ``lines`` includes the bad ones."""
-        self.lines += block.lines + block.bad_lines
-        self.bad_lines += block.bad_lines
-        self.bytes += block.size
-        self.bytes_lost += block.lost_bytes
-
-
 class Reading:
     """The turns in which the known segments are read.
 
@@ -114,10 +92,8 @@ class Reading:
         *,
         on_problem: OnProblem,
         final: bool = False,
-        stats: TailStats | None = None,
         sieve: Callable[[], Sieve] | None = None,
     ) -> None:
-        self.stats = TailStats() if stats is None else stats
         self._choose_sieve = sieve
         self._sieve: Sieve | None = None
         self.known = Known(side_by_side=final)
@@ -156,8 +132,6 @@ class Reading:
         if not (new or self._more):
             return None
         self._more = fruitless or self._effort >= BATCH_READ or kept >= BATCH_SIZE
-        for block in blocks:
-            self.stats.add(block)
         batch = Batch(
             tuple(blocks),
             {name: segment.checkpoint() for name, segment in known.changed.items()},
@@ -231,8 +205,6 @@ class Reading:
             self.known.queue(segment)
 
     def _lose(self, segment: Segment) -> None:
-        self.stats.segments_lost += 1
-        self.stats.lost_names.append(segment.name)
         self._lost.append(segment.name)
         # Of a segment that is done, frame_start is where its file ends.  Should this one
         # come back, what it then has beyond what was had of it is read after all.
@@ -365,7 +337,6 @@ class Reading:
             segment.state = None if segment.vanished_at is not None else file.state()
         end = file.reader.position if file.given_up else file.reader.end_position()
         self._moved(segment, file, end)
-        self.stats.segments_read += 1
         self._finished.append(segment.name)
         self._report_loss(segment, file)
         await self._close(segment)

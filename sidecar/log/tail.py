@@ -26,7 +26,7 @@ from .file import FileState, open_regular
 from .identity import HEAD_SIZE, fingerprint_fits
 from .known import Checkpoint, Segment
 from .names import parse_name
-from .reading import Batch, OnProblem, Reading, Sieve, TailStats
+from .reading import Batch, OnProblem, Reading, Sieve
 from .watch import DirectoryWatch
 
 POLL_SECONDS: Final = 1.0
@@ -95,11 +95,6 @@ class Tail:
         self._skipped: set[str] = set()
         self._unverified: list[Segment] = []
         self._told: set[str] = set()
-
-    @property
-    def stats(self) -> TailStats:
-        """Counts since this run began."""
-        return self._reading.stats
 
     @property
     def waiting(self) -> int:

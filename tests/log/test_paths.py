@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from sidecar.log.paths import read_paths
-from sidecar.log.reading import TailStats
+from sidecar.log.reading import Batch
 from sidecar.problems import Problem, ProblemError
 from tests.kumod_writer import KumodWriter, record
 
@@ -17,25 +17,27 @@ from .support import RECORDED, decompress, gzipped, recorded, run
 from .test_tail import Clock, numbers, write_segments
 
 
-def read(*paths: Path, stats: TailStats | None = None) -> tuple[list[bytes], list[Problem]]:
+def batches(*paths: Path) -> tuple[list[Batch], list[Problem]]:
     problems: list[Problem] = []
 
-    async def collect() -> list[bytes]:
-        return [
-            line
-            async for batch in read_paths(paths, on_problem=problems.append, stats=stats)
-            for block in batch.blocks
-            for line in block.data.splitlines()
-        ]
+    async def collect() -> list[Batch]:
+        return [batch async for batch in read_paths(paths, on_problem=problems.append)]
 
     return run(collect()), problems
 
 
+def read(*paths: Path) -> tuple[list[bytes], list[Problem]]:
+    found, problems = batches(*paths)
+    blocks = [block for batch in found for block in batch.blocks]
+    return [line for block in blocks for line in block.data.splitlines()], problems
+
+
 def test_directories_and_files_are_read_whatever_their_modes() -> None:
-    stats = TailStats()
-    lines, problems = read(RECORDED / "plain" / "logs", *recorded("killed"), stats=stats)
-    assert len(lines) == 3150 + 3429 == stats.lines
-    assert stats.bytes_lost == 985
+    paths = RECORDED / "plain" / "logs", *recorded("killed")
+    lines, problems = read(*paths)
+    blocks = [block for batch in batches(*paths)[0] for block in batch.blocks]
+    assert len(lines) == 3150 + 3429 == sum(block.lines for block in blocks)
+    assert sum(block.lost_bytes for block in blocks) == 985
     assert [problem.code for problem in problems] == ["segment-cut"]
 
 
