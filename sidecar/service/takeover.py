@@ -58,6 +58,8 @@ def put_in_place(store: Store, imported: Saved, *, replace: bool, file: str) -> 
     changes.drop_mx = set(current.mx)
     gone: dict[str, str | None] = dict.fromkeys(current.kumod_ids)
     changes.kumod_ids = gone | changes.kumod_ids
+    told: dict[str, str | None] = dict.fromkeys(current.outbox)
+    changes.outbox = told | changes.outbox
     _store(store, changes)
 
 

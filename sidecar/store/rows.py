@@ -66,6 +66,7 @@ class Transaction:
     ``drop_thresholds``       scopes whose counts all go
     ``waiting``               number → record that waits for an answer, as JSON
     ``drop_waiting``          numbers of records that wait no more
+    ``outbox``                key → what notifications keep, as JSON; None removes it
     ``mx``, ``drop_mx``       domain → answer as JSON; domains to forget
     ``counters``              name → value since the state was made
     ``kumod_ids``             entry key → id that kumod gave it; None forgets it
@@ -82,6 +83,7 @@ class Transaction:
     drop_thresholds: set[str] = field(default_factory=set)
     waiting: dict[int, str] = field(default_factory=dict)
     drop_waiting: set[int] = field(default_factory=set)
+    outbox: dict[str, str | None] = field(default_factory=dict)
     mx: dict[str, str] = field(default_factory=dict)
     drop_mx: set[str] = field(default_factory=set)
     counters: dict[str, int] = field(default_factory=dict)
@@ -101,6 +103,7 @@ class Transaction:
                 self.drop_thresholds,
                 self.waiting,
                 self.drop_waiting,
+                self.outbox,
                 self.mx,
                 self.drop_mx,
                 self.counters,
@@ -123,6 +126,7 @@ class Transaction:
         self._add_thresholds(later)
         self.counters.update(later.counters)
         self.kumod_ids.update(later.kumod_ids)
+        self.outbox.update(later.outbox)
         _replace(self.meta, self.drop_meta, later.meta, later.drop_meta)
 
     def _add_thresholds(self, later: Transaction) -> None:
@@ -162,6 +166,7 @@ class Saved:
     counters: dict[str, int] = field(default_factory=dict)
     kumod_ids: dict[str, str] = field(default_factory=dict)
     waiting: dict[int, str] = field(default_factory=dict)
+    outbox: dict[str, str] = field(default_factory=dict)
     meta: dict[str, str] = field(default_factory=dict)
 
     def as_transaction(self) -> Transaction:
@@ -174,5 +179,6 @@ class Saved:
             counters=dict(self.counters),
             kumod_ids=dict(self.kumod_ids),
             waiting=dict(self.waiting),
+            outbox=dict(self.outbox),
             meta=dict(self.meta),
         )

@@ -36,13 +36,25 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE TABLE kumod_ids (key TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID",
     ),
     ("CREATE TABLE waiting (number INTEGER PRIMARY KEY, payload TEXT NOT NULL)",),
+    ("CREATE TABLE outbox (key TEXT PRIMARY KEY, payload TEXT NOT NULL) WITHOUT ROWID",),
 )
 
 VERSION = len(MIGRATIONS)
 """``PRAGMA user_version`` of the files this program writes."""
 
 TABLES = frozenset(
-    {"meta", "counters", "segments", "entries", "scopes", "counts", "mx", "kumod_ids", "waiting"}
+    {
+        "meta",
+        "counters",
+        "segments",
+        "entries",
+        "scopes",
+        "counts",
+        "mx",
+        "kumod_ids",
+        "waiting",
+        "outbox",
+    }
 )
 """The tables of a file of this version."""
 

@@ -17,9 +17,8 @@ def write(connection: sqlite3.Connection, transaction: Transaction) -> None:
     _write_waiting(connection, transaction)
     _delete(connection, "mx", "domain", transaction.drop_mx)
     _put_texts(connection, "mx (domain, answer)", transaction.mx)
-    kept = {key: id_ for key, id_ in transaction.kumod_ids.items() if id_ is not None}
-    _delete(connection, "kumod_ids", "key", transaction.kumod_ids.keys() - kept.keys())
-    _put_texts(connection, "kumod_ids (key, id)", kept)
+    _put_or_delete(connection, "kumod_ids (key, id)", transaction.kumod_ids)
+    _put_or_delete(connection, "outbox (key, payload)", transaction.outbox)
     _delete(connection, "meta", "name", transaction.drop_meta)
     _put_texts(connection, "meta (name, value)", transaction.meta)
     if transaction.counters:
@@ -134,6 +133,14 @@ def _delete(connection: sqlite3.Connection, table: str, column: str, keys: Itera
         connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", rows)  # noqa: S608
 
 
+def _put_or_delete(
+    connection: sqlite3.Connection, target: str, texts: dict[str, str | None]
+) -> None:
+    kept = {key: text for key, text in texts.items() if text is not None}
+    _delete(connection, target.partition(" ")[0], "key", texts.keys() - kept.keys())
+    _put_texts(connection, target, kept)
+
+
 def _put_texts(connection: sqlite3.Connection, target: str, texts: dict[str, str]) -> None:
     if texts:
         connection.executemany(
@@ -162,6 +169,7 @@ def read(connection: sqlite3.Connection) -> Saved:
                 for name, value in connection.execute("SELECT name, value FROM counters")
             },
             kumod_ids=_read_texts(connection, "SELECT key, id FROM kumod_ids"),
+            outbox=_read_texts(connection, "SELECT key, payload FROM outbox"),
             waiting={
                 number: unpack_text(payload)
                 for number, payload in connection.execute(

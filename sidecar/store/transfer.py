@@ -59,6 +59,7 @@ def export_state(saved: Saved) -> dict[str, Any]:
         "waiting": {
             str(number): _opened(payload) for number, payload in sorted(saved.waiting.items())
         },
+        "outbox": {key: _opened(payload) for key, payload in sorted(saved.outbox.items())},
     }
 
 
@@ -90,7 +91,7 @@ def import_state(document: object, *, file: str) -> tuple[Saved, tuple[Problem, 
     return _Importer(document, file).run()
 
 
-_OF_LATER_VERSIONS: Mapping[str, object] = {"waiting": {}}
+_OF_LATER_VERSIONS: Mapping[str, object] = {"waiting": {}, "outbox": {}}
 """Sections that documents of earlier versions do without, with what stands for them."""
 
 
@@ -113,6 +114,7 @@ class _Importer:
             "mx": lambda name, value: self._put(self._saved.mx, name, _closed(value)),
             "kumod_ids": lambda name, value: self._put(self._saved.kumod_ids, name, _text(value)),
             "waiting": self._waiting,
+            "outbox": lambda name, value: self._put(self._saved.outbox, name, _closed(value)),
         }
         for section in self._document.keys() - readers.keys() - {"format", "version"}:
             self._left_out("unknown-section", section, "is unknown")

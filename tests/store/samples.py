@@ -43,6 +43,7 @@ def batch(number: int, *, size: int = 1) -> Transaction:
         kumod_ids={"entry 1": f"id {number}"},
         waiting={number: f'{{"n":{number}}}'},
         drop_waiting={number - 3},
+        outbox={f"message {number}": f'{{"n":{number}}}', f"message {number - 3}": None},
         meta={"batch": str(number)},
     )
 
@@ -75,4 +76,9 @@ def apply(saved: Saved, transaction: Transaction) -> None:
             saved.kumod_ids.pop(key, None)
         else:
             saved.kumod_ids[key] = id_
+    for key, payload in transaction.outbox.items():
+        if payload is None:
+            saved.outbox.pop(key, None)
+        else:
+            saved.outbox[key] = payload
     saved.meta.update(transaction.meta)

@@ -42,6 +42,7 @@ def sample() -> Saved:
         counters={"lines": 2**60, "bad lines": 0},
         kumod_ids={"entry": "id"},
         waiting={10: '{"number":10}', 2: '{"number":2}'},
+        outbox={"event oncall 1": '{"id":"a"}'},
         meta={"seq": "4"},
     )
 
@@ -72,6 +73,7 @@ def test_the_same_state_is_the_same_text() -> None:
         counters=dict(reversed(saved.counters.items())),
         kumod_ids=saved.kumod_ids,
         waiting=dict(reversed(saved.waiting.items())),
+        outbox=saved.outbox,
         meta=saved.meta,
     )
     assert json.dumps(export_state(shuffled)) == json.dumps(export_state(saved))
@@ -81,10 +83,11 @@ def test_an_export_of_nothing_is_imported_as_nothing() -> None:
     assert import_state(export_state(Saved()), file=FILE) == (Saved(), ())
 
 
-def test_a_document_from_before_records_waited_is_imported() -> None:
-    saved = replace(sample(), waiting={})
+@pytest.mark.parametrize("section", ["waiting", "outbox"])
+def test_a_document_of_an_earlier_version_is_imported(section: str) -> None:
+    saved = replace(sample(), **{section: {}})
     document = export_state(saved)
-    del document["waiting"]
+    del document[section]
     assert import_state(document, file=FILE) == (saved, ())
 
 
