@@ -1,9 +1,9 @@
 """The decision: matched records and a time in; entries, events and counts out.
 
-The state of the automation (entries in force, threshold windows, the number of
-the last match) lives here and is changed by :meth:`Automation.apply` and
-:meth:`Automation.expire` only.  The service, ``replay``, ``explain`` and the
-tests drive this same class.
+The state of the automation (entries in force with their episodes, threshold
+windows, the number of the last match) lives here and is changed by the methods of
+:class:`Automation` only.  The service, ``replay``, ``explain`` and the tests drive
+this same class.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+import msgspec
 from msgspec.structs import replace
 
 from sidecar.log.record import Record
@@ -34,6 +35,7 @@ from .entries import (
     Suspension,
     places,
 )
+from .episodes import Cause, Ended, Episode, How
 from .matching import Candidate, Match
 from .thresholds import Thresholds
 
@@ -44,6 +46,9 @@ An entry lasts from then at most, whatever its record says."""
 
 _NAMED: Final = 10
 """How many of the entries that were left out an outcome names."""
+
+_STORIES: Final = 100_000
+"""How many beginnings and ends of episodes an outcome keeps, for a disk that is full for long."""
 
 
 @dataclass(slots=True)
@@ -63,28 +68,40 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
     left_out: list[Entry] = field(default_factory=list)
     not_counted: list[str] = field(default_factory=list)
+    episodes: dict[str, Episode] = field(default_factory=dict)
+    began: list[tuple[Entry, Episode]] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether anything in force has changed."""
         return bool(self.entries or self.dropped)
 
-    def put(self, key: str, entry: Entry) -> None:
-        """Note that `entry` is in force."""
+    def put(self, key: str, entry: Entry, episode: Episode) -> None:
+        """Note that `entry` is in force, and its story so far."""
         self.entries[key] = entry
+        self.episodes[key] = episode
         self.dropped.discard(key)
 
     def drop(self, key: str) -> None:
         """Note that the entry is not in force any more."""
         self.entries.pop(key, None)
+        self.episodes.pop(key, None)
         self.dropped.add(key)
+
+    def end(self, ended: Ended) -> None:
+        """Note that an entry is not in force any more, and how its story ended."""
+        self.drop(ended.entry.key)
+        self.ended.append(ended)
 
     def add(self, later: Outcome) -> None:
         """Make this the outcome of the calls that had this one and then `later`."""
         for key in later.dropped:
             self.drop(key)
         for key, entry in later.entries.items():
-            self.put(key, entry)
+            self.put(key, entry, later.episodes[key])
         self.events += later.events
+        self.began += later.began[: _STORIES - len(self.began)]
+        self.ended += later.ended[: _STORIES - len(self.ended)]
         self.counts.update(later.counts)
         self.left_out += later.left_out[: _NAMED - len(self.left_out)]
         self.not_counted += later.not_counted[: _NAMED - len(self.not_counted)]
@@ -98,6 +115,7 @@ _Draft: TypeAlias = tuple[str, Entry | str]
 class _Step:
     """What one rule does to records that differ in nothing but time: everything but times."""
 
+    rule: Rule
     trigger: Threshold | None
     window: str
     """The key of the trigger's window; "" without one."""
@@ -112,20 +130,37 @@ source, and the queue where it matters."""
 _Plan: TypeAlias = tuple[_Step, ...]
 
 
+class _Made(msgspec.Struct, gc=False):
+    """The draft of an entry, of which only the last of a call is worth making.
+
+    ``first`` and ``latest``: the records that asked for it, each with the recipient's
+    domain; ``matches``: how many times it was asked for.
+    """
+
+    draft: Entry
+    expires_ns: int
+    seq: int
+    step: _Step
+    first: tuple[Record, str]
+    latest: tuple[Record, str]
+    matches: int = 1
+
+
 @dataclass(slots=True)
 class _Round:
     """One call of :meth:`Automation.apply`: its moment, and what has come of it so far.
 
-    ``made``: by key the draft (or the entry), when it expires, its number.  Of
-    overrides with the same key only the last is worth making.  ``new``: how many
-    places those of its keys take that are not in force yet.
+    ``made``: by key what is to be in force.  ``new``: how many places those of its
+    keys take that are not in force yet.  ``overtaken``: keys of which a record behind
+    this one was decided before it.
     """
 
     now_ns: int
     latest_ns: int
     new: int = 0
+    overtaken: set[str] = field(default_factory=set)
     outcome: Outcome = field(default_factory=Outcome)
-    made: dict[str, tuple[Entry, int, int]] = field(default_factory=dict)
+    made: dict[str, _Made] = field(default_factory=dict)
 
 
 def threshold_scope(rule: Rule, site: str) -> str:
@@ -150,6 +185,8 @@ class Automation:
         "_planned_for",
         "_plans",
         "entries",
+        "episode_id",
+        "episodes",
         "max_entries",
         "newest_ns",
         "seq",
@@ -167,6 +204,10 @@ class Automation:
         self.max_entries = max_entries
         """What is in force already is renewed past it, too, and never taken out for another."""
         self.entries = Entries()
+        self.episodes: dict[str, Episode] = {}
+        """The story of each entry in force, by key."""
+        self.episode_id = 0
+        """The latest id of an episode."""
         self.thresholds = Thresholds()
         self.seq = 0
         """Number of the last match that had an outcome."""
@@ -206,14 +247,59 @@ class Automation:
                 self._act_for_others(now, matches, candidate)
         outcome = now.outcome
         outcome.counts["matched"] = matched
-        for key, (draft, expires_ns, seq) in now.made.items():
-            known = self.entries.get(key)
-            if known is not None and known.seq > seq:
-                continue  # a record behind this one was decided before it
-            entry = draft if draft.seq else replace(draft, expires_ns=expires_ns, seq=seq)
-            self.entries.put(entry)
-            outcome.put(key, entry)
+        for key, made in now.made.items():
+            self._put(key, made, now)
+        if now.overtaken:
+            outcome.events = [event for event in outcome.events if event.key not in now.overtaken]
         return outcome
+
+    def _put(self, key: str, made: _Made, now: _Round) -> None:
+        """Take what was made into force, or renew it; its story begins or goes on."""
+        known = self.entries.get(key)
+        if known is not None and known.expires_ns <= now.now_ns:
+            # It had expired, and nobody had looked.
+            now.outcome.end(Ended(known, self.episodes[key], known.expires_ns, "expired"))
+            known = None
+        if known is not None and known.seq > made.seq:
+            # A record behind this one was decided before it: what that decided stands.
+            now.overtaken.add(key)
+            entry, episode = known, self._go_on(key, made, overtaken=True)
+        else:
+            draft = made.draft
+            entry = draft if draft.seq else replace(draft, expires_ns=made.expires_ns, seq=made.seq)
+            episode = self._begin(made, now) if known is None else self._go_on(key, made)
+            self.entries.put(entry)
+            if known is None:
+                now.outcome.began.append((entry, episode))
+        self.episodes[key] = episode
+        now.outcome.put(key, entry, episode)
+
+    def _begin(self, made: _Made, now: _Round) -> Episode:
+        self.episode_id += 1
+        step, latest = made.step, Cause.of(*made.latest)
+        return Episode(
+            id=self.episode_id,
+            began_ns=now.now_ns,
+            matches=made.matches,
+            file=step.rule.file,
+            line=step.rule.line,
+            window=step.window,
+            first=latest if made.matches == 1 else Cause.of(*made.first),
+            latest=latest,
+        )
+
+    def _go_on(self, key: str, made: _Made, *, overtaken: bool = False) -> Episode:
+        story = self.episodes[key]
+        return replace(
+            story,
+            matches=story.matches + made.matches,
+            first=story.first or Cause.of(*made.first),
+            latest=story.latest if overtaken else Cause.of(*made.latest),
+            file=made.step.rule.file,
+            line=made.step.rule.line,
+            window=made.step.window,
+            rule_gone=False,
+        )
 
     def reserve(self, candidate: Candidate) -> int:
         """Keep numbers free for a candidate that is decided later; returns the one before them."""
@@ -236,15 +322,38 @@ class Automation:
             outcome = self.apply((candidate,), mx=known, now_ns=now_ns)
         finally:
             self.seq = max(newest, self.seq)
-        outcome.events = [event for event in outcome.events if event.key in outcome.entries]
         return outcome
 
     def expire(self, now_ns: int) -> Outcome:
         """End the entries that have expired by `now_ns`."""
         outcome = Outcome()
         for entry in self.entries.expire(now_ns):
-            outcome.drop(entry.key)
+            outcome.end(Ended(entry, self.episodes.pop(entry.key), entry.expires_ns, "expired"))
         return outcome
+
+    def cancel(
+        self, keys: Iterable[str], *, now_ns: int, how: How, by: str = "", reason: str = ""
+    ) -> Outcome:
+        """Take entries out of force; the counts behind them start anew.
+
+        The windows are those of the episodes that ended: the store must drop them, too.
+        """
+        outcome = Outcome()
+        for key in keys:
+            entry = self.entries.remove(key)
+            if entry is not None:
+                story = self.episodes.pop(key)
+                self.thresholds.drop(story.window)
+                outcome.end(Ended(entry, story, now_ns, how, by, reason))
+        return outcome
+
+    def restore(self, entry: Entry, episode: Episode | None = None) -> None:
+        """Take an entry of an earlier run into force; without `episode` its story begins here."""
+        if episode is None:
+            self.episode_id += 1
+            episode = Episode(id=self.episode_id, began_ns=0, matches=0)
+        self.entries.put(entry)
+        self.episodes[entry.key] = episode
 
     def forget_idle_thresholds(self) -> list[str]:
         """Drop windows that can't count any more; returns their scopes."""
@@ -291,16 +400,23 @@ class Automation:
                 self.seq += 1
                 if isinstance(draft, str):
                     outcome.counts[draft] += 1
-                elif key not in now.made and not self._has_room(now, key):
+                    continue
+                made = now.made.get(key)
+                if made is None and not self._has_room(now, key):
                     outcome.counts["no_room"] += 1
                     if len(outcome.left_out) < _NAMED:
                         outcome.left_out.append(replace(draft, expires_ns=expires_ns, seq=self.seq))
-                elif isinstance(draft, Override):
-                    now.made[key] = draft, expires_ns, self.seq
-                else:
-                    event = replace(draft, expires_ns=expires_ns, seq=self.seq)
+                    continue
+                entry: Entry = draft
+                if not isinstance(draft, Override):
+                    entry = event = replace(draft, expires_ns=expires_ns, seq=self.seq)
                     outcome.events.append(event)
-                    now.made[key] = event, expires_ns, self.seq
+                if made is None:
+                    cause = record, domain
+                    now.made[key] = _Made(entry, expires_ns, self.seq, step, cause, cause)
+                else:
+                    made.draft, made.expires_ns, made.seq = entry, expires_ns, self.seq
+                    made.latest, made.matches = (record, domain), made.matches + 1
 
     def _reached(self, now: _Round, trigger: Threshold, step: _Step, record: Record) -> bool:
         """Count a match of `record`; whether there are as many now as the trigger asks for."""
@@ -362,6 +478,7 @@ class Automation:
             for number, action in enumerate(rule.actions)
         )
         return _Step(
+            rule=rule,
             trigger=rule.trigger,
             window="" if rule.trigger is None else threshold_scope(rule, record.site),
             duration_ns=rule.duration_ns,

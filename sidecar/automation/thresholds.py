@@ -168,6 +168,14 @@ class Thresholds:
             self.places += places(scope)
         return window
 
+    def drop(self, scope: str) -> None:
+        """Have `scope` count from nothing."""
+        if self._windows.pop(scope, None) is not None:
+            self.places -= places(scope)
+            self._shrunk.pop(scope, None)
+            for changed in [one for one in self._changed if one[0] == scope]:
+                del self._changed[changed]
+
     def forget_idle(self, before: int) -> list[str]:
         """Drop the windows that end more than their period before `before`; returns their scopes.
 

@@ -64,7 +64,14 @@ class Commits:
         """Have `changes` and the effects of `outcome` committed soon; `outcome` published then."""
         self._pending.add(changes)
         if outcome is not None:
-            self._decided.add(Outcome(outcome.entries, outcome.dropped))
+            self._decided.add(
+                Outcome(
+                    outcome.entries,
+                    outcome.dropped,
+                    episodes=outcome.episodes,
+                    ended=outcome.ended,
+                )
+            )
             self._unpublished.add(outcome)
         self._note_time()
 

@@ -295,13 +295,13 @@ class Flow:
         if outcome.dropped:
             self._ledger.commits.add_expired(outcome)
 
-    def cancel(self, keys: Iterable[str]) -> list[str]:
+    def cancel(self, keys: Iterable[str], *, by: str = "", reason: str = "") -> list[str]:
         """Take back entries by hand, once committed; returns the keys of those in force."""
-        outcome = Outcome()
-        for key in keys:
-            if self._ledger.automation.entries.remove(key) is not None:
-                outcome.drop(key)
-        self._ledger.commits.add(Transaction(), outcome)
+        outcome = self._ledger.automation.cancel(
+            keys, now_ns=self._clock(), how="cancelled", by=by, reason=reason
+        )
+        windows = {ended.episode.window for ended in outcome.ended} - {""}
+        self._ledger.commits.add(Transaction(drop_thresholds=windows), outcome)
         return sorted(outcome.dropped)
 
     def try_commit(self) -> bool:

@@ -50,7 +50,7 @@ class Ledger:
         self.automation, cleaning, problems = restore(saved)
         for problem in problems:
             log.problem(problem)
-        gone = self.automation.expire(clock()).dropped
+        gone = self.automation.expire(clock())
         self.waiting: dict[int, str] = dict(saved.waiting)
         """Records that wait for an MX, by number."""
         self.counters: dict[str, int] = dict(saved.counters)
@@ -76,7 +76,7 @@ class Ledger:
         for problem in self._drop_damaged(cleaning):
             log.problem(problem)
         self.commits.add(cleaning)
-        self.commits.add(Transaction(drop_entries=gone))
+        self.commits.add_expired(gone)
 
     def changes(
         self, batch: Batch, counts: Counter[str], waiting: Iterable[Waiting] = ()
@@ -161,7 +161,8 @@ class Ledger:
     def everything(self) -> Transaction:
         """The whole state, what is pending included, for a store that lost its file."""
         whole = transaction(
-            self.automation, Outcome(entries={e.key: e for e in self.automation.entries})
+            self.automation,
+            Outcome({e.key: e for e in self.automation.entries}, episodes=self.automation.episodes),
         )
         for scope, window in self.automation.thresholds.scopes():
             whole.threshold_counts.update(

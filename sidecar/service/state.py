@@ -10,11 +10,13 @@ from collections.abc import Mapping
 
 from sidecar.automation.decide import Automation, Outcome, scope_period
 from sidecar.automation.entries import from_payload, to_payload
+from sidecar.automation.episodes import Ended, Episode, episode_from_payload
 from sidecar.problems import Problem
-from sidecar.store import EntryRow, Saved, Transaction
+from sidecar.store import EntryRow, HistoryRow, Saved, Transaction
 
 _SEQ = "seq"
 _NEWEST = "newest_ns"
+_EPISODE = "episode_id"
 
 
 def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
@@ -25,6 +27,7 @@ def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
     """
     automation, cleaning, problems = Automation(), Transaction(), []
     seq = number(saved.meta, _SEQ)
+    automation.episode_id = number(saved.meta, _EPISODE)
     for key, row in saved.entries.items():
         try:
             entry = from_payload(row.kind, row.payload)
@@ -32,7 +35,7 @@ def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
             cleaning.drop_entries.add(key)
             problems.append(_left_out(f"entry {key}", e))
             continue
-        automation.entries.put(entry)
+        automation.restore(entry, _episode(row, problems))
         # An imported entry may have a higher number than the counter.
         seq = max(seq, entry.seq)
     windows: dict[str, dict[int, int]] = {}
@@ -48,6 +51,17 @@ def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
     automation.newest_ns = number(saved.meta, _NEWEST)
     automation.thresholds.take_changes()
     return automation, cleaning, problems
+
+
+def _episode(row: EntryRow, problems: list[Problem]) -> Episode | None:
+    """The story of an entry, where there is one that can be read."""
+    if not row.episode:
+        return None
+    try:
+        return episode_from_payload(row.episode)
+    except ValueError as error:
+        problems.append(_left_out(f"the episode of entry {row.key}", error))
+        return None
 
 
 def _left_out(what: str, error: ValueError) -> Problem:
@@ -70,13 +84,34 @@ def transaction(automation: Automation, outcome: Outcome) -> Transaction:
 
 
 def effects(outcome: Outcome) -> Transaction:
-    """The entries that `outcome` changes."""
+    """The entries that `outcome` changes, and the history of those that ended."""
     return Transaction(
         entries={
-            key: EntryRow(key, entry.kind, to_payload(entry), entry.expires_ns, entry.seq)
+            key: EntryRow(
+                key,
+                entry.kind,
+                to_payload(entry),
+                entry.expires_ns,
+                entry.seq,
+                outcome.episodes[key].to_payload(),
+            )
             for key, entry in outcome.entries.items()
         },
         drop_entries=set(outcome.dropped),
+        history={ended.episode.id: _history(ended) for ended in outcome.ended},
+    )
+
+
+def _history(ended: Ended) -> HistoryRow:
+    entry = ended.entry
+    return HistoryRow(
+        ended.at_ns,
+        entry.kind,
+        to_payload(entry),
+        ended.episode.to_payload(),
+        ended.how,
+        ended.by,
+        ended.reason,
     )
 
 
@@ -89,5 +124,9 @@ def progress(automation: Automation) -> Transaction:
     return Transaction(
         threshold_counts=counts,
         prune_thresholds=oldest,
-        meta={_SEQ: str(automation.seq), _NEWEST: str(automation.newest_ns)},
+        meta={
+            _SEQ: str(automation.seq),
+            _NEWEST: str(automation.newest_ns),
+            _EPISODE: str(automation.episode_id),
+        },
     )

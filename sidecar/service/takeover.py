@@ -118,7 +118,8 @@ def _additions(
 ) -> Transaction:
     outcome = Outcome()
     for entry in entries:
-        outcome.put(entry.key, entry)
+        automation.restore(entry, automation.episodes.get(entry.key))
+        outcome.put(entry.key, entry, automation.episodes[entry.key])
         automation.seq = max(automation.seq, entry.seq)
     changes = transaction(automation, outcome)
     changes.threshold_counts |= counts

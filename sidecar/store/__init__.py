@@ -5,12 +5,13 @@ Knows rows, not rules.
 
 from .database import Store, StoreError, StoreLostError, lock_path, read_saved, state_files
 from .lock import FileLock, LockHeld, is_locked
-from .rows import CheckpointRow, EntryRow, Saved, Transaction
+from .rows import CheckpointRow, EntryRow, HistoryRow, Saved, Transaction
 
 __all__ = [
     "CheckpointRow",
     "EntryRow",
     "FileLock",
+    "HistoryRow",
     "LockHeld",
     "Saved",
     "Store",

@@ -109,7 +109,7 @@ class Store:
         return store
 
     def load(self) -> Saved:
-        """Everything stored.
+        """Everything stored but the history.
 
         A file that turns out damaged is set aside (see :attr:`problems`) and
         the answer is empty.  StoreError where it can't be read now.
@@ -249,9 +249,10 @@ class Store:
                 connection.executescript(f"PRAGMA incremental_vacuum({_TIDY_PAGES})")
 
 
-def read_saved(path: str | os.PathLike[str]) -> Saved:
+def read_saved(path: str | os.PathLike[str], *, history: bool = False) -> Saved:
     """Everything in the state file `path`, without changing or locking it.
 
+    What has ended comes with it where `history` is asked for.
     For ``state export`` and the like, while the service may be running.
     ProblemError where there is no such file, or it isn't a usable state.
     """
@@ -264,7 +265,13 @@ def read_saved(path: str | os.PathLike[str]) -> Saved:
     if damage is not None:
         raise ProblemError.one("state-corrupt", f"the state is damaged: {damage}", file=str(file))
     with _as_problem(file), contextlib.closing(_connect_read_only(file)) as connection:
-        return statements.read(connection)
+        if pragma(connection, "user_version") == VERSION:
+            return statements.read(connection, history=history)
+        # It is migrated where it may be changed: in memory.
+        with contextlib.closing(_connect(":memory:")) as copy:
+            connection.backup(copy)
+            migrate(copy)
+            return statements.read(copy, history=history)
 
 
 def lock_path(path: Path) -> Path:

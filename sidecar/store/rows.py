@@ -39,7 +39,8 @@ class CheckpointRow:
 class EntryRow:
     """One entry in force: ``payload`` is JSON, ``expires_ns`` Unix nanoseconds, ``seq`` its order.
 
-    ``kind`` is ``override``, ``ready_q``, ``sched_q`` or ``bounce``.
+    ``kind`` is ``override``, ``ready_q``, ``sched_q`` or ``bounce``; ``episode`` the
+    entry's story as JSON, "" where none is kept.
     """
 
     key: str
@@ -47,6 +48,23 @@ class EntryRow:
     payload: str
     expires_ns: int
     seq: int
+    episode: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One entry that is in force no more: the texts of its row, when and how it ended.
+
+    ``by`` and ``reason`` are an operator's; "" where nobody had a hand in it.
+    """
+
+    ended_ns: int
+    kind: str
+    payload: str
+    episode: str
+    how: str
+    by: str = ""
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -61,6 +79,9 @@ class Transaction:
     ``forget_segments``       names of segments that no longer exist
     ``entries``               key → entry, new or changed
     ``drop_entries``          keys of entries expired or removed
+    ``history``               id of an episode → how it ended
+    ``prune_history``         (moment, count): only what ended since then, and the newest
+                              so many, is kept
     ``threshold_counts``      (scope, Unix second) → matches in that second; 0 removes
     ``prune_thresholds``      scope → the first Unix second that still counts
     ``drop_thresholds``       scopes whose counts all go
@@ -78,6 +99,8 @@ class Transaction:
     forget_segments: set[str] = field(default_factory=set)
     entries: dict[str, EntryRow] = field(default_factory=dict)
     drop_entries: set[str] = field(default_factory=set)
+    history: dict[int, HistoryRow] = field(default_factory=dict)
+    prune_history: tuple[int, int] | None = None
     threshold_counts: dict[tuple[str, int], int] = field(default_factory=dict)
     prune_thresholds: dict[str, int] = field(default_factory=dict)
     drop_thresholds: set[str] = field(default_factory=set)
@@ -98,6 +121,8 @@ class Transaction:
                 self.forget_segments,
                 self.entries,
                 self.drop_entries,
+                self.history,
+                self.prune_history,
                 self.threshold_counts,
                 self.prune_thresholds,
                 self.drop_thresholds,
@@ -123,6 +148,8 @@ class Transaction:
         _replace(self.entries, self.drop_entries, later.entries, later.drop_entries)
         _replace(self.mx, self.drop_mx, later.mx, later.drop_mx)
         _replace(self.waiting, self.drop_waiting, later.waiting, later.drop_waiting)
+        self.history.update(later.history)
+        self.prune_history = later.prune_history or self.prune_history
         self._add_thresholds(later)
         self.counters.update(later.counters)
         self.kumod_ids.update(later.kumod_ids)
@@ -161,6 +188,7 @@ class Saved:
 
     checkpoints: dict[str, CheckpointRow] = field(default_factory=dict)
     entries: dict[str, EntryRow] = field(default_factory=dict)
+    history: dict[int, HistoryRow] = field(default_factory=dict)
     threshold_counts: dict[tuple[str, int], int] = field(default_factory=dict)
     mx: dict[str, str] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
@@ -174,6 +202,7 @@ class Saved:
         return Transaction(
             checkpoints=dict(self.checkpoints),
             entries=dict(self.entries),
+            history=dict(self.history),
             threshold_counts=dict(self.threshold_counts),
             mx=dict(self.mx),
             counters=dict(self.counters),

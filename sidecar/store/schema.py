@@ -37,6 +37,13 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     ("CREATE TABLE waiting (number INTEGER PRIMARY KEY, payload TEXT NOT NULL)",),
     ("CREATE TABLE outbox (key TEXT PRIMARY KEY, payload TEXT NOT NULL) WITHOUT ROWID",),
+    (
+        "ALTER TABLE entries ADD COLUMN episode TEXT NOT NULL DEFAULT ''",
+        "CREATE TABLE history (id INTEGER PRIMARY KEY, ended_ns INTEGER NOT NULL,"
+        " kind TEXT NOT NULL, payload TEXT NOT NULL, episode TEXT NOT NULL, how TEXT NOT NULL,"
+        " by TEXT NOT NULL, reason TEXT NOT NULL)",
+        "CREATE INDEX history_ended ON history (ended_ns)",
+    ),
 )
 
 VERSION = len(MIGRATIONS)
@@ -44,16 +51,8 @@ VERSION = len(MIGRATIONS)
 
 TABLES = frozenset(
     {
-        "meta",
-        "counters",
-        "segments",
-        "entries",
-        "scopes",
-        "counts",
-        "mx",
-        "kumod_ids",
-        "waiting",
-        "outbox",
+        *("meta", "counters", "segments", "entries", "scopes", "counts", "mx", "kumod_ids"),
+        *("waiting", "outbox", "history"),
     }
 )
 """The tables of a file of this version."""

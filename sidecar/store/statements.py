@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from .rows import CheckpointRow, EntryRow, Saved, Transaction
+from .rows import CheckpointRow, EntryRow, HistoryRow, Saved, Transaction
 from .schema import pack_int, pack_text, unpack_text
 
 
@@ -13,6 +13,7 @@ def write(connection: sqlite3.Connection, transaction: Transaction) -> None:
     """Apply `transaction`; the caller has begun an SQL transaction and commits it."""
     _write_segments(connection, transaction)
     _write_entries(connection, transaction)
+    _write_history(connection, transaction)
     _write_thresholds(connection, transaction)
     _write_waiting(connection, transaction)
     _delete(connection, "mx", "domain", transaction.drop_mx)
@@ -68,8 +69,8 @@ def _write_entries(connection: sqlite3.Connection, transaction: Transaction) -> 
     _delete(connection, "entries", "key", transaction.drop_entries)
     if transaction.entries:
         connection.executemany(
-            "INSERT OR REPLACE INTO entries (key, kind, payload, expires_ns, seq)"
-            " VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO entries (key, kind, payload, expires_ns, seq, episode)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             (
                 (
                     pack_text(key),
@@ -77,9 +78,35 @@ def _write_entries(connection: sqlite3.Connection, transaction: Transaction) -> 
                     pack_text(row.payload),
                     pack_int(row.expires_ns),
                     row.seq,
+                    pack_text(row.episode),
                 )
                 for key, row in transaction.entries.items()
             ),
+        )
+
+
+def _write_history(connection: sqlite3.Connection, transaction: Transaction) -> None:
+    if transaction.history:
+        connection.executemany(
+            "INSERT OR REPLACE INTO history (id, ended_ns, kind, payload, episode, how, by, reason)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    id_,
+                    row.ended_ns,
+                    row.kind,
+                    *map(pack_text, (row.payload, row.episode, row.how, row.by, row.reason)),
+                )
+                for id_, row in transaction.history.items()
+            ),
+        )
+    if transaction.prune_history is not None:
+        since_ns, most = transaction.prune_history
+        connection.execute("DELETE FROM history WHERE ended_ns < ?", (since_ns,))
+        connection.execute(
+            "DELETE FROM history WHERE id IN"
+            " (SELECT id FROM history ORDER BY ended_ns DESC, id DESC LIMIT -1 OFFSET ?)",
+            (most,),
         )
 
 
@@ -149,13 +176,14 @@ def _put_texts(connection: sqlite3.Connection, target: str, texts: dict[str, str
         )
 
 
-def read(connection: sqlite3.Connection) -> Saved:
-    """Everything in the file, as of one moment."""
+def read(connection: sqlite3.Connection, *, history: bool = False) -> Saved:
+    """Everything in the file, as of one moment; the history only where it is asked for."""
     connection.execute("BEGIN")
     try:
         return Saved(
             checkpoints=_read_segments(connection),
             entries=_read_entries(connection),
+            history=_read_history(connection) if history else {},
             threshold_counts={
                 (unpack_text(scope), second): count
                 for scope, second, count in connection.execute(
@@ -215,7 +243,7 @@ def _read_segments(connection: sqlite3.Connection) -> dict[str, CheckpointRow]:
 
 def _read_entries(connection: sqlite3.Connection) -> dict[str, EntryRow]:
     rows = connection.execute(
-        "SELECT key, kind, payload, expires_ns, seq FROM entries ORDER BY seq, key"
+        "SELECT key, kind, payload, expires_ns, seq, episode FROM entries ORDER BY seq, key"
     )
     return {
         unpack_text(key): EntryRow(
@@ -224,8 +252,20 @@ def _read_entries(connection: sqlite3.Connection) -> dict[str, EntryRow]:
             payload=unpack_text(payload),
             expires_ns=int(expires_ns),
             seq=seq,
+            episode=unpack_text(episode),
         )
-        for key, kind, payload, expires_ns, seq in rows
+        for key, kind, payload, expires_ns, seq, episode in rows
+    }
+
+
+def _read_history(connection: sqlite3.Connection) -> dict[int, HistoryRow]:
+    rows = connection.execute(
+        "SELECT id, ended_ns, kind, payload, episode, how, by, reason FROM history"
+        " ORDER BY ended_ns, id"
+    )
+    return {
+        id_: HistoryRow(ended_ns, kind, *map(unpack_text, texts))
+        for id_, ended_ns, kind, *texts in rows
     }
 
 

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sidecar.automation.entries import from_payload
+from sidecar.automation.episodes import episode_from_payload
 from sidecar.problems import Problem, ProblemError
 
-from .rows import CheckpointRow, EntryRow, Saved
+from .rows import CheckpointRow, EntryRow, HistoryRow, Saved
 
 FORMAT = "tsa-sidecar state"
 VERSION = 1
@@ -24,6 +25,7 @@ VERSION = 1
 
 _COUNTS = ("inode", "offset", "lines", "frame_start", "frame_offset")
 _TEXTS = ("fingerprint", "content")
+_ENDED = ("how", "by", "reason")
 
 
 def export_state(saved: Saved) -> dict[str, Any]:
@@ -50,9 +52,18 @@ def export_state(saved: Saved) -> dict[str, Any]:
                 "expires_ns": row.expires_ns,
                 "seq": row.seq,
                 "entry": _opened(row.payload),
+                "episode": _opened(row.episode),
             }
             for row in sorted(saved.entries.values(), key=lambda row: (row.seq, row.key))
         ],
+        "history": {
+            str(id_): {
+                **{field: getattr(row, field) for field in ("ended_ns", "kind", *_ENDED)},
+                "entry": _opened(row.payload),
+                "episode": _opened(row.episode),
+            }
+            for id_, row in sorted(saved.history.items())
+        },
         "thresholds": thresholds,
         "mx": {domain: _opened(answer) for domain, answer in sorted(saved.mx.items())},
         "kumod_ids": dict(sorted(saved.kumod_ids.items())),
@@ -91,7 +102,7 @@ def import_state(document: object, *, file: str) -> tuple[Saved, tuple[Problem, 
     return _Importer(document, file).run()
 
 
-_OF_LATER_VERSIONS: Mapping[str, object] = {"waiting": {}, "outbox": {}}
+_OF_LATER_VERSIONS: Mapping[str, object] = {"waiting": {}, "outbox": {}, "history": {}}
 """Sections that documents of earlier versions do without, with what stands for them."""
 
 
@@ -115,6 +126,7 @@ class _Importer:
             "kumod_ids": lambda name, value: self._put(self._saved.kumod_ids, name, _text(value)),
             "waiting": self._waiting,
             "outbox": lambda name, value: self._put(self._saved.outbox, name, _closed(value)),
+            "history": self._history,
         }
         for section in self._document.keys() - readers.keys() - {"format", "version"}:
             self._left_out("unknown-section", section, "is unknown")
@@ -160,12 +172,12 @@ class _Importer:
         )
 
     def _waiting(self, number: str, value: Any) -> None:
-        if re.fullmatch(r"[0-9]{1,18}", number) is None:
-            raise ValueError(f"{_shown(number)} is no number of a record")
-        self._saved.waiting[int(number)] = _closed(value)
+        self._saved.waiting[_number(number)] = _closed(value)
 
     def _entry(self, _name: str, value: Any) -> None:
-        fields = _fields(value, {"key", "kind", "expires_ns", "seq", "entry"})
+        if isinstance(value, dict):
+            value = {"episode": "", **value}  # documents of earlier versions have none
+        fields = _fields(value, {"key", "kind", "expires_ns", "seq", "entry", "episode"})
         payload = _closed(fields["entry"])
         entry = from_payload(_text(fields["kind"]), payload)
         said = (fields["key"], fields["expires_ns"], _count(fields["seq"]))
@@ -177,6 +189,21 @@ class _Importer:
             payload=payload,
             expires_ns=entry.expires_ns,
             seq=entry.seq,
+            episode=_story(fields["episode"]),
+        )
+
+    def _history(self, id_: str, value: Any) -> None:
+        fields = _fields(value, {"ended_ns", "kind", *_ENDED, "entry", "episode"})
+        entry = from_payload(_text(fields["kind"]), payload := _closed(fields["entry"]))
+        story = _story(fields["episode"])
+        if not story or episode_from_payload(story).id != _number(id_):
+            raise ValueError("its episode is another")
+        self._saved.history[int(id_)] = HistoryRow(
+            _count(fields["ended_ns"]),
+            entry.kind,
+            payload,
+            story,
+            *(_text(fields[name]) for name in _ENDED),
         )
 
     def _threshold(self, scope: str, value: Any) -> None:
@@ -184,6 +211,20 @@ class _Importer:
             raise ValueError(f"{_shown(value)} is no map from Unix second to count")
         counts = {(scope, _second(second)): _count(count) for second, count in value.items()}
         self._saved.threshold_counts.update(counts)
+
+
+def _number(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,18}", text) is None:
+        raise ValueError(f"{_shown(text)} is no number")
+    return int(text)
+
+
+def _story(value: object) -> str:
+    """The text of an episode; "" where there is none."""
+    text = _closed(value)
+    if text:
+        episode_from_payload(text)
+    return text
 
 
 def _opened(text: str) -> Any:

@@ -195,7 +195,8 @@ def test_a_record_behind_that_was_decided_before_is_not_undone(matcher: Matcher)
     outcome, _ = decide(automation, [second], mx=answers([second]), asked=(), room=99, now_ns=now)
     assert len(outcome.entries) == 3
     late = decide_late(automation, one, matcher=matcher, mx=answer("a.test"), now_ns=now)
-    assert (late.entries, late.events) == ({}, [])
+    assert (late.entries, late.events) == (outcome.entries, [])
+    assert {story.matches for story in late.episodes.values()} == {2}
     assert all(e.expires_ns == (NOW + 5 + 1800) * NS for e in automation.entries)
 
 

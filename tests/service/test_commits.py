@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from sidecar.automation.decide import Outcome
 from sidecar.automation.entries import Entry, ReadyQSuspension
+from sidecar.automation.episodes import Episode
 from sidecar.problems import Problem
 from sidecar.service.commits import Commits
 from sidecar.service.logging import Log
@@ -45,7 +46,7 @@ class Kept:
     def put(self, *entries: Entry) -> None:
         outcome = Outcome()
         for entry in entries:
-            outcome.put(entry.key, entry)
+            outcome.put(entry.key, entry, Episode(id=1, began_ns=0, matches=1))
             assert isinstance(entry, ReadyQSuspension)
             outcome.events.append(entry)
         self.commits.add(Transaction(), outcome)

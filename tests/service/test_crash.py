@@ -18,6 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -118,9 +119,13 @@ def kill_rounds(
 
 
 def comparable(saved: Saved) -> dict[str, Any]:
-    """All of a state but when it was committed and from when on it reads."""
+    """All of a state but when it was committed, when episodes began and from when on it reads."""
     return {
-        "entries": saved.entries,
+        "entries": {key: replace(row, episode="") for key, row in saved.entries.items()},
+        "episodes": {
+            key: {**json.loads(row.episode), "began_ns": 0, "file": ""}
+            for key, row in saved.entries.items()
+        },
         "thresholds": saved.threshold_counts,
         "counters": saved.counters,
         "checkpoints": saved.checkpoints,

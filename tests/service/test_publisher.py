@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from sidecar.automation.decide import Outcome
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension
+from sidecar.automation.episodes import Episode
 from sidecar.publish.holds import Changes
 from sidecar.publish.http import Endpoint
 from sidecar.publish.metrics import Metrics
@@ -67,7 +68,7 @@ class Out:
     def put(self, *entries: Entry) -> None:
         outcome = Outcome()
         for entry in entries:
-            outcome.put(entry.key, entry)
+            outcome.put(entry.key, entry, Episode(id=1, began_ns=0, matches=1))
             if not isinstance(entry, Override):
                 outcome.events.append(entry)
         self.view.commit(outcome)

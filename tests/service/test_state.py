@@ -34,11 +34,14 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
     before.seq, before.newest_ns = 9, NOW
     before.thresholds.record("60 hash site", 60, 100)
     entry = suspension()
-    before.entries.put(entry)
+    before.restore(entry)
+    story = before.episodes[entry.key]
     with Store.open(tmp_path / "state.db") as store:
-        store.commit(transaction(before, Outcome(entries={entry.key: entry})))
+        outcome = Outcome(entries={entry.key: entry}, episodes={entry.key: story})
+        store.commit(transaction(before, outcome))
         after, cleaning, problems = restore(store.load())
     assert list(after.entries) == [entry]
+    assert (after.episodes, after.episode_id) == ({entry.key: story}, story.id)
     assert (after.seq, after.newest_ns) == (9, NOW)
     assert after.thresholds.count("60 hash site") == 1
     assert not cleaning
