@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import json
 import os
 import time
@@ -31,6 +32,9 @@ from .console import STYLES, line, output, print_json
 _SECONDS = 2.0
 _STALE_SECONDS = 10.0
 """A service whose heartbeat is older hangs, or is stopped."""
+
+_SHOWN = 100
+"""How many entries are shown to people."""
 
 Document = Mapping[str, Any]
 
@@ -67,7 +71,7 @@ def status(context: click.Context, /, as_json: bool, **options: object) -> None:
     """
     settings = settle(options, require=()).settings
     seen = _look(settings.fixed)
-    entries = _entries(settings.fixed.state)
+    entries, more = _entries(settings.fixed.state, most=None if as_json else _SHOWN)
     if as_json:
         print_json(
             {
@@ -81,6 +85,8 @@ def status(context: click.Context, /, as_json: bool, **options: object) -> None:
         console = output()
         _show_service(console, seen)
         _show_entries(console, entries)
+        if more:
+            console.print(f"and {more:,} more, matched earlier: status --json has them all")
     context.exit(seen.exit_code)
 
 
@@ -139,17 +145,22 @@ def _document(data: bytes) -> Document | None:
     return document if isinstance(document, dict) and "state" in document else None
 
 
-def _entries(state: Path) -> list[Entry]:
-    """What is in force now, the latest to expire last."""
+def _entries(state: Path, *, most: int | None) -> tuple[list[Entry], int]:
+    """What is in force, the latest to expire last; at most the `most` that were matched last.
+
+    And how many more are in force.
+    """
+    now_ns = time.time_ns()
+    rows = [row for row in read_saved(state).entries.values() if row.expires_ns > now_ns]
+    shown = rows if most is None else heapq.nlargest(most, rows, key=lambda row: row.seq)
     found = []
-    for row in read_saved(state).entries.values():
+    for row in shown:
         try:
-            entry = from_payload(row.kind, row.payload)
+            found.append(from_payload(row.kind, row.payload))
         except ValueError as error:
             raise ProblemError.one("state-entry", f"{row.key}: {error}", file=str(state)) from None
-        if entry.expires_ns > time.time_ns():
-            found.append(entry)
-    return sorted(found, key=lambda entry: (entry.expires_ns, entry.key))
+    found.sort(key=lambda entry: (entry.expires_ns, entry.key))
+    return found, len(rows) - len(found)
 
 
 def _as_json(entry: Entry) -> Document:

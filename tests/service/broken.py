@@ -9,9 +9,10 @@ import os
 import resource
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from sidecar.log.reading import Batch
 from sidecar.publish import overlay_file
@@ -148,3 +149,34 @@ def state_faults_and_haste() -> None:
     """Both."""
     state_faults()
     haste()
+
+
+def memory_runs_out() -> None:
+    """The rules take more memory than there is while a file beside them says so."""
+    loaded = vars(rules)
+    load = loaded["load_shaping"]
+
+    async def short(files: Sequence[str], **options: Any) -> Any:
+        if Path(files[0]).with_name("exhausted").exists():
+            bytearray(1 << 62)
+        return await load(files, **options)
+
+    loaded["load_shaping"] = short
+
+
+def disk_hangs() -> None:
+    """One sync of an overlay waits while there is a file `hang` beside its directory."""
+    fsync = os.fsync
+    held: list[Path] = []
+
+    def slow(fd: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        hang = name.parents[1] / "hang"
+        if not held and name.name.startswith(".shaping.toml") and hang.exists():
+            held.append(name)
+            hang.with_name("hanging").touch()
+            while hang.exists():
+                time.sleep(0.01)
+        fsync(fd)
+
+    os.fsync = slow  # type: ignore[assignment]

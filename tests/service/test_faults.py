@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,3 +253,18 @@ def test_an_overlays_directory_that_is_closed_to_the_service_does_not_end_it(
     closed.chmod(0o777)
     until(lambda: "later.example" in overlay.read_text())
     assert running.stop() == 0, running.output
+
+
+def test_sigterm_while_an_older_overlay_is_being_synced_leaves_the_newest(setup: Setup) -> None:
+    running = setup.run(prepare="tests.service.broken:disk_hangs")
+    hang = setup.base / "hang"
+    hang.touch()
+    setup.log(failure(1, domain="older.example"))
+    until((setup.base / "hanging").exists)
+    setup.log(failure(2, domain="newest.example"))
+    until(lambda: len(setup.saved().entries) == 2)
+    running.signal(signal.SIGTERM)
+    time.sleep(0.5)  # for what does not wait for the sync
+    hang.unlink()
+    assert running.wait() == 0
+    assert setup.overlay().keys() == {"older.example", "newest.example"}

@@ -85,6 +85,25 @@ def test_a_regex_that_explodes_leaves_the_last_good_rules_in_force(setup: Setup)
     assert running.stop() == 0
 
 
+def test_rules_that_take_more_memory_than_there_is_leave_the_last_good_ones_in_force(
+    setup: Setup,
+) -> None:
+    running = setup.run(ttl="1 day", prepare="tests.service.broken:memory_runs_out")
+    exhausted = setup.rules.with_name("exhausted")
+    exhausted.touch()
+    replace(setup.rules, OTHER)
+    output = running.says("the rules were not replaced; the last good ones stay")
+    assert "more memory than there is" in output
+    until(lambda: any("more memory than there is" in error for error in setup.status()["errors"]))
+    setup.log(failure(1, domain="still.example"))
+    until(lambda: "still.example" in setup.overlay())
+    exhausted.unlink()
+    running.signal(signal.SIGHUP)
+    running.says("the rules were replaced")
+    until(lambda: setup.status()["errors"] == [])
+    assert running.stop() == 0
+
+
 def test_a_regex_that_takes_too_long_too_often_is_switched_off_and_said(setup: Setup) -> None:
     setup.rules.write_text(setup.rules.read_text() + rule("(?=zzz((a|a)*)*d)z"))
     line = setup.rules.read_text().count("\n") - 3

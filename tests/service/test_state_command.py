@@ -220,6 +220,17 @@ def test_status_says_what_is_in_force_and_why(setup: Setup) -> None:
     assert "shown.example" in output
 
 
+def test_status_shows_people_the_latest_and_programs_all(setup: Setup) -> None:
+    setup.log(*(failure(n, domain=f"d{n}.example") for n in range(1, 251)))
+    setup.once()
+    output = status(setup)[1]
+    assert output.count(".example") == 100
+    assert '"d250.example"' in output
+    assert '"d150.example"' not in output
+    assert "and 150 more, matched earlier" in output
+    assert len(json.loads(status(setup, "--json")[1])["entries"]) == 250
+
+
 def test_status_says_what_is_wrong(setup: Setup) -> None:
     running = setup.run()
     setup.rules.write_text("broken")
