@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
+from sidecar.fancy.pattern import Pattern
 from sidecar.log.record import Record
 from sidecar.shaping.hashes import action_hash
 from sidecar.shaping.load import Shaping
@@ -473,7 +474,7 @@ class Automation:
                 rule=rule,
                 record=record,
                 domain=domain,
-                reason=f"automation rule: {match.pattern.source}",
+                reason=_reason(rule, match.pattern),
             )
             for number, action in enumerate(rule.actions)
         )
@@ -491,6 +492,12 @@ class Automation:
         if found is None:
             found = self._hashes[key] = action_hash(rule, rule.actions[number])
         return found
+
+
+def _reason(rule: Rule, pattern: Pattern) -> str:
+    """What kumod shows for an entry: upstream's words, with the rule's name where it has one."""
+    name = f"{rule.sidecar.name}: " if rule.sidecar.name else ""
+    return f"automation rule: {name}{pattern.source}"
 
 
 def _make(
@@ -514,6 +521,7 @@ def _make(
             reason=reason,
             expires_ns=0,
             seq=0,
+            simulated=rule.sidecar.simulate,
             domain=domain,
             mx_rollup=rule.rollup and action.kind == "SetConfig",
             source=record.egress_source,
@@ -530,6 +538,7 @@ def _make(
             reason=reason,
             expires_ns=0,
             seq=0,
+            simulated=rule.sidecar.simulate,
             source=record.egress_source,
         )
     queue = QueueName.parse(record.queue)
@@ -553,6 +562,7 @@ def _make(
         reason=reason + (tenant + target if suspends else target + tenant) + suffix,
         expires_ns=0,
         seq=0,
+        simulated=rule.sidecar.simulate,
         domain=queue.domain,
         tenant=queue.tenant,
         campaign=campaign,

@@ -22,7 +22,13 @@ from sidecar.times import format_rfc3339
 Kind = Literal["override", "ready_q", "sched_q", "bounce"]
 
 
-class _Common(msgspec.Struct, frozen=True):
+class _Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """``simulated``: the entry is counted and listed, and published nowhere."""
+
+    simulated: bool = False
+
+
+class _Common(_Mark, frozen=True):
     """What every entry has.
 
     ``action_hash`` tells which action of which rule made it (64 hex digits);
@@ -129,7 +135,10 @@ _KINDS: dict[str, type[Override | ReadyQSuspension | SchedQSuspension | SchedQBo
 }
 
 
-_FIELDS = {kind: cls.__struct_fields__ for kind, cls in _KINDS.items()}
+_FIELDS = {
+    kind: tuple(name for name in cls.__struct_fields__ if name != "simulated")
+    for kind, cls in _KINDS.items()
+}
 
 
 _PLACE = 512
@@ -152,12 +161,15 @@ _short_key = lru_cache(maxsize=4096)(_made_key)
 
 
 def to_payload(entry: Entry) -> str:
-    """The entry as JSON text, for the state file; :func:`from_payload` reads it back."""
-    return json.dumps(
-        {f: getattr(entry, f) for f in _FIELDS[entry.kind]},
-        ensure_ascii=True,
-        separators=(",", ":"),
-    )
+    """The entry as JSON text, for the state file; :func:`from_payload` reads it back.
+
+    Only a simulated one says whether it is.  So an older version reads all others, and
+    leaves out this one, of which it does not know that it must not be published.
+    """
+    fields = {f: getattr(entry, f) for f in _FIELDS[entry.kind]}
+    if entry.simulated:
+        fields["simulated"] = True
+    return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
 
 
 def from_payload(kind: str, payload: str) -> Entry:
@@ -169,7 +181,7 @@ def from_payload(kind: str, payload: str) -> Entry:
     if not isinstance(data, dict):
         raise ValueError("an entry is a JSON object")
     names = set(_FIELDS[cls.kind])
-    if data.keys() != names:
+    if data.keys() - {"simulated"} != names:
         raise ValueError(f"fields {sorted(data.keys() ^ names)} are unknown or missing")
     for name, value in data.items():
         if not _fits(name, value):
@@ -184,7 +196,7 @@ _MAX_SEQ = (1 << 62) - 1  # far below SQLite's 64 bits: it is counted on from
 def _fits(name: str, value: object) -> bool:
     if name == "value":
         return _is_option_value(value)
-    if name == "mx_rollup":
+    if name in ("mx_rollup", "simulated"):
         return isinstance(value, bool)
     if name in ("expires_ns", "seq"):
         if not isinstance(value, int) or isinstance(value, bool):
@@ -294,9 +306,12 @@ class Entries:
         """When the next entry expires, or earlier; None when none is in force."""
         return self._heap[0][0] if self._heap else None
 
-    def of_kind(self, kind: Kind) -> list[Entry]:
-        """All entries of one kind, by expiry, then key: the order they are served in."""
-        found = [e for e in self._by_key.values() if e.kind == kind]
+    def of_kind(self, kind: Kind, *, simulated: bool = False) -> list[Entry]:
+        """All entries of one kind, by expiry, then key: the order they are served in.
+
+        They are those that hold for kumod, or with `simulated` those that are not published.
+        """
+        found = [e for e in self._by_key.values() if e.kind == kind and e.simulated == simulated]
         found.sort(key=lambda e: (e.expires_ns, e.key))
         return found
 

@@ -18,7 +18,7 @@ from sidecar.service.replay import Progress, Replay, newest_record
 from sidecar.service.replay import replay as run_replay
 from sidecar.service.rules import Rules, load_rules
 from sidecar.times import format_rfc3339
-from sidecar.tools.text import distinct
+from sidecar.tools.text import distinct, shown_entry
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
 
@@ -115,13 +115,17 @@ def _tables(result: Replay) -> None:
             o.reason,
         )
     held = _table("what", "queue", "expires", "reason")
-    for entry in [e for k in _WHAT for e in _of(result, k)]:
-        _add(held, *entry)
-    for table in (overrides, held):
-        if table.row_count:
-            console.print(table)
+    for cells in [cells for kind in _WHAT for cells in _of(result, kind)]:
+        _add(held, *cells)
+    simulated = _table("simulated", "expires", "reason")
+    for entry in result.simulated():
+        what = shown_entry(entry).removeprefix("simulated: ")
+        _add(simulated, what, format_rfc3339(entry.expires_ns), entry.reason)
     if not overrides.row_count and not held.row_count:
         console.print("nothing")
+    for table in (overrides, held, simulated):
+        if table.row_count:
+            console.print(table)
 
 
 def _add(table: Table, *cells: str) -> None:

@@ -173,6 +173,7 @@ def _as_json(entry: Entry) -> Document:
         "reason": entry.reason,
         "key": entry.key,
         "left_out": _is_left_out(entry),
+        "simulated": entry.simulated,
     }
 
 

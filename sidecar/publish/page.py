@@ -77,6 +77,8 @@ def _entry(entry: Entry) -> dict[str, object]:
         "reason": entry.reason[:_TEXT_MAX],
         "expires": format_rfc3339(entry.expires_ns),
     }
+    if entry.simulated:
+        shown["simulated"] = True
     if isinstance(entry, Override):
         shown |= {
             "domain": entry.domain,

@@ -1,7 +1,8 @@
 """What is published: the committed entries that have not expired, and their texts.
 
 In: outcomes, each after its commit, and the time.  Out: snapshots for the files
-and the listener, changes for kumod's admin API.  Entries expire here by
+and the listener, changes for kumod's admin API.  All roads begin here, and no
+simulated entry takes one: it is in ``entries`` only.  Entries expire here by
 themselves, whether or not the disk can be written.  Each entry's text is made
 once and kept, so that a change costs that entry, and joining the texts.
 """
@@ -33,7 +34,16 @@ _Place = tuple[int, str]
 class Published:
     """The committed entries in force, and their texts."""
 
-    __slots__ = ("_changed", "_held", "_order", "_overrides", "_texts", "entries", "overlay")
+    __slots__ = (
+        "_changed",
+        "_held",
+        "_order",
+        "_overrides",
+        "_simulated",
+        "_texts",
+        "entries",
+        "overlay",
+    )
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self.entries = Entries()
@@ -41,6 +51,8 @@ class Published:
         # By kind: the place of each entry in the order of expiry, by key; the texts in that order.
         self._order: dict[str, dict[str, _Place]] = {"ready_q": {}, "sched_q": {}, "bounce": {}}
         self._texts: dict[str, list[tuple[_Place, str]]] = {kind: [] for kind in self._order}
+        # The keys of the entries that are not published.
+        self._simulated: set[str] = set()
         # The suspensions of each ready queue, by key.
         self._held: dict[str, dict[str, ReadyQSuspension]] = {}
         # What each suspension or bounce that changed holds now, by key; None: it is over.
@@ -66,6 +78,9 @@ class Published:
 
     def _put(self, entry: Entry) -> None:
         self.entries.put(entry)
+        if entry.simulated:
+            self._simulated.add(entry.key)
+            return
         if isinstance(entry, Override):
             self.overlay.put(entry)
             self._overrides[entry.key] = entry
@@ -80,6 +95,9 @@ class Published:
 
     def _gone(self, entry: Entry | None) -> None:
         if entry is None:
+            return
+        if entry.simulated:
+            self._simulated.discard(entry.key)
             return
         if isinstance(entry, Override):
             self.overlay.remove(entry)
@@ -101,9 +119,10 @@ class Published:
             del texts[bisect_left(texts, (place, ""))]
 
     def counts(self) -> Mapping[str, int]:
-        """How many entries of each kind are in force."""
+        """How many entries of each kind are in force, and how many are simulated."""
         holds = {kind: len(places) for kind, places in self._order.items()}
-        return {"override": len(self.entries) - sum(holds.values()), **holds}
+        others = {**holds, "simulated": len(self._simulated)}
+        return {"override": len(self.entries) - sum(others.values()), **others}
 
     def events(self, events: Iterable[Suspension]) -> list[Suspension]:
         """`events`, and what must be sent after them.
@@ -112,7 +131,7 @@ class Published:
         where another entry holds the queue for longer, that one is sent again.
         """
         told: list[Suspension] = []
-        for event in events:
+        for event in (event for event in events if not event.simulated):
             told.append(event)
             if isinstance(event, ReadyQSuspension):
                 held = self._held.get(event.site, {}).values()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.automation.decide import Automation
-from sidecar.automation.entries import Override, Suspension, frame
+from sidecar.automation.entries import Entry, Override, Suspension, frame
 from sidecar.automation.overlay import Effective
 from sidecar.automation.pipeline import Tally, candidates, consider
 from sidecar.log.paths import read_paths
@@ -45,6 +45,11 @@ class Replay:
         self.view.overlay.text()
         return list(self.view.overlay.effective())
 
+    def simulated(self) -> list[Entry]:
+        """What simulated rules would have put into force, in the order of expiry."""
+        found = [entry for entry in self.view.entries if entry.simulated]
+        return sorted(found, key=lambda entry: (entry.expires_ns, entry.key))
+
     def document(self, rules: Rules) -> dict[str, Any]:
         """The report as one JSON-able object, in the form of ``replay --json``."""
         of_kind = self.view.entries.of_kind
@@ -73,7 +78,11 @@ class Replay:
                 "sched_q": [e.answer() for e in of_kind("sched_q") if not isinstance(e, Override)],
             },
             "bounced": [e.answer() for e in of_kind("bounce") if not isinstance(e, Override)],
-            "events": [frame(e) for e in self.events],
+            "events": [frame(e) for e in self.events if not e.simulated],
+            "simulated": [
+                {"kind": e.kind, **(_setting(e) if isinstance(e, Override) else e.answer())}
+                for e in self.simulated()
+            ],
             "warnings": [str(p) for p in problems if p.level == "warning"],
             "errors": [str(p) for p in problems if p.level == "error"],
         }
@@ -93,16 +102,18 @@ class Replay:
 
 
 def _override(effective: Effective) -> dict[str, Any]:
-    o = effective.override
+    return {"section": effective.section, **_setting(effective.override)}
+
+
+def _setting(override: Override) -> dict[str, Any]:
     return {
-        "section": effective.section,
-        "domain": o.domain,
-        "mx_rollup": o.mx_rollup,
-        "source": o.source,
-        "name": o.name,
-        "value": o.value,
-        "reason": o.reason,
-        "expires": format_rfc3339(o.expires_ns),
+        "domain": override.domain,
+        "mx_rollup": override.mx_rollup,
+        "source": override.source,
+        "name": override.name,
+        "value": override.value,
+        "reason": override.reason,
+        "expires": format_rfc3339(override.expires_ns),
     }
 
 

@@ -62,17 +62,19 @@ goes by the code: TransientFailure, Bounce, Delivery.
 Keys of an entry: ``overrides``: domain, mx_rollup, source, option, value;
 ``suspended``: site and source for a ready queue, domain, tenant and campaign for a
 scheduled one; ``bounced``: domain, tenant, campaign; each: expires_in, counted from
-``at``.  ``tenant = ""`` says that there is none.
+``at``, and simulated.  ``tenant = ""`` says that there is none.  An entry that a
+simulated rule makes is compared only with those that say ``simulated = true``.
 """
 
 _WHO: Final = ("domain", "recipient", "source", "site", "queue", "tenant", "campaign", "type")
 _RESPONSE: Final = ("response", "code", "enhanced", "content", "record")
 _WHEN: Final = ("at", "times", "every")
 _SCHEDULED: Final = ("domain", "tenant", "campaign")
+_EACH: Final = ("expires_in", "simulated")
 _ENTRY: Final[Mapping[str, tuple[str, ...]]] = {
-    "overrides": ("domain", "mx_rollup", "source", "option", "value", "expires_in"),
-    "suspended": ("site", "source", *_SCHEDULED, "expires_in"),
-    "bounced": (*_SCHEDULED, "expires_in"),
+    "overrides": ("domain", "mx_rollup", "source", "option", "value", *_EACH),
+    "suspended": ("site", "source", *_SCHEDULED, *_EACH),
+    "bounced": (*_SCHEDULED, *_EACH),
 }
 _MOST_RECORDS: Final = 1_000_000
 
@@ -335,11 +337,11 @@ def _entry(table: Table, kind: str) -> ExpectedEntry:
     if "site" in table.data and not {"domain", "tenant", "campaign"}.isdisjoint(table.data):
         message = "a ready queue has site and source, a scheduled one domain, tenant, campaign"
         table.error("bad-value", message, "site")
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"simulated": False}
     for key in table.data:
         if key == "expires_in":
             fields[key] = table.duration(key)
-        elif key == "mx_rollup":
+        elif key in ("mx_rollup", "simulated"):
             fields[key] = table.flag(key, default=False)
         elif key == "value":
             fields[key] = table.data[key]

@@ -38,13 +38,17 @@ class Difference:
 
 
 def in_force(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries as kumod sees them: of overrides those that the overlay says."""
-    everything = list(entries)
-    overlay = Overlay(entry for entry in everything if isinstance(entry, Override))
+    """The entries as kumod sees them, then the simulated ones.
+
+    Of overrides those are in force that the overlay says.
+    """
+    everything = sorted(entries, key=lambda entry: (entry.expires_ns, entry.key))
+    simulated = [entry for entry in everything if entry.simulated]
+    real = [entry for entry in everything if not entry.simulated]
+    overlay = Overlay(entry for entry in real if isinstance(entry, Override))
     overlay.text()
-    held = [entry for entry in everything if not isinstance(entry, Override)]
-    held.sort(key=lambda entry: (entry.expires_ns, entry.key))
-    return [*(effective.override for effective in overlay.effective()), *held]
+    held = [entry for entry in real if not isinstance(entry, Override)]
+    return [*(effective.override for effective in overlay.effective()), *held, *simulated]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,17 @@ class Actual:
     kind: str
     fields: Mapping[str, Any]
 
+    @property
+    def simulated(self) -> bool:
+        """Whether it is not published."""
+        return bool(self.fields["simulated"])
+
     @classmethod
     def of(cls, entry: Entry, now_ns: int) -> Actual:
         """The entry as it is at `now_ns`."""
         kind, fields = _fields(entry)
-        return cls(kind, {**fields, "expires_in": entry.expires_ns - now_ns})
+        left = {"expires_in": entry.expires_ns - now_ns, "simulated": entry.simulated}
+        return cls(kind, {**fields, **left})
 
 
 def _fields(entry: Entry) -> tuple[str, dict[str, Any]]:
@@ -86,7 +96,10 @@ def _fields(entry: Entry) -> tuple[str, dict[str, Any]]:
 def compare(
     expected: Sequence[ExpectedEntry], actual: Sequence[Actual], *, exact: bool
 ) -> list[Difference]:
-    """What differs, the expected entries first; ``exact``: nothing else may be in force."""
+    """What differs, the expected entries first; ``exact``: nothing else may be in force.
+
+    A simulated entry that nobody expects does not count: it changes nothing.
+    """
     partners = _pair(expected, actual)
     left = [a for n, a in enumerate(actual) if n not in partners.values()]
     differences: list[Difference] = []
@@ -109,7 +122,8 @@ def compare(
         entry = _shown(near.kind, near.fields)
         differences.append(Difference("differs", entry, want.line, fields))
     if exact:
-        differences += [Difference("unexpected", _shown(a.kind, a.fields)) for a in left]
+        others = (a for a in left if not a.simulated)
+        differences += [Difference("unexpected", _shown(a.kind, a.fields)) for a in others]
     return differences
 
 
@@ -138,7 +152,9 @@ def _pair(expected: Sequence[ExpectedEntry], actual: Sequence[Actual]) -> dict[i
 
 def _similar(want: ExpectedEntry, got: Actual) -> bool:
     """Whether the two may be of one mind but for a value or two."""
-    if want.kind != got.kind or not want.fields.keys() <= {*got.fields, "tenant", "campaign"}:
+    if want.kind != got.kind or want.fields["simulated"] != got.simulated:
+        return False
+    if not want.fields.keys() <= {*got.fields, "tenant", "campaign"}:
         return False
     return len(_differing(want, got)) < max(len(want.fields), 2)
 
@@ -163,7 +179,11 @@ def _equal(key: str, want: Any, got: Mapping[str, Any]) -> bool:
 
 def _shown(kind: str, fields: Mapping[str, Any]) -> str:
     """An entry as the test file would have it."""
-    inner = ", ".join(f"{key} = {_shown_field(key, value)}" for key, value in fields.items())
+    inner = ", ".join(
+        f"{key} = {_shown_field(key, value)}"
+        for key, value in fields.items()
+        if key != "simulated" or value
+    )
     return f"{kind} {{{inner}}}"
 
 

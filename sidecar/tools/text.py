@@ -70,7 +70,11 @@ def shown_rule(rule: Rule) -> str:
 
 
 def shown_entry(entry: Entry) -> str:
-    """What an entry in force does, without its expiry."""
+    """What an entry does, without its expiry; of a simulated one, what it would do."""
+    return f"simulated: {_effect(entry)}" if entry.simulated else _effect(entry)
+
+
+def _effect(entry: Entry) -> str:
     match entry:
         case Override():
             reach = "the whole site" if entry.mx_rollup else "this domain only"

@@ -222,3 +222,30 @@ def test_long_names_take_several_places(tmp_path: Path) -> None:
     assert len(automation.entries) == 12  # the domain and the ready queue, four places each
     automation.expire((NOW + 3600) * NS)
     assert automation.entries.places == 0
+
+
+def test_a_simulated_rule_and_a_real_one_with_the_same_action_stand_side_by_side(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "shaping.toml"
+    path.write_text(RULES + RULES + "sidecar.simulate = true\n")
+    both = asyncio.run(load_shaping([str(path)], options=MergeOptions(), resolver=ZoneResolver([])))
+    automation = Automation()
+    for second in range(3):
+        outcome = busy(automation, both, NOW + second)
+    assert sorted(entry.simulated for entry in outcome.entries.values()) == [False, True]
+    assert [entry.simulated for entry in outcome.events] == [False, True]
+    # Each counts for itself: one match is not two.
+    assert [window.total for _, window in automation.thresholds.scopes()] == [3, 3]
+
+
+def test_a_rules_name_stands_in_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "shaping.toml"
+    path.write_text(RULES + 'sidecar.name = "slow"\n')
+    named = asyncio.run(
+        load_shaping([str(path)], options=MergeOptions(), resolver=ZoneResolver([]))
+    )
+    automation = Automation()
+    for second in range(3):
+        outcome = busy(automation, named, NOW + second)
+    assert [entry.reason for entry in outcome.events] == ["automation rule: slow: busy"]

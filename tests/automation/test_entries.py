@@ -54,6 +54,7 @@ def entry_of(kind: type[Entry]) -> st.SearchStrategy[Entry]:
         "reason": TEXT,
         "expires_ns": st.integers(0, 2**62 - 1),
         "seq": st.integers(0, 2**62 - 1),
+        "simulated": st.booleans(),
     }
     own: dict[str, st.SearchStrategy[object]] = {"source": TEXT}
     if kind is Override:
@@ -171,3 +172,22 @@ def test_keys_of_long_names_are_not_remembered() -> None:
         assert tracemalloc.get_traced_memory()[0] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_only_a_simulated_entry_says_whether_it_is() -> None:
+    # So that an older version reads the others, and does not publish this one.
+    assert "simulated" not in json.loads(to_payload(suspension()))
+    payload = json.loads(to_payload(replace(suspension(), simulated=True)))
+    assert payload["simulated"] is True
+    with pytest.raises(ValueError, match="simulated"):
+        from_payload("ready_q", json.dumps({**payload, "simulated": "yes"}))
+
+
+def test_what_is_served_of_a_kind_is_what_is_not_simulated() -> None:
+    entries = Entries()
+    real = suspension()
+    simulated = replace(real, action_hash="b" * 64, simulated=True)
+    entries.put(real)
+    entries.put(simulated)
+    assert entries.of_kind("ready_q") == [real]
+    assert entries.of_kind("ready_q", simulated=True) == [simulated]

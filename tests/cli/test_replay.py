@@ -250,3 +250,20 @@ def test_expiries_are_to_the_nanosecond() -> None:
     ours = replay(LOGS / "plain" / "logs")
     expiries = {parse_rfc3339(o["expires"]) for o in ours["overrides"]}
     assert 1795367850493761527 in expiries
+
+
+def test_what_simulated_rules_would_do_is_listed_apart(tmp_path: Path) -> None:
+    text = RULES.read_text()
+    assert text.count("automation]]\n") > 1
+    shadow = tmp_path / "shaping.toml"
+    shadow.write_text(text.replace("automation]]\n", "automation]]\nsidecar.simulate = true\n"))
+    real = replay(LOGS / "plain" / "logs")
+    ours = replay(LOGS / "plain" / "logs", rules=shadow)
+    assert (ours["overrides"], ours["bounced"], ours["events"]) == ([], [], [])
+    assert ours["suspended"] == {"ready_q": [], "sched_q": []}
+    kinds = [entry["kind"] for entry in ours["simulated"]]
+    assert kinds.count("ready_q") == len(real["suspended"]["ready_q"]) > 0
+    assert kinds.count("bounce") == len(real["bounced"]) > 0
+    assert kinds.count("override") >= len(real["overrides"]) > 0
+    shown = run("--shaping", str(shadow), *zones(), "--at", ASKED, str(LOGS / "plain" / "logs"))
+    assert "nothing\nsimulated" in shown.stdout

@@ -188,3 +188,14 @@ def test_a_name_can_not_drive_the_terminal(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "\x1b" not in result.stdout
     assert "[red]\\x1b[2J\\nx" in result.stdout
+
+
+SIMULATED = RULE + "sidecar.simulate = true\n"
+
+
+def test_what_a_simulated_rule_does_is_compared_where_it_is_asked_for(tmp_path: Path) -> None:
+    asked = 'suspended = [{source = "ip1", simulated = true}]'
+    for body, code in (("nothing = true", 0), (asked, 0), ('suspended = [{source = "ip1"}]', 1)):
+        file = write(tmp_path, case(body))
+        (tmp_path / "rules.toml").write_text(SIMULATED)
+        assert run("test", file).exit_code == code, body

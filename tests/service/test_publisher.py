@@ -14,7 +14,13 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.automation.decide import Outcome
-from sidecar.automation.entries import Entry, Override, ReadyQSuspension
+from sidecar.automation.entries import (
+    Entry,
+    Override,
+    ReadyQSuspension,
+    SchedQBounce,
+    SchedQSuspension,
+)
 from sidecar.automation.episodes import Episode
 from sidecar.publish.holds import Changes
 from sidecar.publish.http import Endpoint
@@ -131,11 +137,12 @@ def test_kumod_is_told_of_suspensions_though_the_overlay_cannot_be_written(out: 
 
 def test_the_view_counts_by_kind_through_changes_and_expiry(out: Out) -> None:
     out.put(HELD, LONGER, SET)
-    assert out.view.counts() == {"override": 1, "ready_q": 2, "sched_q": 0, "bounce": 0}
+    nothing = dict.fromkeys(("override", "ready_q", "sched_q", "bounce", "simulated"), 0)
+    assert out.view.counts() == nothing | {"override": 1, "ready_q": 2}
     out.put(replace(HELD, expires_ns=FAR + 5 * NS))
     assert out.view.counts()["ready_q"] == 2
     assert out.view.expire(FAR + NS)
-    assert out.view.counts() == {"override": 0, "ready_q": 1, "sched_q": 0, "bounce": 0}
+    assert out.view.counts() == nothing | {"ready_q": 1}
     assert not out.view.expire(FAR + NS)
     assert out.view.snapshot(version=1, status=b"").suspended.count(b"site_name") == 1
 
@@ -171,3 +178,34 @@ def test_a_write_that_was_given_up_does_not_come_in_after_a_later_one(
 
     asyncio.run(stopped_while_writing())
     assert "connection_limit" not in out.overlay.read_text()
+
+
+BOUNCED = SchedQBounce("d" * 64, SITE, "automation rule: x", FAR, 4, "one.example", None, None)
+STOPPED = SchedQSuspension("e" * 64, SITE, "automation rule: x", FAR, 5, "one.example", "t", None)
+
+
+def test_what_is_simulated_is_counted_and_takes_no_road(out: Out) -> None:
+    out.publish()
+    before = out.view.snapshot(version=1, status=b"")
+    version = out.publisher.version
+    simulated = [replace(entry, simulated=True) for entry in (HELD, SET, BOUNCED, STOPPED)]
+    for _ in range(2):  # begun, and renewed
+        out.put(*simulated)
+        out.publish()
+    assert out.view.counts()["simulated"] == len(out.view.entries) == 4
+    assert out.view.snapshot(version=1, status=b"") == before
+    assert (out.listener.events, out.publisher.version) == ([], version)
+    assert all(not changes.holds and not changes.settings for changes in out.told)
+    assert out.overlay.read_text() == before.overlay
+    assert out.view.expire(FAR)
+    out.publish()
+    assert out.view.counts()["simulated"] == 0
+    assert all(not changes.holds and not changes.settings for changes in out.told)
+
+
+def test_a_simulated_suspension_of_a_queue_is_not_told_after_a_real_one(out: Out) -> None:
+    out.put(replace(LONGER, simulated=True))
+    out.put(HELD)
+    out.publish()
+    assert expiries(out) == ["2033-05-18T03:33:20Z"]
+    assert [len(changes.holds) for changes in out.told] == [1]
