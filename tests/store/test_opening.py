@@ -235,6 +235,15 @@ def test_a_creation_that_was_interrupted_is_not_in_the_way(path: Path) -> None:
     assert not path.with_name("state.db.new").exists()
 
 
+def test_an_older_file_is_read_without_being_changed(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        schema.migrate(connection, schema.MIGRATIONS[:1])
+        connection.execute("INSERT INTO meta VALUES ('seq', '7')")
+    before = path.read_bytes()
+    assert read_saved(path) == Saved(meta={"seq": "7"})
+    assert path.read_bytes() == before
+
+
 def test_an_older_file_is_migrated_with_its_content(path: Path) -> None:
     saved = filled(path)
     later = (
