@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,11 +40,21 @@ class Commands(click.Group):
         except ProblemError as error:
             report(error.problems)
             ctx.exit(1)
+        except BrokenPipeError:
+            ctx.exit(0)
         except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
             report([os_problem(error)])
             ctx.exit(1)
+        finally:
+            _flush()
+
+
+def _flush() -> None:
+    """Write what was printed.  A reader that has gone wants no more of it: that is no error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def os_problem(error: OSError) -> Problem:

@@ -15,12 +15,23 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 """How a finding's level is shown."""
 
 
-def output() -> Console:
-    """A console on stdout: no markup, no wrapping; colours on a TTY unless NO_COLOR is set."""
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to :class:`.common.Commands`, for which it is no error."""
+        raise  # noqa: PLE0704 - called while it is being handled
+
+
+def output(*, tables: bool = False) -> Console:
+    """A console on stdout: no markup, colours on a terminal only, unless NO_COLOR is set.
+
+    Lines are not wrapped, but `tables` are made to fit: into 160 columns where there is
+    no terminal.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that has no letter for something gets its escape, not a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    width = 160 if tables and not sys.stdout.isatty() else None
+    return _Output(width=width, markup=False, emoji=False, highlight=False, soft_wrap=not tables)
 
 
 def line(*parts: str | tuple[str, str]) -> Text:

@@ -21,6 +21,7 @@ from sidecar.times import format_rfc3339
 from sidecar.tools.text import distinct, shown_entry
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
+from .console import output
 
 _WHAT: dict[Kind, str] = {
     "ready_q": "suspend ready queue",
@@ -92,9 +93,7 @@ def _progress(stack: ExitStack, logs: tuple[Path, ...], *, passes: int) -> Progr
 
 
 def _tables(result: Replay) -> None:
-    console = Console(
-        width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False
-    )
+    console = output(tables=True)
     counts = result.counts
     console.print(
         f"{counts['read']} lines read, {counts['considered']} records considered, "
