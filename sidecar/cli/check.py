@@ -24,13 +24,16 @@ def check(
 ) -> None:
     """Find what is wrong with the shaping files: errors, and what loads but can't work.
 
-    Errors keep kumod and the sidecar from loading the files, or are keys in a
-    rule's table "sidecar" that would be ignored. Warnings are very probably
-    mistakes. Notes are rules that cost time: without a text that a
-    matching record must hold, every record has to be decoded.
+    \b
+    error    keeps kumod and the sidecar from loading the files, or is a key
+             in a rule's table "sidecar" that would be ignored
+    warning  is very probably a mistake
+    note     a rule that costs time: it names no text that a record must hold
+             to match, so every record has to be decoded
 
-    Exits with 0 when there is no error, 1 when there is one (with --strict: or
-    a warning), 2 for a wrong command line.
+    \b
+    Exit code: 0 no error; 1 an error (with --strict: or a warning); 2 the
+    command line is wrong.
     """
     report = _report(no_dns, options)
     if as_json:

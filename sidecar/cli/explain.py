@@ -93,8 +93,9 @@ def explain(
     NO MATCH   its regex does not match
     ELSEWHERE  is of a provider, site or domain that the record is not of
 
-    Exits with 0 whatever the rules say, with 1 when the input or the files can't
-    be used, with 2 for a wrong command line.
+    \b
+    Exit code: 0 whatever the rules say; 1 the input or the files can't be
+    used; 2 the command line is wrong.
     """
     about = {name: options.pop(name) for name in ("domain", "source", "queue", "site")}
     _check_usage(response, record, [name for name, value in about.items() if value is not None])

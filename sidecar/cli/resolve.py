@@ -40,11 +40,13 @@ def resolve(
 ) -> None:
     """Show the options in effect for mail to DOMAIN, each with its file, line and scope.
 
-    The overlay counts in, when it is there. The output is TOML; what stands
-    behind a # is where the option comes from.
+    The overlay is among the files, if there is one. The output is TOML: behind
+    each # is where the option comes from. A file that is missing is named on
+    stderr and left out, as in kumod.
 
-    A file that is missing is said on stderr and left out, as kumod does. Exits
-    with 0, with 1 when the files don't load, with 2 for a wrong command line.
+    \b
+    Exit code: 0 the options are shown; 1 the files don't load; 2 the command
+    line is wrong.
     """
     if not domain:
         raise ProblemError.one("bad-domain", "the domain is empty", where="DOMAIN")

@@ -19,8 +19,9 @@ from .console import STYLES, line, output, print_json
 _EXAMPLE = FORMAT.replace("\n\n", "\n\n\b\n")
 _HELP = f"""Run the cases in each FILE: records go in, and what is in force must be as it says.
 
-Exits with 0 when all cases pass, 1 when one fails, 2 when a file, or the rules
-it names, can't be used.
+\b
+Exit code: 0 all cases pass; 1 one fails; 2 a file, or the rules that it
+names, can't be used.
 
 A FILE is TOML:
 

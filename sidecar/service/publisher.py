@@ -141,7 +141,7 @@ class Publisher:
             if await _wait(self._changed, until_tick(time.monotonic(), self._look_seconds)):
                 return
             if signature(self._written) != self._written:
-                self._log.warning("the overlay was changed by another: put right")
+                self._log.warning("somebody changed the overlay: it is written anew")
                 return
 
     def snapshot(self) -> Snapshot:

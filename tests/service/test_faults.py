@@ -189,7 +189,7 @@ def test_an_overlay_that_somebody_edits_is_put_right(setup: Setup) -> None:
     until(lambda: setup.beside("suspended.json")["ready_q"])  # written after the overlay
     setup.overlay_file.write_text("[broken")
     until(lambda: "kept.example" in setup.overlay_file.read_text())
-    running.says("the overlay was changed by another")
+    running.says("somebody changed the overlay")
     assert running.stop() == 0
 
 
