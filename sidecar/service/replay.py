@@ -1,8 +1,8 @@
-"""What the rules would have made of some logs: files and rules in, a report out.
+"""What the rules would have made of some logs.
 
-Writes nothing.  Every line is decoded, so that every bad one is counted; what
-is decided, the same core decides as in the service, with one fixed time in
-place of the clock.
+In: files, rules and a time.  Out: a report.  Nothing is written.  The core is that
+of the service, with the time in place of the clock.  Every line is decoded, so that
+every bad one is counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .published import Published
 from .rules import Rules
 
 Progress = Callable[[int], None]
-"""Told how many decompressed bytes have been read since it was last told."""
+"""Gets the number of decompressed bytes read since the last call."""
 
 
 @dataclass(slots=True)
@@ -140,8 +140,8 @@ async def replay(
 ) -> Replay:
     """Run the logs in `paths` (files or directories) through the rules as of `now_ns`.
 
-    Records later than that, by more than the second that a time in whole
-    seconds may leave out, have not happened yet and are only counted.
+    Later records have not happened yet and are only counted.  "Later" is by more than a
+    second, since a time may be given in whole seconds.
     """
     result = Replay(now_ns, Published())
     automation = Automation()

@@ -1,10 +1,11 @@
-"""Retention: deleting segments that are finished, processed and safely accounted for.
+"""Retention: deleting segments that are finished and processed.
 
-In: how old, or how much, may stay.  Out: files deleted, the oldest first.  For
-a log that nobody else reads, and only when asked.  A segment goes when all of
-this holds: its checkpoint says that it was wholly read, that is committed and
-forced to the disk, nobody may write it, its name is a segment's name, and it is
-the very file that was read: same inode, size, time and first bytes.
+In: how old, or how much, may stay.  Out: files deleted, the oldest first.  It is
+for a log that nobody else reads.  A segment is deleted when all of this is true:
+
+- Its checkpoint says that it was wholly read, and is committed and on the disk.
+- Nobody may write to it, and its name is one that kumod gives.
+- It is the file that was read: it has the same inode, size, time and first bytes.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ _EVERY_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A segment's file; ``order`` is by when it was begun.
+    """A file in the log directory; ``order`` sorts by when it was begun.
 
-    ``is_kumods``: its name is one that kumod gives, so that nobody's notes go.
+    ``is_kumods``: kumod gives such names.  Other files, such as somebody's notes, stay.
     """
 
     name: str
@@ -46,7 +47,7 @@ class _File:
 
 
 class Keeper:
-    """Deletes what `retention` lets go of, and nothing else."""
+    """Deletes the segments that `retention` does not keep."""
 
     def __init__(
         self,
@@ -62,10 +63,10 @@ class Keeper:
         self._retention = retention
         self._clock = clock
         self._log = log
-        self._seen: dict[str, FileState] = {}  # what processed segments were like when read
+        self._seen: dict[str, FileState] = {}  # of processed segments, as they were when read
 
     def note(self, names: Iterable[str]) -> None:
-        """These segments have just been read to their ends."""
+        """Note that these segments have just been read to their ends."""
         for name in names:
             state = self._state(name)
             if state is not None:
@@ -74,9 +75,9 @@ class Keeper:
     def note_earlier(
         self, checkpoints: Mapping[str, CheckpointRow], *, until_ns: int, lost: Iterable[str]
     ) -> None:
-        """Take over what an earlier run, which last committed at `until_ns`, had processed.
+        """Note what an earlier run had processed, which last committed at `until_ns`.
 
-        What was written to since then is not what was read.
+        A file that was written to since then is not what was read.
         """
         for name in checkpoints.keys() - set(lost):
             state = self._state(name)
@@ -127,7 +128,7 @@ class Keeper:
         return deleted
 
     def forget_all_but(self, names: Container[str]) -> None:
-        """Nothing need be known of segments other than these."""
+        """Forget all segments but these."""
         self._seen = {name: state for name, state in self._seen.items() if name in names}
 
     def _files(self) -> list[_File]:
@@ -146,7 +147,7 @@ class Keeper:
         return sorted(files, key=lambda file: file.order)
 
     def _may_stay(self, file: _File, total: int) -> bool:
-        """Whether this one is within what may stay (its age counts from when it was finished)."""
+        """Whether this file may stay.  Its age counts from when it was finished."""
         if self._retention.size_bytes is not None:
             return total <= self._retention.size_bytes
         assert self._retention.age_ns is not None
@@ -157,7 +158,7 @@ class Keeper:
         if state != file.state or not file.state.finished or row.inode != file.state.inode:
             return False
         if row.frame_start != file.state.size:
-            # Given up in its middle, or passed over since the log was to be read from its end on.
+            # It was given up in its middle, or not read at all (`--from end`).
             return False
         try:
             with open(self._directory / file.name, "rb", buffering=0) as opened:
@@ -169,7 +170,7 @@ class Keeper:
 async def keep_within(
     keeper: Keeper, *, book: RuleBook, flow: Flow, ledger: Ledger, store: Store, log: Log
 ) -> None:
-    """Delete for ever what may go: nothing while another retention is set than runs."""
+    """Delete what may go, for ever.  Nothing goes while a changed retention waits for a restart."""
     while True:
         await asyncio.sleep(_EVERY_SECONDS)
         if "retention" not in book.awaiting_restart:
@@ -179,7 +180,7 @@ async def keep_within(
 async def delete_processed(
     keeper: Keeper, flow: Flow, ledger: Ledger, store: Store, log: Log
 ) -> None:
-    """Delete what may go now: nothing unless what was read is committed and on the disk."""
+    """Delete what may go now.  First all that was read is committed, and forced to the disk."""
     if not flow.try_commit():
         return
     done = {name: row for name, row in ledger.checkpoints.items() if row.done}
@@ -189,7 +190,7 @@ async def delete_processed(
         return
     try:
         if not await asyncio.to_thread(store.make_durable):
-            return  # somebody reads the state file just now
+            return  # another program reads the state file
     except StoreError:
         return  # the next commit says what is wrong
     count = await asyncio.to_thread(keeper.delete, due)
