@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
 
-from sidecar.log.file import FileState
+from sidecar.log.file import FileState, open_regular
 from sidecar.log.identity import HEAD_SIZE, fingerprint_fits
 from sidecar.log.names import parse_name
 from sidecar.settings import Retention
@@ -161,10 +161,19 @@ class Keeper:
             # It was given up in its middle, or not read at all (`--from end`).
             return False
         try:
-            with open(self._directory / file.name, "rb", buffering=0) as opened:
+            with open(
+                self._directory / file.name, "rb", buffering=0, opener=_open_no_link
+            ) as opened:
+                if FileState.of(os.fstat(opened.fileno())) != file.state:
+                    return False
                 return fingerprint_fits(row.fingerprint, opened.read(HEAD_SIZE)) is True
         except OSError:
             return False
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a regular file, and no link: what a link leads to is not what would be deleted."""
+    return open_regular(path, flags | os.O_NOFOLLOW)
 
 
 async def keep_within(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,3 +205,36 @@ def test_what_has_no_segments_name_stays_though_it_was_read(setup: Setup) -> Non
     keeper = Keeper(setup.logs, pattern="*", retention=HOUR, clock=time.time_ns, log=Log())
     keeper.note(rows)
     assert keeper.due(rows) == [segment.name]
+
+
+def become_fifo(path: Path, _aside: Path) -> None:
+    os.mkfifo(path)
+
+
+def become_link(path: Path, aside: Path) -> None:
+    path.symlink_to(aside)
+
+
+@pytest.mark.parametrize("become", [become_fifo, become_link])
+def test_what_takes_a_segments_place_while_we_look_is_neither_waited_for_nor_deleted(
+    become: Callable[[Path, Path], None], setup: Setup, tmp_path: Path
+) -> None:
+    kept = Kept(setup, HOUR, segments=1)
+    [path], aside = kept.paths, tmp_path / "aside"
+
+    def clock() -> int:
+        """Asked for after the directory was listed and before the segment is opened."""
+        if not aside.exists():
+            path.rename(aside)
+            become(path, aside)
+        return time.time_ns()
+
+    keeper = Keeper(setup.logs, pattern="*", retention=HOUR, clock=clock, log=Log())
+    keeper.note(kept.rows)
+    due: list[str] = []
+    thread = threading.Thread(target=lambda: due.extend(keeper.due(kept.rows)), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert aside.exists()
+    assert not thread.is_alive()
+    assert due == []
