@@ -35,6 +35,14 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {'tsa_sidecar_road_pending{road="overlay"}': "2x120"},
         {'tsa_sidecar_road_pending{road="overlay"}': "0x120"},
     ),
+    "TsaSidecarNotObeyed": (
+        {'tsa_sidecar_kumod_entries{effect="not obeyed"}': "3x120"},
+        {'tsa_sidecar_kumod_entries{effect="in effect"}': "3x120"},
+    ),
+    "TsaSidecarDnsSilent": (
+        {"tsa_sidecar_dns_silent_since_timestamp_seconds": "60x120"},
+        {"tsa_sidecar_dns_silent_since_timestamp_seconds": "0x120"},
+    ),
     "TsaSidecarLogLost": (
         {"tsa_sidecar_segments_lost_total": "0x110 1x10", "tsa_sidecar_bytes_lost_total": "0x120"},
         {"tsa_sidecar_segments_lost_total": "3x120", "tsa_sidecar_bytes_lost_total": "0x120"},
