@@ -278,29 +278,35 @@ class Automation:
     def _begin(self, made: _Made, now: _Round) -> Episode:
         self.episode_id += 1
         step, latest = made.step, Cause.of(*made.latest)
-        return Episode(
+        story = Episode(
             id=self.episode_id,
             began_ns=now.now_ns,
             matches=made.matches,
-            file=step.rule.file,
-            line=step.rule.line,
-            window=step.window,
             first=latest if made.matches == 1 else Cause.of(*made.first),
             latest=latest,
         )
+        return story.by_rule(step.rule, step.window)
 
     def _go_on(self, key: str, made: _Made, *, overtaken: bool = False) -> Episode:
-        story = self.episodes[key]
+        story = self.episodes[key].by_rule(made.step.rule, made.step.window)
         return replace(
             story,
             matches=story.matches + made.matches,
             first=story.first or Cause.of(*made.first),
             latest=story.latest if overtaken else Cause.of(*made.latest),
-            file=made.step.rule.file,
-            line=made.step.rule.line,
-            window=made.step.window,
-            rule_gone=False,
         )
+
+    def mark_gone(self, rules: Iterable[Rule]) -> Outcome:
+        """Note of which entries the rule is no more, or is again; what has changed."""
+        outcome = Outcome()
+        known = {action_hash(rule, action) for rule in rules for action in rule.actions}
+        for entry in self.entries:
+            story = self.episodes[entry.key]
+            if story.rule_gone != (entry.action_hash not in known):
+                story = replace(story, rule_gone=not story.rule_gone)
+                self.episodes[entry.key] = story
+                outcome.put(entry.key, entry, story)
+        return outcome
 
     def reserve(self, candidate: Candidate) -> int:
         """Keep numbers free for a candidate that is decided later; returns the one before them."""

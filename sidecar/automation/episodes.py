@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from sidecar.log.record import Record
 from sidecar.problems import one_line
+from sidecar.shaping.rules import Rule
 
 from .entries import Entry
 
@@ -59,7 +61,8 @@ class Episode(msgspec.Struct, frozen=True):
     episodes were kept.  ``first`` and ``latest``: the first and the newest record
     decided, None where it is not known.  ``matches`` counts what put it into force or
     renewed it: records, each recipient for itself.  ``file`` and ``line`` say where the
-    rule stood.  ``window`` is the key of the threshold that it counts in, "" without
+    rule stands, ``name`` and ``note`` what it is called and what people are told of it.
+    ``window`` is the key of the threshold that it counts in, "" without
     one.  ``rule_gone``: the rule is not in the files any more.
     """
 
@@ -68,15 +71,29 @@ class Episode(msgspec.Struct, frozen=True):
     matches: int
     file: str = ""
     line: int = 0
+    name: str = ""
+    note: str = ""
     window: str = ""
     first: Cause | None = None
     latest: Cause | None = None
     rule_gone: bool = False
 
     @property
-    def place(self) -> str:
-        """Where the rule stood, as ``file:line``; "" where it is not known."""
-        return f"{self.file}:{self.line}" if self.file else ""
+    def label(self) -> str:
+        """What to call the rule: its name, else where it stands; "" where that is not known."""
+        return self.name or (f"{self.file}:{self.line}" if self.file else "")
+
+    def by_rule(self, rule: Rule, window: str) -> Episode:
+        """The same as `rule` has it now."""
+        return replace(
+            self,
+            file=rule.file,
+            line=rule.line,
+            name=rule.sidecar.name,
+            note=rule.sidecar.note,
+            window=window,
+            rule_gone=False,
+        )
 
     def to_payload(self) -> str:
         """The same as JSON text, for the state file."""

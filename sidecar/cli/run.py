@@ -35,6 +35,7 @@ from .common import moment, resolver_for, run_async, setting_options, settle
     "kumod_api",
     "retention",
     "max_entries",
+    "history",
     "poll",
     "log_format",
 )

@@ -75,8 +75,8 @@ class Commits:
             self._unpublished.add(outcome)
         self._note_time()
 
-    def add_expired(self, outcome: Outcome) -> None:
-        """Have expired entries removed from the store soon; the view drops them by itself."""
+    def add_unpublished(self, outcome: Outcome) -> None:
+        """Have the effects of `outcome` committed soon, of which nothing is to be published."""
         self._decided.add(outcome)
         self._note_time()
 

@@ -30,6 +30,7 @@ from sidecar.shaping.mx import MxAnswer, Resolver
 from sidecar.store import Transaction
 from sidecar.times import NS, until_tick
 
+from .journal import Journal
 from .ledger import Ledger
 from .logging import Log
 from .mx import ask_for, known
@@ -47,6 +48,9 @@ _SLACK_NS = 2 * 3600 * NS
 
 So that nothing is passed over by a clock that is wrong by an hour.
 """
+
+_HISTORY_ROWS = 50_000
+"""How many of the episodes that have ended are kept, the latest; each takes about 2 kB."""
 
 _PATIENCE_SECONDS = 0.05
 """How long a batch waits for the DNS before those records are set aside that need it."""
@@ -87,6 +91,7 @@ class Flow:
         self._publisher = publisher
         self._resolver = resolver
         self._log = log
+        self._journal = Journal(log)
         self._metrics = metrics
         self._clock = clock
         self._said_bad = False
@@ -102,6 +107,7 @@ class Flow:
         `keeper` is told which segments have been read to their ends.
         """
         self._waiting.add(self._ledger.waited())
+        self.rules_changed()  # perhaps since the last run
         async for batch in tail.blocks(follow=for_ever):
             self._ledger.floor_ns = max(self._ledger.floor_ns, tail.floor_ns or 0)
             await self.process(batch)
@@ -193,7 +199,9 @@ class Flow:
 
     def _publish(self, committed: Outcome) -> None:
         if committed:
-            self._publisher.publish(committed, self._clock())
+            now_ns = self._clock()
+            self._publisher.publish(committed, now_ns)
+            self._journal.tell(committed, now_ns)
 
     def _say_bad(self, block: Block, count: int) -> None:
         """Once in a run: where a log has lines of its own form, there are many."""
@@ -273,9 +281,10 @@ class Flow:
 
     async def keep_time(self, tail: Tail) -> None:
         """End entries when their time comes; commit what has waited; tidy now and then."""
-        tidied = time.monotonic()
+        tidied = -_TIDY_SECONDS
         while True:
             self.expire()
+            self._journal.sum_up(self._clock())
             if time.monotonic() - tidied > _TIDY_SECONDS:
                 tidied = time.monotonic()
                 self.tidy(tail)
@@ -293,7 +302,16 @@ class Flow:
         self._publisher.expire(now_ns)
         outcome = self._ledger.automation.expire(now_ns)
         if outcome.dropped:
-            self._ledger.commits.add_expired(outcome)
+            # The view has dropped them by itself.
+            self._ledger.commits.add_unpublished(outcome)
+            self._journal.tell(outcome, now_ns)
+
+    def rules_changed(self) -> int:
+        """Mark the entries whose rule is gone; returns how many there are."""
+        automation = self._ledger.automation
+        rules = self._book.rules.shaping.all_rules()
+        self._ledger.commits.add_unpublished(automation.mark_gone(rules))
+        return sum(story.rule_gone for story in automation.episodes.values())
 
     def cancel(self, keys: Iterable[str], *, by: str = "", reason: str = "") -> list[str]:
         """Take back entries by hand, once committed; returns the keys of those in force."""
@@ -317,9 +335,11 @@ class Flow:
         self._publish(await self._ledger.commits.last_commit())
 
     def tidy(self, tail: Tail) -> None:
-        """Forget windows that can't count any more, and segments too old to be of consequence."""
+        """Forget windows that can't count any more, and segments and history that are too old."""
         idle = set(self._ledger.automation.forget_idle_thresholds())
-        self._ledger.commits.add(Transaction(drop_thresholds=idle))
+        since_ns = self._clock() - self._book.rules.settings.history_ns
+        changes = Transaction(drop_thresholds=idle, prune_history=(since_ns, _HISTORY_ROWS))
+        self._ledger.commits.add(changes)
         if self._settings.retention is None:
             tail.forget_before(self._needed_since_ns())
 

@@ -76,7 +76,7 @@ class Ledger:
         for problem in self._drop_damaged(cleaning):
             log.problem(problem)
         self.commits.add(cleaning)
-        self.commits.add_expired(gone)
+        self.commits.add_unpublished(gone)
 
     def changes(
         self, batch: Batch, counts: Counter[str], waiting: Iterable[Waiting] = ()

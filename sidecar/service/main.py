@@ -498,20 +498,21 @@ async def _end(sidecar: _Sidecar) -> None:
 
 async def _reload(sidecar: _Sidecar, hangup: asyncio.Event) -> None:
     """Read the rules again: on SIGHUP, when a file of theirs changes, when the ttl is over."""
-    book, outside, notifier = sidecar.book, sidecar.outside, sidecar.notifier
+    book, notifier = sidecar.book, sidecar.notifier
     reasons = changes(
         files=lambda: book.settled.files,
         known=book.seen,
-        ttl_seconds=lambda: book.rules.reload_ns(outside.clock()) / NS,
+        ttl_seconds=lambda: book.rules.reload_ns(sidecar.outside.clock()) / NS,
         hangup=hangup,
     )
     async for reason in reasons:
         notifier.reloading()
-        await _reload_once(book, outside, reason)
+        await _reload_once(sidecar, reason)
         notifier.ready("reading the log")
 
 
-async def _reload_once(book: RuleBook, outside: _Outside, reason: str) -> None:
+async def _reload_once(sidecar: _Sidecar, reason: str) -> None:
+    book, outside = sidecar.book, sidecar.outside
     log = outside.log
     waiting = book.awaiting_restart
     changed = await book.reload()
@@ -530,3 +531,5 @@ async def _reload_once(book: RuleBook, outside: _Outside, reason: str) -> None:
         for problem in book.rules.problems:
             log.problem(problem)
         log.info("the rules were replaced", reason=reason)
+        if gone := sidecar.flow.rules_changed():
+            log.info("entries whose rule is gone stay until they expire", entries=gone)

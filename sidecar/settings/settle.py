@@ -139,6 +139,7 @@ def _settings(
             ttl_ns=values["ttl"],
             skip_record_types=values["skip_record_types"] | values["additional_skip_record_types"],
             max_entries=values["max_entries"],
+            history_ns=values["history"],
         ),
         origins=MappingProxyType(dict(origins)),
     )

@@ -285,6 +285,16 @@ SETTINGS: tuple[Setting, ...] = (
         "50000",
     ),
     Setting(
+        "history",
+        "--history",
+        parse_span,
+        "30 days",
+        "How long the history tells of what is in force no more; of more than 50,000 episodes "
+        "the latest are kept.",
+        "DURATION",
+        "30 days",
+    ),
+    Setting(
         "poll",
         "--poll",
         parse_poll,

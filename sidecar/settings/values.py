@@ -121,6 +121,7 @@ class Reloaded:
     ttl_ns: int
     skip_record_types: frozenset[str]
     max_entries: int
+    history_ns: int
 
 
 @dataclass(frozen=True, slots=True)

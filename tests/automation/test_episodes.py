@@ -189,3 +189,16 @@ def test_batches_and_restarts_make_no_difference(
     for one in records:
         apply(alone, one, second=0)
     assert batched.episodes == alone.episodes
+
+
+def test_an_entry_whose_rule_is_gone_is_marked_until_the_rule_is_back(matcher: Matcher) -> None:
+    automation = Automation()
+    apply(automation, candidate(matcher, "slow"))
+    rules = matcher.shaping.all_rules()
+    assert not automation.mark_gone(rules)
+    gone = automation.mark_gone(rules[1:])
+    assert [story.rule_gone for story in gone.episodes.values()] == [True]
+    assert the(automation).rule_gone
+    assert not automation.mark_gone(rules[1:])
+    automation.mark_gone(rules)
+    assert not the(automation).rule_gone

@@ -84,6 +84,7 @@ FIELDS = {
     "kumod_api": ("kumod_api", "http://o:1", "http://v:2/", "https://p"),
     "retention": ("retention", "1 day", "2GB", "3 days"),
     "max_entries": ("max_entries", "70000", "60_000", 80000),
+    "history": ("history_ns", "1 day", "2 days", "36 hours"),
     "poll": ("poll_seconds", "2s", "0.5", 3),
     "log_format": ("log_format", "json", "json", "json"),
 }

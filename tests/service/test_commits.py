@@ -55,7 +55,7 @@ class Kept:
         outcome = Outcome()
         for entry in entries:
             outcome.drop(entry.key)
-        self.commits.add_expired(outcome)
+        self.commits.add_unpublished(outcome)
 
     def stored(self) -> set[tuple[str, int]]:
         return {(key, row.expires_ns) for key, row in self.store.load().entries.items()}
