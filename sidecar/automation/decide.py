@@ -22,10 +22,11 @@ from sidecar.log.record import Record
 from sidecar.shaping.hashes import action_hash
 from sidecar.shaping.load import Shaping
 from sidecar.shaping.mx import MxAnswer
-from sidecar.shaping.rules import Action, Rule, Threshold
+from sidecar.shaping.rules import Action, Adjust, Rule, Threshold
 from sidecar.times import NS
 
 from .address import QueueName, recipient_domain
+from .adjusting import at_rest, baseline, strike
 from .entries import (
     Entries,
     Entry,
@@ -60,7 +61,8 @@ class Outcome:
     force; ``events``: suspensions and bounces in the order they came about;
     ``counts``: matched records and why outcomes were left out; ``left_out``: the
     first few of the entries for which there was no room; ``not_counted``: a few
-    ready queues for whose thresholds there was none.
+    ready queues for whose thresholds there was none; ``unadjusted``: rules that could
+    not adjust what they set, and why, so that they set just that.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Outcome:
     episodes: dict[str, Episode] = field(default_factory=dict)
     began: list[tuple[Entry, Episode]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
+    unadjusted: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         """Whether anything in force has changed."""
@@ -106,6 +109,7 @@ class Outcome:
         self.counts.update(later.counts)
         self.left_out += later.left_out[: _NAMED - len(self.left_out)]
         self.not_counted += later.not_counted[: _NAMED - len(self.not_counted)]
+        self.unadjusted |= later.unadjusted
 
 
 _Draft: TypeAlias = tuple[str, Entry | str]
@@ -122,11 +126,15 @@ class _Step:
     """The key of the trigger's window; "" without one."""
     duration_ns: int
     drafts: tuple[_Draft, ...]
+    courses: tuple[_Draft, ...]
+    """Those of the drafts that last as long as it takes, whatever the duration."""
+    unadjusted: frozenset[str]
+    """What of the rule should have a course and has none, and why."""
 
 
-_Kind: TypeAlias = tuple[tuple[Match, ...], str, str, str, str]
+_Kind: TypeAlias = tuple[tuple[Match, ...], str, str, str, str, tuple[str, ...] | None]
 """Records that the same rules do the same to: the matches, the recipient's domain, the site, the
-source, and the queue where it matters."""
+source, and the queue and the domain's MX where they matter."""
 
 _Plan: TypeAlias = tuple[_Step, ...]
 
@@ -158,6 +166,7 @@ class _Round:
 
     now_ns: int
     latest_ns: int
+    mx: Mapping[str, MxAnswer]
     new: int = 0
     overtaken: set[str] = field(default_factory=set)
     outcome: Outcome = field(default_factory=Outcome)
@@ -231,7 +240,7 @@ class Automation:
         `mx` holds the MX of every candidate's domain that needs one and resolves.
         """
         latest_ns = now_ns + LATENESS * NS
-        now = _Round(now_ns, latest_ns)
+        now = _Round(now_ns, latest_ns, mx)
         matched = 0
         for candidate in candidates:
             matches = candidate.matches(mx.get(candidate.domain))
@@ -395,15 +404,17 @@ class Automation:
 
     def _act(self, now: _Round, matches: tuple[Match, ...], record: Record, domain: str) -> None:
         """What the matching rules do for one recipient."""
-        outcome, now_ns, time_ns = now.outcome, now.now_ns, record.time_ns
-        for step in self._plan(matches, record, domain):
+        outcome, now_ns = now.outcome, now.now_ns
+        time_ns = min(record.time_ns, now.latest_ns)
+        for step in self._plan(matches, record, domain, now.mx):
             if step.trigger is not None and not self._reached(now, step.trigger, step, record):
                 continue
-            expires_ns = min(time_ns, now.latest_ns) + step.duration_ns
+            expires_ns, drafts = time_ns + step.duration_ns, step.drafts
             if expires_ns <= now_ns:
-                outcome.counts["already_expired"] += 1
-                continue
-            for key, draft in step.drafts:
+                drafts = step.courses
+                outcome.counts["already_expired"] += not drafts
+            outcome.unadjusted |= step.unadjusted
+            for key, draft in drafts:
                 self.seq += 1
                 if isinstance(draft, str):
                     outcome.counts[draft] += 1
@@ -415,15 +426,23 @@ class Automation:
                         outcome.left_out.append(replace(draft, expires_ns=expires_ns, seq=self.seq))
                     continue
                 entry: Entry = draft
-                if not isinstance(draft, Override):
+                if isinstance(draft, Override) and draft.course is not None:
+                    entry = strike(draft, self._held(now, key), at_ns=time_ns, seq=self.seq)
+                elif not isinstance(draft, Override):
                     entry = event = replace(draft, expires_ns=expires_ns, seq=self.seq)
                     outcome.events.append(event)
+                ends_ns = entry.expires_ns or expires_ns
                 if made is None:
                     cause = record, domain
-                    now.made[key] = _Made(entry, expires_ns, self.seq, step, cause, cause)
+                    now.made[key] = _Made(entry, ends_ns, self.seq, step, cause, cause)
                 else:
-                    made.draft, made.expires_ns, made.seq = entry, expires_ns, self.seq
+                    made.draft, made.expires_ns, made.seq = entry, ends_ns, self.seq
                     made.latest, made.matches = (record, domain), made.matches + 1
+
+    def _held(self, now: _Round, key: str) -> Override | None:
+        """The override of `key` that this round or one before has made."""
+        entry = now.made[key].draft if key in now.made else self.entries.get(key)
+        return entry if isinstance(entry, Override) else None
 
     def _reached(self, now: _Round, trigger: Threshold, step: _Step, record: Record) -> bool:
         """Count a match of `record`; whether there are as many now as the trigger asks for."""
@@ -455,26 +474,37 @@ class Automation:
         now.new += places(key)
         return True
 
-    def _plan(self, matches: tuple[Match, ...], record: Record, domain: str) -> _Plan:
+    def _plan(
+        self,
+        matches: tuple[Match, ...],
+        record: Record,
+        domain: str,
+        answers: Mapping[str, MxAnswer],
+    ) -> _Plan:
         """What `matches` make of `record` for a recipient at `domain`."""
-        queue = ""
+        queue, mx = "", None
         for match in matches:
             if match.by_queue:
                 queue = record.queue
-        kind = matches, domain, record.site, record.egress_source, queue
+            if match.adjusts and self._planned_for is not None:
+                mx = answers.get(domain) or self._planned_for.mx.get(domain)
+        hosts = None if mx is None else mx.hosts
+        kind = matches, domain, record.site, record.egress_source, queue, hosts
         plan = self._plans.get(kind)
         if plan is None:
-            plan = tuple(self._step(match, record, domain) for match in matches)
+            plan = tuple(self._step(match, record, domain, mx) for match in matches)
             if len(record.site) + len(queue) <= self._PLAN_LENGTH:
                 if len(self._plans) >= self._PLANS_MAX:
                     self._plans.clear()
                 self._plans[kind] = plan
         return plan
 
-    def _step(self, match: Match, record: Record, domain: str) -> _Step:
+    def _step(self, match: Match, record: Record, domain: str, mx: MxAnswer | None) -> _Step:
         rule = match.rule
-        made = (
-            _make(
+        made: list[Entry | str] = []
+        unadjusted = set()
+        for number, action in enumerate(rule.actions):
+            entry = _make(
                 action,
                 action_hash=self._action_hash(rule, number),
                 rule=rule,
@@ -482,15 +512,42 @@ class Automation:
                 domain=domain,
                 reason=_reason(rule, match.pattern),
             )
-            for number, action in enumerate(rule.actions)
-        )
+            if rule.sidecar.adjust is not None and isinstance(entry, Override):
+                course = self._course(entry, action, rule.sidecar.adjust, mx)
+                if course is None:
+                    unadjusted.add(f"{rule.file}:{rule.line}: {rule.where}: {action.option}")
+                entry = course or entry
+            made.append(entry)
+        drafts = tuple(("" if isinstance(one, str) else one.key, one) for one in made)
         return _Step(
             rule=rule,
             trigger=rule.trigger,
             window="" if rule.trigger is None else threshold_scope(rule, record.site),
             duration_ns=rule.duration_ns,
-            drafts=tuple(("" if isinstance(one, str) else one.key, one) for one in made),
+            drafts=drafts,
+            courses=tuple(
+                (key, one)
+                for key, one in drafts
+                if isinstance(one, Override) and one.course is not None
+            ),
+            unadjusted=frozenset(unadjusted),
         )
+
+    def _course(
+        self, draft: Override, action: Action, adjust: Adjust, mx: MxAnswer | None
+    ) -> Override | None:
+        """`draft` as it is before the first match; None where it can't be adjusted."""
+        assert self._planned_for is not None
+        base = baseline(
+            self._planned_for,
+            action,
+            adjust,
+            domain=draft.domain,
+            source=draft.source,
+            site=draft.site,
+            mx=mx,
+        )
+        return None if base is None else at_rest(draft, action, adjust, base)
 
     def _action_hash(self, rule: Rule, number: int) -> str:
         key = rule.hash, number

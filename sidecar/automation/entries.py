@@ -16,8 +16,11 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
+from sidecar.shaping.amounts import amount, setting
 from sidecar.shaping.rules import TomlValue
 from sidecar.times import format_rfc3339
+
+from .course import Course, course_from, value_at
 
 Kind = Literal["override", "ready_q", "sched_q", "bounce"]
 
@@ -47,6 +50,8 @@ class Override(_Common, frozen=True):
     """An option set for one (domain, source): a line of the overlay.
 
     ``mx_rollup``: for the whole site of the domain rather than the domain alone.
+    ``course``: the value is no fixed one but goes by it; ``value`` is that of the last
+    match, ``baseline`` what holds without us, and where it comes back to.
     """
 
     kind: ClassVar[Kind] = "override"
@@ -56,11 +61,26 @@ class Override(_Common, frozen=True):
     source: str
     name: str
     value: TomlValue
+    course: Course | None = None
+    baseline: TomlValue | None = None
 
     @property
     def key(self) -> str:
-        """A rematch of the same rule, action, site, domain and source has the same key."""
-        return _key(self.kind, self.action_hash, self.site, self.domain, self.source)
+        """A rematch of the same rule, action, site, domain and source has the same key.
+
+        A course for a whole site is one, whichever of its domains was refused.
+        """
+        whole_site = self.course is not None and self.mx_rollup
+        domain = "" if whole_site else self.domain
+        return _key(self.kind, self.action_hash, self.site, domain, self.source)
+
+    def at(self, now_ns: int) -> Override:
+        """The same with the value in force at `now_ns`."""
+        if self.course is None:
+            return self
+        assert self.baseline is not None
+        value = setting(self.name, value_at(self.course, now_ns), self.baseline)
+        return self if value == self.value else msgspec.structs.replace(self, value=value)
 
 
 class ReadyQSuspension(_Common, frozen=True):
@@ -163,12 +183,18 @@ _short_key = lru_cache(maxsize=4096)(_made_key)
 def to_payload(entry: Entry) -> str:
     """The entry as JSON text, for the state file; :func:`from_payload` reads it back.
 
-    Only a simulated one says whether it is.  So an older version reads all others, and
-    leaves out this one, of which it does not know that it must not be published.
+    Only a simulated one says whether it is, only one with a course has that.  So an
+    older version reads all others, and leaves out these, of which it does not know what
+    to publish.
     """
     fields = {f: getattr(entry, f) for f in _FIELDS[entry.kind]}
     if entry.simulated:
         fields["simulated"] = True
+    if isinstance(entry, Override):
+        if entry.course is None:
+            del fields["course"], fields["baseline"]
+        else:
+            fields["course"] = msgspec.to_builtins(entry.course)
     return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
 
 
@@ -181,20 +207,28 @@ def from_payload(kind: str, payload: str) -> Entry:
     if not isinstance(data, dict):
         raise ValueError("an entry is a JSON object")
     names = set(_FIELDS[cls.kind])
+    if "course" not in data:
+        names -= _OF_A_COURSE
     if data.keys() - {"simulated"} != names:
         raise ValueError(f"fields {sorted(data.keys() ^ names)} are unknown or missing")
     for name, value in data.items():
         if not _fits(name, value):
             raise ValueError(f"{name}: {value!r} is nothing that it can be")
+    if "course" in data:
+        amount(data["name"], data["baseline"])
+        data["course"] = course_from(data["course"])
     return cls(**data)
 
 
+_OF_A_COURSE = {"course", "baseline"}
 _OPTIONAL = {"tenant", "campaign"}
 _MAX_SEQ = (1 << 62) - 1  # far below SQLite's 64 bits: it is counted on from
 
 
 def _fits(name: str, value: object) -> bool:
-    if name == "value":
+    if name == "course":
+        return True  # it is looked at when it is made
+    if name in ("value", "baseline"):
         return _is_option_value(value)
     if name in ("mx_rollup", "simulated"):
         return isinstance(value, bool)

@@ -40,11 +40,18 @@ class Match:
     pattern: Pattern
     by_queue: bool
     """Whether what the rule does depends on the record's queue."""
+    adjusts: bool
+    """Whether what the rule does depends on what is in effect without it."""
 
     @classmethod
     def of(cls, rule: Rule, pattern: Pattern) -> Match:
         """What `pattern`, one of those of `rule`, finds."""
-        return cls(rule, pattern, any(action.kind not in _NOT_BY_QUEUE for action in rule.actions))
+        return cls(
+            rule,
+            pattern,
+            by_queue=any(action.kind not in _NOT_BY_QUEUE for action in rule.actions),
+            adjusts=rule.sidecar.adjust is not None,
+        )
 
 
 Numbered: TypeAlias = tuple[tuple[int, Match], ...]
@@ -155,6 +162,12 @@ class Common:
     def __bool__(self) -> bool:
         return bool(self.default or self.providers)
 
+    @property
+    def adjusts(self) -> bool:
+        """Whether some of them depend on what is in effect without them."""
+        matches = chain(self.default, *(found for _, found in self.providers))
+        return any(match.adjusts for match in matches)
+
     def needs_mx(self, domain: str) -> bool:
         """Whether it takes the MX of `domain` to tell which providers fit."""
         known = self._fits.get((self._number, domain))
@@ -260,13 +273,14 @@ _Specific: TypeAlias = RuleList[tuple[Match, ...]]
 class Matcher:
     """The rules of one load, ready to match records.  A reload makes another."""
 
-    __slots__ = ("_common", "_domains", "_places", "_sites", "shaping")
+    __slots__ = ("_any_adjusts", "_common", "_domains", "_places", "_sites", "shaping")
 
     _PLACES_MAX: Final = 4096
     _PLACE_LENGTH: Final = 512
 
     def __init__(self, shaping: Shaping) -> None:
         self.shaping = shaping
+        self._any_adjusts = any(rule.sidecar.adjust for rule in shaping.all_rules())
         homes: list[tuple[ProviderBlock | None, Rule]] = []
         homes += [(None, rule) for rule in (shaping.default.rules if shaping.default else ())]
         homes += [(block, rule) for block in shaping.providers.values() for rule in block.rules]
@@ -293,7 +307,17 @@ class Matcher:
             specific += rules.match(text, internal=internal)
         if not (common or specific):
             return None
-        return Candidate(record, domain, common, specific, common.needs_mx(domain))
+        needs_mx = common.needs_mx(domain) or self._adjusts_by_mx(common, specific, domain)
+        return Candidate(record, domain, common, specific, needs_mx)
+
+    def _adjusts_by_mx(self, common: Common, specific: tuple[Match, ...], domain: str) -> bool:
+        """Whether it takes the MX to tell what is in effect where a rule adjusts it."""
+        if not self._any_adjusts:
+            return False
+        if not (common.adjusts or any(match.adjusts for match in specific)):
+            return False
+        shaping = self.shaping
+        return any(shaping.needs_mx(block, domain) for block in shaping.providers.values())
 
     def _rules_of(self, ready_queue: str, source: str, domain: str) -> tuple[_Specific, ...]:
         """The rules of the site, then of the domain, where they have some."""

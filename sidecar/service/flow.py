@@ -95,6 +95,7 @@ class Flow:
         self._metrics = metrics
         self._clock = clock
         self._said_bad = False
+        self._said_unadjusted: set[str] = set()
         self._waiting = WaitingRoom(resolver)
         self.newest_ns = 0
         """Time of the newest record considered in this run, of those that a clock may have now."""
@@ -183,6 +184,13 @@ class Flow:
             self._log.warning(
                 "there is no room to count towards a new threshold (--max-entries)",
                 ready_queue=ready_queue,
+            )
+        for setting in sorted(outcome.unadjusted - self._said_unadjusted):
+            self._said_unadjusted.add(setting)
+            self._log.warning(
+                "sidecar.adjust has nothing to come down from: the action's value is set "
+                "(write from = …)",
+                setting=setting,
             )
 
     async def _commit(self, changes: Transaction, outcome: Outcome, *, more: bool) -> Outcome:
@@ -290,7 +298,7 @@ class Flow:
                 self.tidy(tail)
             if self._ledger.commits.due:
                 self.try_commit()
-            upcoming = self._publisher.next_expiry()
+            upcoming = self._publisher.next_change()
             seconds = until_tick(time.monotonic(), _TICK_SECONDS)
             if upcoming is not None:
                 seconds = min(seconds, max(0.0, (upcoming - self._clock()) / NS))

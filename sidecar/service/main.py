@@ -265,6 +265,7 @@ def _outside(
             took=metrics.commit_seconds.observe,
         )
         view = Published(ledger.automation.entries)
+        view.expire(clock())
         kumod = None if once else _kumod(settings, ledger, metrics=metrics, log=log)
         with _endpoint(settings, metrics=metrics, log=log, once=once) as endpoint:
             publisher = Publisher(

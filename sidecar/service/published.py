@@ -70,11 +70,21 @@ class Published:
             self._put(entry)
 
     def expire(self, now_ns: int) -> bool:
-        """Remove what has expired at `now_ns`; returns whether anything has."""
+        """Remove what has expired at `now_ns`, and take the steps that are due.
+
+        Returns whether anything has changed.
+        """
         gone = self.entries.expire(now_ns)
         for entry in gone:
             self._gone(entry)
-        return bool(gone)
+        stepped = self.overlay.advance(now_ns)
+        self._overrides.update((override.key, override) for override in stepped)
+        return bool(gone or stepped)
+
+    def next_change(self) -> int | None:
+        """A time not later than the next expiry or step; None when there is none."""
+        times = (self.entries.next_expiry(), self.overlay.next_step())
+        return min((time for time in times if time is not None), default=None)
 
     def _put(self, entry: Entry) -> None:
         self.entries.put(entry)
@@ -152,7 +162,8 @@ class Published:
         if override.domain in RESERVED or override.key in self.overlay.rejected:
             return None
         place = Place(override.domain, override.source)
-        return Setting(place, override.mx_rollup, override.name, override.value, override.seq)
+        value = self.overlay.shown(override).value
+        return Setting(place, override.mx_rollup, override.name, value, override.seq)
 
     def snapshot(self, *, version: int, status: bytes) -> Snapshot:
         """All that is in force in the order of expiry, so that kumod hears of the longest last."""

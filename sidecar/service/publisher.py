@@ -88,13 +88,13 @@ class Publisher:
         )
 
     def expire(self, now_ns: int) -> None:
-        """Take back soon what has expired at `now_ns`."""
+        """Publish soon what has expired, or gone up a step, by `now_ns`."""
         if self._view.expire(now_ns):
             self.changed()
 
-    def next_expiry(self) -> int | None:
-        """A time not later than the next expiry; None when nothing is in force."""
-        return self._view.entries.next_expiry()
+    def next_change(self) -> int | None:
+        """A time not later than the next expiry or step of a course; None when there is none."""
+        return self._view.next_change()
 
     def changed(self, events: Sequence[Suspension] = ()) -> None:
         """Note that the view has changed, by these events.

@@ -169,4 +169,5 @@ async def replay(
         result.counts += outcome.counts
         result.events += outcome.events
         result.view.commit(outcome)
+    result.view.expire(now_ns)
     return result

@@ -13,12 +13,15 @@ from typing import Final
 from ..fancy.never import why_never
 from ..fancy.pattern import Pattern
 from ..problems import Problem
+from .adjust import unfit
+from .amounts import MEASURED, by_default
 from .blocks import Block, Options, ProviderBlock, Shaping
 from .documents import quoted
 from .file import FileBlock, ProviderMatch
 from .names import parse_name
 from .options import Option, canonical, suggestion
 from .rules import Action, Rule
+from .sidecar_table import CODE
 from .specs import shown
 
 _AnyBlock = Block | ProviderBlock
@@ -184,7 +187,39 @@ def _rules(shaping: Shaping) -> Iterator[Problem]:
         for rule in block.rules:
             yield from _rule(rule)
             yield from _sets_what_is_set(rule, block, blocks)
+            yield from _adjusts(rule, block, shaping)
         yield from _repeats(block.rules)
+
+
+def _adjusts(rule: Rule, block: _AnyBlock, shaping: Shaping) -> Iterator[Problem]:
+    """What keeps a rule from adjusting what it sets: it then sets just that."""
+    adjust = rule.sidecar.adjust
+    reasons = list(unfit(rule))
+    for reason in reasons:
+        yield _of(rule, CODE, f"sidecar.adjust: {reason}")
+    if adjust is None or reasons or adjust.start is not None:
+        return
+    for action in rule.actions:
+        if action.option is None or action.option not in MEASURED:
+            continue
+        if not _may_be_set(action.option, block, shaping):
+            message = (
+                f"sidecar.adjust: no file sets {action.option} where the rule applies, so there "
+                f'is nothing to come down from: write from = "…" (where it is to begin)'
+            )
+            yield _of(rule, CODE, message)
+
+
+def _may_be_set(option: str, block: _AnyBlock, shaping: Shaping) -> bool:
+    """Whether the option has a value where rules of `block` apply, as far as the files tell."""
+    if by_default(option) is not None:
+        return True
+    near: list[_AnyBlock] = [block] if shaping.default is None else [block, shaping.default]
+    if isinstance(block, Block) and block is not shaping.default:
+        near += shaping.providers.values()
+    return any(
+        option in options for one in near for options in (one.options, *one.sources.values())
+    )
 
 
 def _shared_names(shaping: Shaping) -> Iterator[Problem]:

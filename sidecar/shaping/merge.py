@@ -10,6 +10,7 @@ block has ``replace_base`` discards the options of ``default`` and of providers.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -318,7 +319,7 @@ class _Merge:
             expires_ns=min((_expiry(a) for a in self.mx.values()), default=NEVER),
         )
         rules = shaping.all_rules()
-        longest = max((rule.duration_ns for rule in rules), default=0)
+        longest = max((_longest(rule) for rule in rules), default=0)
         period = max((rule.trigger.period for rule in rules if rule.trigger is not None), default=0)
         return replace(shaping, hash=content_hash(shaping), horizon_ns=longest + period * NS)
 
@@ -335,6 +336,15 @@ class _Merge:
         self.findings.fatal += (p for p in found if p.level == "error")
         self.findings.warnings += dict.fromkeys(p for p in found if p.level == "warning")
         self.findings.warnings += _shadowed(files, {(p.file, p.line, p.message) for p in found})
+
+
+def _longest(rule: Rule) -> int:
+    """About how long what a match does may last."""
+    adjust = rule.sidecar.adjust
+    if adjust is None:
+        return rule.duration_ns
+    # Twenty doublings, then even steps, thrice halved for care, then twenty that widen.
+    return max(rule.duration_ns, adjust.every_ns * (40 + math.ceil(4 / adjust.up)))
 
 
 def _shadowed(

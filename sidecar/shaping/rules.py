@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ..fancy.pattern import Pattern
+from ..times import NS
 
 TomlValue: TypeAlias = (
     "str | int | float | bool | list[TomlValue] | dict[str, TomlValue]"  # what an option may hold
@@ -60,18 +61,44 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
+class Adjust:
+    """``sidecar.adjust``: what the actions set goes down with each match, and comes back.
+
+    ``down``: the share that a match takes away; ``up``: the share that a step gives back,
+    of what was in force when the refusals began; ``every_ns``: a step, without a match;
+    ``settle_ns``: how long after a cut further matches are no news.  ``floor``: what it
+    never goes below (None: what the action sets).  ``start``: the key ``from``, where it
+    begins if no file sets the option.  Units of the last two are the option's.
+    """
+
+    down: float = 0.3
+    up: float = 0.05
+    every_ns: int = 120 * NS
+    settle_ns: int = 60 * NS
+    floor: TomlValue | None = None
+    start: TomlValue | None = None
+
+    def identity(self) -> list[TomlValue]:
+        """A JSON-able form that is equal for equal laws."""
+        numbers: list[TomlValue] = [self.down, self.up, self.every_ns, self.settle_ns]
+        return [*numbers, str(self.floor), str(self.start)]
+
+
+@dataclass(frozen=True, slots=True)
 class SidecarTable:
     """What a rule says in its table ``sidecar``, which upstream's loaders ignore.
 
     ``name`` calls the rule: a letter, then letters, digits, ``-``, ``_`` and ``.``, 64
     at most; "" without one.  ``note`` is for people.  ``notify`` names the targets that
     are told.  ``simulate``: the rule counts and is listed, but nothing is published.
+    ``adjust``: what SetConfig and SetDomainConfig set is no fixed value.
     """
 
     name: str = ""
     note: str = ""
     notify: tuple[str, ...] = ()
     simulate: bool = False
+    adjust: Adjust | None = None
 
     def deciding(self) -> dict[str, TomlValue]:
         """The keys that change what the rule does, where they are not as without them.
@@ -82,7 +109,10 @@ class SidecarTable:
         into force, nor count towards it, when somebody takes the key out, and what
         is in force must not stop being published when somebody puts it in.
         """
-        return {"simulate": True} if self.simulate else {}
+        keys: dict[str, TomlValue] = {"simulate": True} if self.simulate else {}
+        if self.adjust is not None:
+            keys["adjust"] = self.adjust.identity()
+        return keys
 
 
 @dataclass(frozen=True, slots=True)

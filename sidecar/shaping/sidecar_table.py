@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from .adjust import read_adjust
 from .options import suggestion
 from .rules import SidecarTable
 from .specs import shown
@@ -108,5 +109,6 @@ _READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
         "notify": _Reader(_notify, "nobody is told"),
         # Whoever writes the key wants no effect on mail: that is the safe reading.
         "simulate": _Reader(_simulate, "the rule is only simulated", instead=True),
+        "adjust": _Reader(read_adjust, "the rule sets what its action says"),
     }
 )
