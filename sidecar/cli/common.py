@@ -84,6 +84,15 @@ def setting_options(*names: str) -> Callable[[_F], _F]:
                 function = click.option(
                     "--no-listen", "listen", flag_value="none", help="Open no listener."
                 )(function)
+            if row.is_flag:
+                function = click.option(
+                    row.option,
+                    name,
+                    is_flag=True,
+                    default=None,
+                    help=f"{row.help} [env: {row.variable}]",
+                )(function)
+                continue
             function = click.option(
                 row.option,
                 name.replace("from", "from_"),

@@ -33,6 +33,7 @@ from .common import moment, resolver_for, run_async, setting_options, settle
     "trusted_hosts",
     "allowed_hosts",
     "kumod_api",
+    "simulate",
     "retention",
     "max_entries",
     "history",

@@ -14,7 +14,8 @@ from sidecar.automation.decide import Outcome
 from sidecar.automation.waiting import Waiting
 from sidecar.automation.waiting import from_payload as waiting_from_payload
 from sidecar.log.reading import Batch
-from sidecar.problems import Problem
+from sidecar.problems import Problem, ProblemError
+from sidecar.settings import Fixed
 from sidecar.shaping.mx import DnsResolver, Resolver
 from sidecar.store import CheckpointRow, Saved, Store, Transaction
 
@@ -29,7 +30,23 @@ _COPY = "copy:"
 _FLOOR = "floor_ns"
 _COMMITTED = "committed_ns"
 _LOST = "segments_lost"
+_SIMULATED = "simulated"
 _NAMES_KEPT = 20
+
+
+def refuse_other_kind(saved: Saved, settings: Fixed) -> None:
+    """Raise ProblemError where the state is a real run's and this one simulates, or the reverse.
+
+    A simulation moves the log's position on without an effect, and what is in force in a
+    real run's state would never end on the roads, which it must not use.
+    """
+    if not saved.checkpoints and not saved.entries:
+        return
+    simulated = _SIMULATED in saved.meta
+    if simulated != settings.simulate:
+        whose = "of a run with --simulate" if simulated else "of a run that is not simulated"
+        message = f"is the state {whose}: name another with --state or TSA_SIDECAR_STATE"
+        raise ProblemError.one("state-of-other-kind", message, file=str(settings.state))
 
 
 class Ledger:
@@ -44,9 +61,11 @@ class Ledger:
         log: Log,
         clock: Callable[[], int],
         took: Callable[[float], object] = lambda _seconds: None,
+        simulate: bool = False,
     ) -> None:
         self._resolver = resolver
         self._clock = clock
+        self._kind = {_SIMULATED: "1"} if simulate else {}
         self.automation, cleaning, problems = restore(saved)
         for problem in problems:
             log.problem(problem)
@@ -183,6 +202,7 @@ class Ledger:
             _FLOOR: str(self.floor_ns),
             _LOST: json.dumps(list(self.lost_names)),
             _COMMITTED: str(self._clock()),
+            **self._kind,
         }
 
     def _answers(self) -> Transaction:

@@ -34,7 +34,7 @@ from .cancel import Requests, requests_path
 from .checkpoints import tail_for
 from .clock import GuardedClock
 from .flow import Flow
-from .ledger import Ledger
+from .ledger import Ledger, refuse_other_kind
 from .logging import Log, everything_to
 from .overlay_place import ensure_overlay, locked_overlay, refuse_taken_place
 from .progress import progress_on_terminal
@@ -199,8 +199,11 @@ async def serve(
         log.info("the policy says", text=message)
     for problem in settings.warnings:
         log.problem(problem)
-    refuse_taken_place(settings)
-    ensure_overlay(settings.fixed.overlay)
+    if settings.fixed.simulate:
+        log.info("simulating: nothing is published", state=str(settings.fixed.state))
+    else:
+        refuse_taken_place(settings)
+        ensure_overlay(settings.fixed.overlay)
     guarded = clock or GuardedClock(on_jump=lambda ns: _say_jump(log, ns))
     with (
         everything_to(log),
@@ -251,8 +254,9 @@ def _outside(
     """Open the state and the roads.  With `once` there is no listener and no admin API."""
     metrics = Metrics.create(process=True)
     # The state's lock comes first: its message names the other process.
-    with Store.open(settings.state) as store, locked_overlay(settings.overlay, log):
+    with Store.open(settings.state) as store, _locked_overlay(settings, log):
         saved = _load(store)
+        refuse_other_kind(saved, settings)
         for problem in store.problems:
             log.problem(problem)
         resolver = make_resolver(saved.mx)
@@ -263,6 +267,7 @@ def _outside(
             log=log,
             clock=clock,
             took=metrics.commit_seconds.observe,
+            simulate=settings.simulate,
         )
         view = Published(ledger.automation.entries)
         view.expire(clock())
@@ -270,7 +275,7 @@ def _outside(
         with _endpoint(settings, metrics=metrics, log=log, once=once) as endpoint:
             publisher = Publisher(
                 view,
-                overlay=settings.overlay,
+                overlay=None if settings.simulate else settings.overlay,
                 endpoint=endpoint,
                 log=log,
                 metrics=metrics,
@@ -294,12 +299,22 @@ def _outside(
             )
 
 
+def _locked_overlay(settings: Fixed, log: Log) -> contextlib.AbstractContextManager[None]:
+    if settings.simulate:
+        return contextlib.nullcontext()
+    return locked_overlay(settings.overlay, log)
+
+
 async def _load_rules(settled: Settled, settle: Settle, outside: _Outside) -> RuleBook:
     """The rules.  Raises ProblemError where they do not load."""
     settings, ledger = settled.settings, outside.ledger
     seen = signature(settled.files)
     rules = await load_rules(
-        settings.reloaded, outside.resolver, ledger.copies, warnings=settings.warnings
+        settings.reloaded,
+        outside.resolver,
+        ledger.copies,
+        warnings=settings.warnings,
+        simulate=settings.fixed.simulate,
     )
     ledger.keep_copies(settings.reloaded.shaping)
     outside.metrics.rules_loaded_at.set(outside.clock() / NS)

@@ -39,13 +39,16 @@ _REST_MAX = 1.0  # the first time takes long, the next ones do not
 
 
 class Publisher:
-    """Publishes `view` when it has changed, and when somebody has changed a file of ours."""
+    """Publishes `view` when it has changed, and when somebody has changed a file of ours.
+
+    Without an `overlay` it writes no files.
+    """
 
     def __init__(
         self,
         view: Published,
         *,
-        overlay: Path,
+        overlay: Path | None,
         endpoint: Endpoint | None,
         log: Log,
         metrics: Metrics,
@@ -128,7 +131,7 @@ class Publisher:
     def _measure(self, began: float, since: float | None) -> None:
         now, metrics = time.perf_counter(), self._metrics
         metrics.publish_seconds.observe(now - began)
-        if self.failure is None and since is not None:
+        if self.failure is None and since is not None and self._overlay is not None:
             metrics.road_seconds.labels("overlay").observe(now - since)
 
     async def _wait_for_work(self, failures: int) -> None:
@@ -174,8 +177,9 @@ class Publisher:
             if self.failure is not None:
                 self._log.info("the overlay can be written again", file=str(self._overlay))
                 self.failure = None
-        self._metrics.road_up.labels("overlay").set(self.failure is None)
-        self._metrics.road_pending.labels("overlay").set(self.version - self._written_version)
+        if self._overlay is not None:
+            self._metrics.road_up.labels("overlay").set(self.failure is None)
+            self._metrics.road_pending.labels("overlay").set(self.version - self._written_version)
         if self._endpoint is not None:
             self._metrics.road_up.labels("listener").set(1)
         # A file that can't be written holds up the overlay only, not the suspensions.
@@ -185,6 +189,8 @@ class Publisher:
         reached("after-publish")
 
     async def _write_files(self, snapshot: Snapshot) -> None:
+        if self._overlay is None:
+            return
         # Somebody may have removed the directory since the start.
         with contextlib.suppress(OSError):
             self._overlay.parent.mkdir(parents=True, exist_ok=True)

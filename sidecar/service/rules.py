@@ -17,6 +17,7 @@ from sidecar.automation.prefilter import Prefilter
 from sidecar.fancy.pattern import Pattern
 from sidecar.problems import Problem, ProblemError
 from sidecar.settings import Reloaded, Settings, restart_problem
+from sidecar.shaping.blocks import all_simulated
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
 from sidecar.shaping.specs import shown
@@ -142,10 +143,12 @@ async def load_rules(
     copies: MutableMapping[str, str] | None = None,
     *,
     warnings: tuple[Problem, ...] = (),
+    simulate: bool = False,
 ) -> Rules:
     """Load and merge the shaping files; ProblemError when they do not load.
 
-    `copies`: the last good text of each URL, kept up to date.
+    `copies`: the last good text of each URL, kept up to date.  `simulate`: no rule
+    is to have an effect.
     """
     shaping = await load_shaping(
         settings.shaping,
@@ -153,6 +156,8 @@ async def load_rules(
         resolver=resolver,
         copies=copies,
     )
+    if simulate:
+        shaping = all_simulated(shaping)
     return Rules(
         settings=settings,
         shaping=shaping,
@@ -210,7 +215,11 @@ class RuleBook:
             settled = await in_thread(self._settle)
             settings = settled.settings
             rules = await load_rules(
-                settings.reloaded, self._resolver, self._copies, warnings=settings.warnings
+                settings.reloaded,
+                self._resolver,
+                self._copies,
+                warnings=settings.warnings,
+                simulate=self._running.simulate,
             )
             self._refuse_gone(rules)
         except ProblemError as error:

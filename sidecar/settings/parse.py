@@ -358,6 +358,15 @@ def _merge_option(name: str, value: object) -> str | bool | int:
         raise ValueError(f"{name}: {error}") from None
 
 
+def parse_flag(value: object) -> bool:
+    """True or false, and their texts."""
+    if value in ("true", "false"):
+        return value == "true"
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
 def parse_count(value: object) -> int:
     """A whole number of at least 1; ``_`` and ``,`` may stand between its digits."""
     if isinstance(value, str) and re.fullmatch(r"[0-9][0-9_,]{0,15}", value):

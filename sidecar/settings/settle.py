@@ -115,23 +115,25 @@ def _settings(
     values: Mapping[str, Any], origins: Mapping[str, Origin], policy: Policy | None
 ) -> Settings:
     dns = DnsSettings() if policy is None else policy.dns
+    fixed = Fixed(
+        dns_zones=values["dns_zones"],
+        dns=replace(dns, nameservers=values["nameservers"]),
+        log_dir=values["log_dir"],
+        pattern=values["pattern"],
+        start=values["from"],
+        overlay=values["overlay"],
+        state=values["state"],
+        listen=values["listen"],
+        trusted_hosts=values["trusted_hosts"],
+        allowed_hosts=values["allowed_hosts"],
+        kumod_api=values["kumod_api"],
+        simulate=values["simulate"],
+        retention=values["retention"],
+        poll_seconds=values["poll"],
+        log_format=values["log_format"],
+    )
     return Settings(
-        fixed=Fixed(
-            dns_zones=values["dns_zones"],
-            dns=replace(dns, nameservers=values["nameservers"]),
-            log_dir=values["log_dir"],
-            pattern=values["pattern"],
-            start=values["from"],
-            overlay=values["overlay"],
-            state=values["state"],
-            listen=values["listen"],
-            trusted_hosts=values["trusted_hosts"],
-            allowed_hosts=values["allowed_hosts"],
-            kumod_api=values["kumod_api"],
-            retention=values["retention"],
-            poll_seconds=values["poll"],
-            log_format=values["log_format"],
-        ),
+        fixed=_simulating(fixed, origins) if fixed.simulate else fixed,
         reloaded=Reloaded(
             policy=None if policy is None else policy.path,
             shaping=values["shaping"],
@@ -142,6 +144,23 @@ def _settings(
             history_ns=values["history"],
         ),
         origins=MappingProxyType(dict(origins)),
+    )
+
+
+def _simulating(fixed: Fixed, origins: Mapping[str, Origin]) -> Fixed:
+    """`fixed` without all by which a run has an effect, whatever policy and variables say.
+
+    A listener that the policy or nobody asked for could be the one that kumod subscribes
+    to; a state that they name is that of the run that does have effects.
+    """
+    by_hand = ("option", "variable")
+    own_state = fixed.state.with_suffix(".simulated" + fixed.state.suffix)
+    return replace(
+        fixed,
+        kumod_api=None,
+        retention=None,
+        listen=fixed.listen if origins["listen"].kind in by_hand else None,
+        state=fixed.state if origins["state"].kind in by_hand else own_state,
     )
 
 
@@ -177,7 +196,7 @@ def _missing(name: str, settings: Settings) -> list[Problem]:
         directory = settings.fixed.log_dir
         message = f"log directory {directory} can't be read (yet): {reason}; {by} names another"
         return [Problem("warning", "no-log-dir", message)]
-    if name in ("overlay", "state"):
+    if name == "state" or (name == "overlay" and not settings.fixed.simulate):
         path: Path = getattr(settings.fixed, name)
         if (reason := _no_directory(path.parent)) is not None:
             message = (

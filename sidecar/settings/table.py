@@ -19,6 +19,7 @@ from sidecar.problems import one_line
 from .parse import (
     one_of,
     parse_count,
+    parse_flag,
     parse_host_names,
     parse_listen,
     parse_merge_options,
@@ -66,6 +67,7 @@ class Setting:
     metavar: str
     example: str
     is_list: bool = False
+    is_flag: bool = False
     empty_is_value: bool = False
     in_policy: bool = True
 
@@ -263,6 +265,19 @@ SETTINGS: tuple[Setting, ...] = (
         "The URL of kumod's own HTTP listener; given, changes are pushed to its admin API at once.",
         "URL",
         "http://127.0.0.1:8000",
+    ),
+    Setting(
+        "simulate",
+        "--simulate",
+        parse_flag,
+        False,
+        "Publish nothing: rules match, entries are counted and listed, and kumod is neither "
+        "called nor given a file. No overlay is written, --kumod-api and --retention count for "
+        "nothing, and there is a listener only with --listen or its variable. The state file is "
+        "one of its own (state.simulated.db) unless one is named; a file of a real run is refused.",
+        "true|false",
+        "true",
+        is_flag=True,
     ),
     Setting(
         "retention",

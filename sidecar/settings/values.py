@@ -100,6 +100,7 @@ class Fixed:
     trusted_hosts: tuple[Network, ...]
     allowed_hosts: tuple[str, ...]
     kumod_api: str | None
+    simulate: bool
     retention: Retention | None
     poll_seconds: float
     log_format: LogFormat

@@ -13,11 +13,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..problems import Problem
 from .documents import quoted
 from .file import ProviderMatch, ShapingFile, Sources
+from .hashes import hashed
 from .mx import NEVER, MxAnswer
 from .names import is_name
 from .options import MERGEABLE, PROVIDER_SELECTION_RATE, Option
@@ -57,6 +58,9 @@ class ProviderBlock:
     max_message_rate: Option | None
     file: str
     line: int
+
+
+_Block = TypeVar("_Block", Block, ProviderBlock)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,6 +210,24 @@ def _implied(provider: ProviderBlock, source: str, options: dict[str, Option]) -
             key = f"{prefix}-{suffix}"
             implied[table] = replace(option, value={key: option.value}, inner={key: option})
     return implied
+
+
+def all_simulated(shaping: Shaping) -> Shaping:
+    """The same, and every rule is one that is only simulated."""
+
+    def simulate(block: _Block) -> _Block:
+        tables = ((rule, replace(rule.sidecar, simulate=True)) for rule in block.rules)
+        rules = tuple(hashed(replace(rule, sidecar=table)) for rule, table in tables)
+        return replace(block, rules=rules)
+
+    result = replace(
+        shaping,
+        default=None if shaping.default is None else simulate(shaping.default),
+        providers={name: simulate(block) for name, block in shaping.providers.items()},
+        sites={name: simulate(block) for name, block in shaping.sites.items()},
+        domains={name: simulate(block) for name, block in shaping.domains.items()},
+    )
+    return replace(result, hash=content_hash(result))
 
 
 def content_hash(shaping: Shaping) -> str:

@@ -82,6 +82,7 @@ FIELDS = {
     "trusted_hosts": ("trusted_hosts", ("10.1.0.0/16",), "10.2.0.0/16 ::1", ["10.3.0.0/16"]),
     "allowed_hosts": ("allowed_hosts", ("o.example",), "v.example,w_1", ["p.example"]),
     "kumod_api": ("kumod_api", "http://o:1", "http://v:2/", "https://p"),
+    "simulate": ("simulate", True, "true", True),
     "retention": ("retention", "1 day", "2GB", "3 days"),
     "max_entries": ("max_entries", "70000", "60_000", 80000),
     "history": ("history_ns", "1 day", "2 days", "36 hours"),
@@ -129,7 +130,7 @@ def test_precedence(name: str, given_by: int) -> None:
 
 
 def test_the_values_of_the_matrix_differ() -> None:
-    for name in set(FIELDS) - {"log_format", "from"}:
+    for name in set(FIELDS) - {"log_format", "from", "simulate"}:
         row, (_, option, _, said) = setting(name), FIELDS[name]
         parsed = [row.parse(value) for value in (option, split(name), said, row.default)]
         assert all(a != b for i, a in enumerate(parsed) for b in parsed[:i]), name
@@ -546,3 +547,17 @@ def test_the_examples_of_the_environment_file_are_good(tmp_path: Path) -> None:
 
 def test_what_sidecar_configure_takes_is_all_but_the_policy() -> None:
     assert set(policy_keys()) == {row.name for row in SETTINGS} - {"policy"}
+
+
+def test_a_simulation_has_nothing_by_which_it_could_have_an_effect() -> None:
+    said = policy_saying(
+        kumod_api="http://127.0.0.1:8000", retention="1 day", listen="0.0.0.0:8008", state="/p.db"
+    )
+    settings = settle({"simulate": True}, {"TSA_SIDECAR_KUMOD_API": "http://v:1"}, said)
+    fixed = settings.fixed
+    assert (fixed.kumod_api, fixed.retention, fixed.listen) == (None, None, None)
+    assert fixed.state == Path("/p.simulated.db")
+    by_hand = {"simulate": True, "listen": "127.0.0.1:1", "state": "/o.db"}
+    fixed = settle(by_hand, {}, said).fixed
+    assert (str(fixed.listen), fixed.state) == ("127.0.0.1:1", Path("/o.db"))
+    assert settle().fixed.simulate is False
