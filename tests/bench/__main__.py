@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import gettempdir
@@ -31,6 +32,8 @@ from tests.bench.svg import Plot, document
 from tests.bench.throughput import Throughput, measure, zstd_version
 
 _MB = 1_000_000
+_MATCHED = "[TSS04]"
+"""In a recorded response that the bundled rules match, and the shipped ones, too."""
 _SHARES = (0.0, 0.02, 0.05, 0.1)
 
 
@@ -95,16 +98,21 @@ class Bench:
             domains=self.options.domains,
         )
         found = measure(spec, self.sidecar, work=self.work, runs=self.options.runs, others=False)
+        alike = replace(spec, answer=_MATCHED)
+        each = measure(alike, self.sidecar, work=self.work, runs=self.options.runs, others=False)
         table = Table("a log of nothing but failures", "median", "lowest", "highest")
         table.add_row("µs/line, without start and end", *_row(found.net.per(1e-6 * spec.records)))
-        if found.matched:
-            table.add_row(
-                "  µs/match, all charged to them", *_row(found.net.per(1e-6 * found.matched))
-            )
+        if each.matched > spec.records * 0.9:
+            per_match = each.net.per(1e-6 * spec.records)
+            table.add_row("µs/line where every line matches", *_row(per_match))
         table.add_row("µs/line of zstdcat", *_row(found.reference.per(1e-6 * spec.records)))
         self.console.print(table)
         self.console.print(f"{spec.records:,} lines, {found.matched:,} matches\n")
-        self.found["failures"] = {"net": found.net.values, "matched": found.matched}
+        self.found["failures"] = {
+            "net": found.net.values,
+            "matched": found.matched,
+            "net_where_every_line_matches": each.net.values,
+        }
 
     def throughput(self) -> None:
         """A log, end to end."""

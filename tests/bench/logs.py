@@ -62,6 +62,8 @@ class LogSpec:
     rate: float = 10_000
     seed: int = 7
     per_segment: int = 500_000
+    answer: str = ""
+    """What a failure's response says, at least; "" for all that were recorded."""
 
     @property
     def end_s(self) -> int:
@@ -73,7 +75,7 @@ class LogSpec:
         """A directory name that says it all."""
         return (
             f"r{self.records}-f{self.failures:g}-s{self.size}-d{self.domains}"
-            f"-p{self.rate:g}-x{self.seed}-n{self.per_segment}-ids"
+            f"-p{self.rate:g}-x{self.seed}-n{self.per_segment}-ids{self.answer}"
         )
 
 
@@ -119,7 +121,7 @@ def lines(spec: LogSpec) -> Iterator[bytes]:
     """The records, each a line, without an end."""
     rng = random.Random(spec.seed)
     shapes = _shapes()
-    failing = [s for kind in _FAILURES for s in shapes[kind]]
+    failing = [s for kind in _FAILURES for s in shapes[kind] if spec.answer in s.template]
     session = ""
     number = 0
     while True:
