@@ -1,6 +1,6 @@
 """A segment's file: opened, read in chunks, turned into blocks.
 
-In: a path and the position to begin at.  Out: blocks (see ``reader``).  Reading
+In: a path and the position to begin at.  Out: blocks (see ``blocks``).  Reading
 happens in worker threads, a chunk at a time.  Only regular files are opened.
 """
 
@@ -17,9 +17,9 @@ from typing import Final
 import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
+from .blocks import START, Block, Position, SegmentReader
 from .codec import TURN_EFFORT, detect
 from .identity import HEAD_SIZE
-from .reader import START, Block, Position, SegmentReader
 
 CHUNK_SIZE: Final = 512 * 1024
 """Raw bytes read at once: some megabytes of log, far more than a hand-over to a thread costs."""
@@ -28,7 +28,7 @@ _WRITE_BITS: Final = 0o222
 
 
 @dataclass(frozen=True, slots=True)
-class FileState:
+class FileStatus:
     """What ``stat`` says of a segment's file.
 
     ``finished``: nobody has write permission, which is how kumod says that
@@ -42,7 +42,7 @@ class FileState:
     finished: bool
 
     @classmethod
-    def of(cls, stat: os.stat_result, *, final: bool = False) -> FileState:
+    def of(cls, stat: os.stat_result, *, final: bool = False) -> FileStatus:
         """`final`: it is finished whatever its mode says."""
         finished = final or not stat.st_mode & _WRITE_BITS
         return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, finished)
@@ -114,9 +114,9 @@ class SegmentFile:
         """Take what is there as all there will be: the file has lost its name."""
         self._final = True
 
-    def state(self) -> FileState:
+    def state(self) -> FileStatus:
         """What ``fstat`` says now; OSError."""
-        return FileState.of(os.fstat(self._file.fileno()), final=self._final)
+        return FileStatus.of(os.fstat(self._file.fileno()), final=self._final)
 
     @property
     def first_chunk(self) -> bytes:

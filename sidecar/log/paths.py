@@ -14,10 +14,10 @@ from pathlib import Path
 
 from sidecar.problems import Problem, ProblemError
 
-from .file import CHUNK_SIZE, FileState, open_regular
+from .batches import Batch, BatchReader, OnProblem, first_time_ns
+from .file import CHUNK_SIZE, FileStatus, open_regular
 from .identity import content_head
 from .names import parse_name
-from .reading import Batch, OnProblem, Reading, first_time_ns
 
 
 async def read_paths(
@@ -32,7 +32,7 @@ async def read_paths(
     comes.  ProblemError, before anything is read, names each path that is
     missing or may not be read; `on_problem` is told what turns out damaged later.
     """
-    reading = Reading(on_problem=on_problem, final=True)
+    reading = BatchReader(on_problem=on_problem, final=True)
     for path, state in await asyncio.to_thread(_files, paths):
         opened_ns = 0
         if parse_name(path.name).opened_ns is None:
@@ -46,9 +46,9 @@ async def read_paths(
         await reading.close_all()
 
 
-def _files(paths: Iterable[Path]) -> list[tuple[Path, FileState]]:
+def _files(paths: Iterable[Path]) -> list[tuple[Path, FileStatus]]:
     problems: list[Problem] = []
-    found: dict[tuple[int, int], tuple[Path, FileState]] = {}
+    found: dict[tuple[int, int], tuple[Path, FileStatus]] = {}
     for path in paths:
         try:
             files = _expand(path)
@@ -62,7 +62,7 @@ def _files(paths: Iterable[Path]) -> list[tuple[Path, FileState]]:
                 problems.append(_unreadable(file, error))
                 continue
             if status is not None:
-                state = FileState.of(status, final=True)
+                state = FileStatus.of(status, final=True)
                 found.setdefault((status.st_dev, status.st_ino), (file, state))
     if problems:
         raise ProblemError(problems)

@@ -1,6 +1,6 @@
 """Following a log directory: its segments, as they appear, grow, finish and go.
 
-In: a directory and how far earlier runs came.  Out: batches (see ``reading``).
+In: a directory and how far earlier runs came.  Out: batches (see ``batches``).
 Woken by inotify; a slow poll is the safety net, and the only way on file
 systems that have no events.
 """
@@ -22,11 +22,11 @@ from typing import Final, Literal
 from sidecar.problems import Problem
 from sidecar.times import until_tick
 
-from .file import FileState, open_regular
+from .batches import Batch, BatchReader, OnProblem, Sieve
+from .file import FileStatus, open_regular
 from .identity import HEAD_SIZE, fingerprint_fits
-from .known import Checkpoint, Segment
 from .names import parse_name
-from .reading import Batch, OnProblem, Reading, Sieve
+from .segment import Checkpoint, Segment
 from .watch import DirectoryWatch
 
 POLL_SECONDS: Final = 1.0
@@ -83,7 +83,7 @@ class Tail:
         self._from_end = self._start.mode == "end" and not self._checkpoints
         self._poll_seconds = poll_seconds
         self._on_problem = on_problem
-        self._reading = Reading(on_problem=on_problem, sieve=sieve)
+        self._reading = BatchReader(on_problem=on_problem, sieve=sieve)
         self._wake = asyncio.Event()
         self._watch = DirectoryWatch(self._wake.set)
         self._following = False
@@ -351,7 +351,7 @@ class Tail:
         kumod may keep several logs in one directory.
         """
         try:
-            state = FileState.of(os.stat(self.directory / name))
+            state = FileStatus.of(os.stat(self.directory / name))
         except OSError:
             return False
         return not state.finished and state.mtime_ns >= (self._since_ns or 0)
@@ -389,7 +389,7 @@ class Tail:
             if segment is not None:
                 await self._reading.vanish(segment)
             return
-        state = FileState.of(status)
+        state = FileStatus.of(status)
         if segment is None:
             self._found(name, path, state)
             return
@@ -399,7 +399,7 @@ class Tail:
             segment.suspect = True
         self._reading.known.appear(segment, state)
 
-    def _found(self, name: str, path: Path, state: FileState) -> None:
+    def _found(self, name: str, path: Path, state: FileStatus) -> None:
         checkpoint = self._checkpoints.get(name)
         segment = self._reading.known.add(
             name, path, state, checkpoint=checkpoint, opened_ns=state.mtime_ns

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from sidecar.log.batches import Batch, Sieve
+from sidecar.log.blocks import Position
 from sidecar.log.identity import SegmentId
-from sidecar.log.reader import Position
-from sidecar.log.reading import Batch, Checkpoint, Sieve
+from sidecar.log.segment import Checkpoint
 from sidecar.log.tail import Start, Tail
 from sidecar.problems import Problem
 from sidecar.settings import Fixed

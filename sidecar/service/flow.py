@@ -20,8 +20,8 @@ from sidecar.automation.matching import Candidate
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.automation.waiting import Waiting, decide, decide_late
 from sidecar.faults import reached
-from sidecar.log.reader import Block
-from sidecar.log.reading import Batch
+from sidecar.log.batches import Batch
+from sidecar.log.blocks import Block
 from sidecar.log.tail import Tail
 from sidecar.problems import Problem
 from sidecar.publish.metrics import Metrics

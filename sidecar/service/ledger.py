@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from sidecar.automation.decide import Outcome
 from sidecar.automation.waiting import Waiting
 from sidecar.automation.waiting import from_payload as waiting_from_payload
-from sidecar.log.reading import Batch
+from sidecar.log.batches import Batch
 from sidecar.problems import Problem, ProblemError
 from sidecar.settings import Fixed
 from sidecar.shaping.mx import DnsResolver, Resolver

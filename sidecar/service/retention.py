@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
 
-from sidecar.log.file import FileState, open_regular
+from sidecar.log.file import FileStatus, open_regular
 from sidecar.log.identity import HEAD_SIZE, fingerprint_fits
 from sidecar.log.names import parse_name
 from sidecar.settings import Retention
@@ -41,7 +41,7 @@ class _File:
     """
 
     name: str
-    state: FileState
+    state: FileStatus
     order: tuple[int, str]
     is_kumods: bool
 
@@ -63,7 +63,7 @@ class Keeper:
         self._retention = retention
         self._clock = clock
         self._log = log
-        self._seen: dict[str, FileState] = {}  # of processed segments, as they were when read
+        self._seen: dict[str, FileStatus] = {}  # of processed segments, as they were when read
 
     def note(self, names: Iterable[str]) -> None:
         """Note that these segments have just been read to their ends."""
@@ -84,14 +84,14 @@ class Keeper:
             if state is not None and checkpoints[name].done and state.mtime_ns <= until_ns:
                 self._seen[name] = state
 
-    def _state(self, name: str) -> FileState | None:
+    def _state(self, name: str) -> FileStatus | None:
         if name.startswith(".") or self._pattern.match(name) is None:
             return None
         try:
             status = os.lstat(self._directory / name)
         except OSError:
             return None
-        return FileState.of(status) if stat.S_ISREG(status.st_mode) else None
+        return FileStatus.of(status) if stat.S_ISREG(status.st_mode) else None
 
     def due(self, done: Mapping[str, CheckpointRow]) -> list[str]:
         """Which of the segments in `done` may go now, the oldest first."""
@@ -164,7 +164,7 @@ class Keeper:
             with open(
                 self._directory / file.name, "rb", buffering=0, opener=_open_no_link
             ) as opened:
-                if FileState.of(os.fstat(opened.fileno())) != file.state:
+                if FileStatus.of(os.fstat(opened.fileno())) != file.state:
                     return False
                 return fingerprint_fits(row.fingerprint, opened.read(HEAD_SIZE)) is True
         except OSError:

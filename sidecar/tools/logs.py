@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from sidecar.log.batches import OnProblem
+from sidecar.log.blocks import Block, SegmentReader
 from sidecar.log.paths import read_paths
-from sidecar.log.reader import Block, SegmentReader
-from sidecar.log.reading import OnProblem
 from sidecar.problems import Problem
 
 STDIN: Final = "-"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.automation.address import QueueName, recipient_domain
-from sidecar.log.reader import LINE_MAX
+from sidecar.log.blocks import LINE_MAX
 from sidecar.log.record import UNSPECIFIED_SOURCE, BadLine, Record, decode
 from sidecar.problems import ProblemError
 from sidecar.shaping.mx import MxAnswer, MxError, Resolver

@@ -17,7 +17,7 @@ from typing import Final
 from sidecar.automation.decide import Automation
 from sidecar.automation.entries import Entry
 from sidecar.fancy.pattern import Pattern, compile_pattern
-from sidecar.log.reader import Block
+from sidecar.log.blocks import Block
 from sidecar.log.record import Record
 from sidecar.service.mx import resolve_all
 from sidecar.settings import Settings

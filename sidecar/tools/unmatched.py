@@ -16,7 +16,7 @@ from typing import Any, Final
 from sidecar.automation.address import recipient_domain, site_name
 from sidecar.automation.matching import Candidate, Match, Numbered, RuleList
 from sidecar.automation.pipeline import Tally, consider
-from sidecar.log.reader import Block
+from sidecar.log.blocks import Block
 from sidecar.log.record import Record
 from sidecar.service.mx import resolve_all
 from sidecar.service.rules import Rules

@@ -20,7 +20,7 @@ from sidecar.automation.pipeline import Tally, candidates
 from sidecar.automation.prefilter import Prefilter
 from sidecar.automation.scanners import HyperscanScanner, Re2Scanner, Scanner, best_scanner
 from sidecar.fancy.pattern import Literal, PatternError, compile_pattern
-from sidecar.log.reader import SegmentReader
+from sidecar.log.blocks import SegmentReader
 from sidecar.log.record import SKIPPED_TYPES
 from sidecar.service.mx import resolve_all
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping

@@ -23,7 +23,7 @@ from typing import Any
 import tomlkit
 
 from sidecar.fancy import nodes, parse
-from sidecar.log.reader import Block, Position
+from sidecar.log.blocks import Block, Position
 from sidecar.log.record import Record, decode
 from sidecar.policy import load_settings
 from sidecar.service.rules import Rules, load_rules

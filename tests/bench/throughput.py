@@ -12,7 +12,7 @@ from pathlib import Path
 
 import zstandard
 
-from sidecar.log.reader import SegmentReader
+from sidecar.log.blocks import SegmentReader
 from sidecar.log.record import BadLine, decode
 from sidecar.store import read_saved
 from tests.bench.logs import LogSpec, generate, segments

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import zstandard
 
-from sidecar.log.reader import Block, SegmentReader
-from sidecar.log.reading import Batch, Checkpoint
+from sidecar.log.batches import Batch
+from sidecar.log.blocks import Block, SegmentReader
+from sidecar.log.segment import Checkpoint
 from sidecar.log.tail import Start, Tail
 from sidecar.problems import Problem
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from sidecar.log import tail as tail_module
+from sidecar.log.batches import BatchReader
+from sidecar.log.blocks import Block
 from sidecar.log.file import SegmentFile
-from sidecar.log.reader import Block
-from sidecar.log.reading import Reading
 from sidecar.log.tail import Start
 from tests.kumod_writer import KumodWriter, record, take_write_bits
 
@@ -582,7 +582,7 @@ def test_a_truncated_segment_is_read_from_the_start_if_it_is_another_now(tmp_pat
 def test_a_short_new_beginning_is_read_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.log.reading.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("sidecar.log.batches.RETRY_SECONDS", 0.05)
     path = tmp_path / "plain.log"
     path.write_bytes(b"".join(b'{"n":%d}\n' % n for n in range(1_000)))
 
@@ -855,7 +855,7 @@ def test_a_segment_that_cant_be_opened_is_said_once_and_read_when_it_can(
 def test_an_input_error_costs_nothing_once_it_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.log.reading.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("sidecar.log.batches.RETRY_SECONDS", 0.05)
     paths = write_segments(tmp_path, 2, each=5_000)
     real = SegmentFile.next_block
     failures = [5]
@@ -983,7 +983,7 @@ def test_what_the_pattern_leaves_out_is_not_taken_for_deleted(tmp_path: Path) ->
 def test_not_more_deleted_segments_are_remembered_than_is_sensible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.log.reading.VANISHED_KEPT", 5)
+    monkeypatch.setattr("sidecar.log.batches.VANISHED_KEPT", 5)
     paths = write_segments(tmp_path, 10)
     follower = Follower(tmp_path)
     follower.once()
@@ -994,4 +994,4 @@ def test_not_more_deleted_segments_are_remembered_than_is_sensible(
 
 
 def test_a_reading_without_segments_has_nothing() -> None:
-    assert run(Reading(on_problem=print).next_batch()) is None
+    assert run(BatchReader(on_problem=print).next_batch()) is None

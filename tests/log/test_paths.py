@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sidecar.log.batches import Batch
 from sidecar.log.paths import read_paths
-from sidecar.log.reading import Batch
 from sidecar.problems import Problem, ProblemError
 from tests.kumod_writer import KumodWriter, record
 

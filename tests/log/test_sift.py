@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from sidecar.log import reading
-from sidecar.log.reader import BLOCK_SIZE
-from sidecar.log.reading import Batch, Sieve
+from sidecar.log import batches as batches_module
+from sidecar.log.batches import Batch, Sieve
+from sidecar.log.blocks import BLOCK_SIZE
 from sidecar.log.tail import Tail
 
 LINES = [b'{"number":%d,"padding":"%s"}\n' % (number, b"x" * 200) for number in range(20_000)]
@@ -57,8 +57,8 @@ def test_what_is_sifted_out_is_counted_and_stepped_over(logs: Path) -> None:
 def test_a_batch_reads_far_where_little_is_kept(
     logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "BATCH_SIZE", BLOCK_SIZE)
-    monkeypatch.setattr(reading, "BATCH_READ", 4 * BLOCK_SIZE)
+    monkeypatch.setattr(batches_module, "BATCH_SIZE", BLOCK_SIZE)
+    monkeypatch.setattr(batches_module, "BATCH_READ", 4 * BLOCK_SIZE)
     read_all = [sum(b.size for b in batch.blocks) for batch in read(logs, None)]
     read_some = [sum(b.size for b in batch.blocks) for batch in read(logs, Wanted)]
     assert max(read_all) < 3 * BLOCK_SIZE
@@ -69,7 +69,7 @@ def test_a_batch_reads_far_where_little_is_kept(
 def test_one_sieve_chooses_the_lines_of_a_whole_batch(
     logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "BATCH_READ", 4 * BLOCK_SIZE)
+    monkeypatch.setattr(batches_module, "BATCH_READ", 4 * BLOCK_SIZE)
     asked: list[Wanted] = []
 
     def sieve() -> Wanted:

@@ -16,9 +16,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.log.file import FileState, SegmentFile
+from sidecar.log.batches import OPEN_MAX, Batch
+from sidecar.log.file import FileStatus, SegmentFile
 from sidecar.log.names import parse_name
-from sidecar.log.reading import OPEN_MAX, Batch
 from sidecar.log.record import BadLine, decode
 from sidecar.log.tail import Start
 from tests.kumod_writer import KumodWriter, record, segment_name, take_write_bits
@@ -149,7 +149,7 @@ def test_what_is_written_between_the_last_read_and_the_end_is_read(
     real = SegmentFile.state
     times = itertools.count(1)
 
-    def state(self: SegmentFile) -> FileState:
+    def state(self: SegmentFile) -> FileStatus:
         found = real(self)
         if next(times) == looks:  # kumod finishes it just after we looked
             writer.close()

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sidecar.log.reading import Batch
+from sidecar.log.batches import Batch
 from sidecar.publish import overlay_file
 from sidecar.service import main, retention, rules
 from sidecar.service.checkpoints import to_rows

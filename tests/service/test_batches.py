@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from sidecar.automation.decide import Automation
+from sidecar.log.batches import Batch
+from sidecar.log.blocks import Block, Position
 from sidecar.log.identity import SegmentId
-from sidecar.log.reader import Block, Position
-from sidecar.log.reading import Batch, Checkpoint
+from sidecar.log.segment import Checkpoint
 from sidecar.service import flow
 from sidecar.service.rules import Settled, load_rules
 from sidecar.settings import resolve_settings

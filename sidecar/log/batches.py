@@ -16,13 +16,12 @@ from typing import Final, Protocol
 from sidecar.problems import Problem
 from sidecar.times import NS
 
+from .blocks import GIVE_UP_EFFORT, Block, Position
 from .codec import TURN_EFFORT, foreign_format
 from .file import CHUNK_SIZE, SegmentFile
 from .identity import SegmentId, content_head, fingerprint, fingerprint_fits
-from .known import Checkpoint, Known, Segment
-from .reader import GIVE_UP_EFFORT, Block, Position
-
-__all__ = ["BATCH_SIZE", "OPEN_MAX", "Batch", "Checkpoint", "OnProblem", "Reading"]
+from .known import KnownSegments
+from .segment import Checkpoint, Segment
 
 BATCH_SIZE: Final = 4 * 1024 * 1024
 """Bytes of the lines kept for a batch, about."""
@@ -79,7 +78,7 @@ class Batch:
     sieve: Sieve | None = None
 
 
-class Reading:
+class BatchReader:
     """The turns in which the known segments are read.
 
     `final`: every file is read as one that nothing more is written to.  `sieve` is
@@ -96,7 +95,7 @@ class Reading:
     ) -> None:
         self._choose_sieve = sieve
         self._sieve: Sieve | None = None
-        self.known = Known(side_by_side=final)
+        self.known = KnownSegments(side_by_side=final)
         self._on_problem = on_problem
         self._final = final
         self._open: list[Segment] = []  # least recently used first

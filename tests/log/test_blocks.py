@@ -15,9 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sidecar.log.blocks import BLOCK_SIZE, LINE_MAX, START, Block, SegmentReader, count_lines
 from sidecar.log.codec import BLOCK_MAX, detect, foreign_format
 from sidecar.log.identity import HEAD_SIZE, content_head, fingerprint, fingerprint_fits
-from sidecar.log.reader import BLOCK_SIZE, LINE_MAX, START, Block, SegmentReader, count_lines
 
 from .support import Read, decompress, gzipped, read_pieces, recorded, take, zstd
 

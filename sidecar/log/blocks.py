@@ -69,7 +69,7 @@ class Block:
     ``data`` is whole lines, each ended by a line feed, except perhaps the very
     last before the end of the segment or a damaged place; it may be empty where
     there is only a loss to report.  ``position`` is the one behind the lines,
-    ``lines`` and ``size`` are how many lines and bytes the log has there (``reading``
+    ``lines`` and ``size`` are how many lines and bytes the log has there (``batches``
     may keep fewer in ``data``).  ``bad_lines`` counts those skipped for their
     length, ``lost_bytes`` bytes that could not be read (compressed ones) or were the
     rest of a cut line (decompressed ones).
