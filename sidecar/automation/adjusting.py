@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from sidecar.shaping.adjust import SETTERS, floor_of
+from sidecar.shaping.adjust import floor_of
 from sidecar.shaping.amounts import amount, by_default, setting
 from sidecar.shaping.load import Shaping
 from sidecar.shaping.mx import MxAnswer
@@ -19,39 +19,38 @@ from .course import Course, Law, ends_ns, resting, struck
 from .entries import Override
 
 
-def baseline(
-    shaping: Shaping,
-    action: Action,
-    adjust: Adjust,
-    *,
-    domain: str,
-    source: str,
-    site: str,
-    mx: MxAnswer | None,
-) -> TomlValue | None:
-    """What holds there without us: what the files set, else ``from``, else kumod's own default.
+def at_rest(
+    draft: Override, action: Action, adjust: Adjust, *, shaping: Shaping, mx: MxAnswer | None
+) -> Override | str:
+    """`draft` with a course that nothing has struck yet, or why it can't have one.
 
-    `site` is the ready queue's name.  None where nothing limits it.
+    It begins at what is in effect there without us.
     """
-    assert action.option is not None
-    path = shaping.egress_path(domain, source, site_name(site, source), mx)
-    found = path.get(action.option)
-    if found is not None:
-        return found.value
-    return by_default(action.option) if adjust.start is None else adjust.start
-
-
-def at_rest(draft: Override, action: Action, adjust: Adjust, base: TomlValue) -> Override | None:
-    """`draft` with a course that nothing has struck yet; None where there is nothing to adjust."""
-    assert action.kind in SETTERS
+    if mx is None and any(shaping.needs_mx(p, draft.domain) for p in shaping.providers.values()):
+        # A provider that the domain may belong to could have a lower limit than all else.
+        return "the MX of the domain is not known"
+    base = _baseline(draft, adjust, shaping, mx)
+    if base is None:
+        return 'no file sets it there: write from = "…" (where it is to begin)'
     try:
         top, floor = amount(draft.name, base), amount(draft.name, floor_of(action, adjust))
-    except ValueError:
-        return None
+    except ValueError as error:
+        return str(error)
     if floor >= top:
-        return None
+        return "what is in effect there is not above the floor"
     law = Law(adjust.down, adjust.up, adjust.every_ns, adjust.settle_ns)
     return replace(draft, course=resting(law, baseline=top, floor=floor), baseline=base)
+
+
+def _baseline(
+    draft: Override, adjust: Adjust, shaping: Shaping, mx: MxAnswer | None
+) -> TomlValue | None:
+    """What the files set, else ``from``, else kumod's own default; None: nothing limits it."""
+    site = site_name(draft.site, draft.source)
+    found = shaping.egress_path(draft.domain, draft.source, site, mx).get(draft.name)
+    if found is not None:
+        return found.value
+    return by_default(draft.name) if adjust.start is None else adjust.start
 
 
 def strike(draft: Override, held: Override | None, *, at_ns: int, seq: int) -> Override:
@@ -69,6 +68,23 @@ def strike(draft: Override, held: Override | None, *, at_ns: int, seq: int) -> O
         value=setting(draft.name, course.value, draft.baseline),
         expires_ns=ends_ns(course),
         seq=seq,
+    )
+
+
+def refitted(entry: Override, rest: Override) -> Override:
+    """`entry` between the floor and the baseline that the files have now: those of `rest`."""
+    assert entry.course is not None
+    assert rest.course is not None
+    assert rest.baseline is not None
+    course = _rebased(entry.course, rest.course)
+    if course == entry.course and rest.baseline == entry.baseline:
+        return entry
+    return replace(
+        entry,
+        course=course,
+        baseline=rest.baseline,
+        value=setting(entry.name, course.value, rest.baseline),
+        expires_ns=ends_ns(course),
     )
 
 

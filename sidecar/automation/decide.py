@@ -22,11 +22,11 @@ from sidecar.log.record import Record
 from sidecar.shaping.hashes import action_hash
 from sidecar.shaping.load import Shaping
 from sidecar.shaping.mx import MxAnswer
-from sidecar.shaping.rules import Action, Adjust, Rule, Threshold
+from sidecar.shaping.rules import Action, Rule, Threshold
 from sidecar.times import NS
 
 from .address import QueueName, recipient_domain
-from .adjusting import at_rest, baseline, strike
+from .adjusting import at_rest, refitted, strike
 from .entries import (
     Entries,
     Entry,
@@ -317,6 +317,39 @@ class Automation:
                 outcome.put(entry.key, entry, story)
         return outcome
 
+    def refit(self, shaping: Shaping, *, now_ns: int) -> Outcome:
+        """Have what adjusts itself stay below what the files set by now; what has changed.
+
+        Where that is not above the floor any more, or not known, what the files set holds.
+        """
+        outcome = Outcome()
+        courses = [e for e in self.entries if isinstance(e, Override) and e.course is not None]
+        if not courses:
+            return outcome
+        known = {
+            action_hash(rule, action): (action, rule.sidecar.adjust)
+            for rule in shaping.all_rules()
+            if rule.sidecar.adjust is not None
+            for action in rule.actions
+        }
+        for entry in courses:
+            if entry.action_hash not in known:  # it comes back by the law that it began with
+                continue
+            action, adjust = known[entry.action_hash]
+            mx = shaping.mx.get(entry.domain)
+            rest = at_rest(entry, action, adjust, shaping=shaping, mx=mx)
+            if isinstance(rest, str) and mx is None and shaping.providers:
+                continue  # the next match knows the MX
+            fitted = entry if isinstance(rest, str) else refitted(entry, rest)
+            if isinstance(rest, str) or fitted.expires_ns <= now_ns:
+                self.entries.remove(entry.key)
+                story = self.episodes.pop(entry.key)
+                outcome.end(Ended(entry, story, now_ns, "expired"))
+            elif fitted is not entry:
+                self.entries.put(fitted)
+                outcome.put(fitted.key, fitted, self.episodes[fitted.key])
+        return outcome
+
     def reserve(self, candidate: Candidate) -> int:
         """Keep numbers free for a candidate that is decided later; returns the one before them."""
         before = self.seq
@@ -513,10 +546,15 @@ class Automation:
                 reason=_reason(rule, match.pattern),
             )
             if rule.sidecar.adjust is not None and isinstance(entry, Override):
-                course = self._course(entry, action, rule.sidecar.adjust, mx)
-                if course is None:
-                    unadjusted.add(f"{rule.file}:{rule.line}: {rule.where}: {action.option}")
-                entry = course or entry
+                assert self._planned_for is not None
+                course = at_rest(
+                    entry, action, rule.sidecar.adjust, shaping=self._planned_for, mx=mx
+                )
+                if isinstance(course, str):
+                    place = f"{rule.file}:{rule.line}: {rule.where}"
+                    unadjusted.add(f"{place}: {action.option}: {course}")
+                else:
+                    entry = course
             made.append(entry)
         drafts = tuple(("" if isinstance(one, str) else one.key, one) for one in made)
         return _Step(
@@ -532,22 +570,6 @@ class Automation:
             ),
             unadjusted=frozenset(unadjusted),
         )
-
-    def _course(
-        self, draft: Override, action: Action, adjust: Adjust, mx: MxAnswer | None
-    ) -> Override | None:
-        """`draft` as it is before the first match; None where it can't be adjusted."""
-        assert self._planned_for is not None
-        base = baseline(
-            self._planned_for,
-            action,
-            adjust,
-            domain=draft.domain,
-            source=draft.source,
-            site=draft.site,
-            mx=mx,
-        )
-        return None if base is None else at_rest(draft, action, adjust, base)
 
     def _action_hash(self, rule: Rule, number: int) -> str:
         key = rule.hash, number

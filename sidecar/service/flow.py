@@ -188,8 +188,7 @@ class Flow:
         for setting in sorted(outcome.unadjusted - self._said_unadjusted):
             self._said_unadjusted.add(setting)
             self._log.warning(
-                "sidecar.adjust has nothing to come down from: the action's value is set "
-                "(write from = …)",
+                "sidecar.adjust has nothing to come down from: the action's value is set",
                 setting=setting,
             )
 
@@ -315,10 +314,15 @@ class Flow:
             self._journal.tell(outcome, now_ns)
 
     def rules_changed(self) -> int:
-        """Mark the entries whose rule is gone; returns how many there are."""
-        automation = self._ledger.automation
-        rules = self._book.rules.shaping.all_rules()
-        self._ledger.commits.add_unpublished(automation.mark_gone(rules))
+        """Mark the entries whose rule is gone; returns how many there are.
+
+        What adjusts itself stays below what the files set by now.
+        """
+        automation, shaping = self._ledger.automation, self._book.rules.shaping
+        self._ledger.commits.add_unpublished(automation.mark_gone(shaping.all_rules()))
+        refitted = automation.refit(shaping, now_ns=self._clock())
+        if refitted:
+            self._ledger.commits.add(Transaction(), refitted)
         return sum(story.rule_gone for story in automation.episodes.values())
 
     def cancel(self, keys: Iterable[str], *, by: str = "", reason: str = "") -> list[str]:

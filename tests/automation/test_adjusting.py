@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -199,7 +200,7 @@ def test_without_anything_to_come_down_from_the_action_is_taken_as_it_is() -> No
         outcome = core.hear(0)
         assert core.value() == "1/min"
         (said,) = outcome.unadjusted
-        assert said.endswith(": [[default.automation]] rule 1: max_message_rate")
+        assert "shaping.toml:4: [[default.automation]] rule 1: max_message_rate: " in said
         core.wait(3599)
         assert core.value() == "1/min"
         core.wait(3600)
@@ -214,6 +215,50 @@ def test_the_baseline_follows_the_files() -> None:
     assert core.value() is None
     core.hear(61)
     assert core.value() == "70/m"
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [
+        ("1000/min", "700/m"),
+        ("2000/min", "700/m"),
+        ("500/min", None),  # below what we set: what the files say holds
+        ("1/h", None),
+        (None, None),
+    ],
+)
+def test_what_adjusts_stays_below_what_the_files_set_after_a_reload(
+    limit: str | None, value: str | None
+) -> None:
+    core = Core(SHAPING)
+    core.hear(0)
+    line = "" if limit is None else f'max_message_rate = "{limit}"'
+    shaping = load(RULES.replace('max_message_rate = "1000/min"', line))
+    core.view.commit(core.automation.refit(shaping, now_ns=(NOW + 1) * NS))
+    core.view.expire((NOW + 1) * NS)
+    assert core.value() == value
+    assert len(core.automation.entries) == len(core.automation.episodes) == (value is not None)
+    # Once more changes nothing.
+    assert not core.automation.refit(shaping, now_ns=(NOW + 1) * NS)
+
+
+def test_a_rule_that_is_gone_leaves_its_course_to_end_by_itself() -> None:
+    core = Core(SHAPING)
+    core.hear(0)
+    gone = load('[default]\nmax_message_rate = "10/min"\n')
+    assert not core.automation.refit(gone, now_ns=(NOW + 1) * NS)
+    core.wait(600)
+    assert core.value() is None
+
+
+def test_without_the_mx_that_tells_the_limit_the_action_is_taken_as_it_is() -> None:
+    text = RULES + (
+        '[provider.big]\nmatch = [{MXSuffix = ".example.net"}]\nmax_message_rate = "10/min"\n'
+    )
+    core = Core(load(text))
+    (said,) = core.hear(0).unadjusted
+    assert said.endswith("max_message_rate: the MX of the domain is not known")
+    assert core.value() == "1/min"
 
 
 def test_a_provider_by_mx_has_its_say_in_what_is_in_effect() -> None:
