@@ -62,7 +62,9 @@ class Outcome:
     ``counts``: matched records and why outcomes were left out; ``left_out``: the
     first few of the entries for which there was no room; ``not_counted``: a few
     ready queues for whose thresholds there was none; ``unadjusted``: rules that could
-    not adjust what they set, and why, so that they set just that.
+    not adjust what they set, and why, so that they set just that; ``rule_matches`` and
+    ``rule_effects``: by the rule's label, its matches (each recipient for itself) and the
+    entries that they begot or renewed.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -75,6 +77,8 @@ class Outcome:
     began: list[tuple[Entry, Episode]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     unadjusted: set[str] = field(default_factory=set)
+    rule_matches: Counter[str] = field(default_factory=Counter)
+    rule_effects: Counter[str] = field(default_factory=Counter)
 
     def __bool__(self) -> bool:
         """Whether anything in force has changed."""
@@ -110,6 +114,8 @@ class Outcome:
         self.left_out += later.left_out[: _NAMED - len(self.left_out)]
         self.not_counted += later.not_counted[: _NAMED - len(self.not_counted)]
         self.unadjusted |= later.unadjusted
+        self.rule_matches.update(later.rule_matches)
+        self.rule_effects.update(later.rule_effects)
 
 
 _Draft: TypeAlias = tuple[str, Entry | str]
@@ -121,6 +127,8 @@ class _Step:
     """What one rule does to records that differ in nothing but time: everything but times."""
 
     rule: Rule
+    label: str
+    """The rule's."""
     trigger: Threshold | None
     window: str
     """The key of the trigger's window; "" without one."""
@@ -440,6 +448,7 @@ class Automation:
         outcome, now_ns = now.outcome, now.now_ns
         time_ns = min(record.time_ns, now.latest_ns)
         for step in self._plan(matches, record, domain, now.mx):
+            outcome.rule_matches[step.label] += 1
             if step.trigger is not None and not self._reached(now, step.trigger, step, record):
                 continue
             expires_ns, drafts = time_ns + step.duration_ns, step.drafts
@@ -458,6 +467,7 @@ class Automation:
                     if len(outcome.left_out) < _NAMED:
                         outcome.left_out.append(replace(draft, expires_ns=expires_ns, seq=self.seq))
                     continue
+                outcome.rule_effects[step.label] += 1
                 entry: Entry = draft
                 if isinstance(draft, Override) and draft.course is not None:
                     entry = strike(draft, self._held(now, key), at_ns=time_ns, seq=self.seq)
@@ -559,6 +569,7 @@ class Automation:
         drafts = tuple(("" if isinstance(one, str) else one.key, one) for one in made)
         return _Step(
             rule=rule,
+            label=rule.label,
             trigger=rule.trigger,
             window="" if rule.trigger is None else threshold_scope(rule, record.site),
             duration_ns=rule.duration_ns,

@@ -20,8 +20,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX = "tsa_sidecar_"
 
-OTHER = "other"
-"""The label of all rules beyond the first :data:`_RULES_NAMED`."""
+OTHER = "(other)"
+"""The label of all rules beyond the first :data:`_RULES_NAMED`; no rule can have this name."""
 
 _RULES_NAMED = 200
 _SECONDS = (
@@ -163,7 +163,9 @@ class Metrics:
                 "rules_loaded_timestamp_seconds", "When the rules in force were loaded."
             ),
             dns_failures=counter("dns_failures", "MX look-ups that failed."),
-            rule_matches=counter("rule_matches", "Records that the rule matched.", "rule"),
+            rule_matches=counter(
+                "rule_matches", "Matches of the rule, each recipient for itself.", "rule"
+            ),
             rule_effects=counter("rule_effects", "Entries begun or renewed by the rule.", "rule"),
             commit_seconds=histogram("commit_duration_seconds", "Time that a commit took."),
             publish_seconds=histogram(
@@ -225,9 +227,9 @@ class Metrics:
         self.kumod_pending.set(0)
 
     def count_rule(self, rule: str, *, matches: int = 0, effects: int = 0) -> None:
-        """Count matches and effects of the rule with this name, within a bound of names."""
-        known = {labels[0] for labels in self.rule_matches._metrics}
-        if rule not in known and len(known) >= _RULES_NAMED:
+        """Count matches and effects of the rule with this label, within a bound of labels."""
+        known = self.rule_matches._metrics
+        if (rule,) not in known and len(known) >= _RULES_NAMED:
             rule = OTHER
         self.rule_matches.labels(rule).inc(matches)
         self.rule_effects.labels(rule).inc(effects)

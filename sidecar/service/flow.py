@@ -133,6 +133,7 @@ class Flow:
         changes = self._ledger.changes(batch, counts, waiting)
         self._waiting.add(waiting)
         self._measure(counts, batch, found.tally)
+        self._measure_rules(outcome)
         committed = await self._commit(changes, outcome, more=batch.more)
         self._publish(committed)
 
@@ -243,6 +244,11 @@ class Flow:
         self._metrics.no_room.labels("entry").inc(counts["no_room"])
         self._metrics.no_room.labels("threshold").inc(counts["no_room_to_count"])
 
+    def _measure_rules(self, outcome: Outcome) -> None:
+        for label, count in outcome.rule_matches.items():
+            effects = outcome.rule_effects[label]
+            self._metrics.count_rule(label, matches=count, effects=effects)
+
     # What has waited for an MX.
 
     async def decide_what_waited(self, *, for_ever: bool) -> None:
@@ -277,6 +283,7 @@ class Flow:
         reached("waited-decided")
         changes = self._ledger.late_changes(waited, outcome.counts)
         self._measure_decided(outcome.counts)
+        self._measure_rules(outcome)
         self._ledger.commits.add(changes, outcome)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -99,4 +100,33 @@ def test_a_rule_that_is_simulated_from_now_on_leaves_what_it_did_and_does_no_mor
     until(lambda: simulated(setup) == 1)
     (held,) = setup.beside("suspended.json")["ready_q"]
     assert "before.example" in held["site_name"]
+    assert running.stop() == 0
+
+
+def test_matches_and_effects_are_counted_by_the_rules_name_or_place(setup: Setup) -> None:
+    named, threshold, placed, *_ = RULES.split("\n\n")
+    setup.rules.write_text(
+        f'{named}\nsidecar.name = "slow"\nsidecar.simulate = true\n\n{threshold}\n\n{placed}\n'
+    )
+    running = setup.run()
+    setup.log(*(failure(n, "Throttled") for n in (1, 2)), failure(3, "Slow down"), EVERYTHING[1])
+    line = setup.rules.read_text().split("Suspend queue")[0].count("\n")
+    expected = {
+        ("matches", "slow"): 2.0,
+        ("effects", "slow"): 2.0,
+        ("matches", f"{setup.rules}:{line}"): 1.0,
+        ("effects", f"{setup.rules}:{line}"): 1.0,
+    }
+
+    def counted() -> dict[tuple[str, str], float]:
+        text = setup.get("/metrics").decode()
+        found = re.findall(r'tsa_sidecar_rule_(\w+)_total\{rule="([^"]*)"\} (\S+)', text)
+        return {(what, rule): float(count) for what, rule, count in found}
+
+    until(lambda: counted().get(("matches", f"{setup.rules}:{line}")) == 1)
+    now = counted()
+    assert {key: now[key] for key in expected} == expected
+    # A match below its threshold has no effect.
+    below = [count for (what, rule), count in now.items() if (what, rule) not in expected]
+    assert sorted(below) == [0.0, 1.0]
     assert running.stop() == 0
