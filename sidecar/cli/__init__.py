@@ -18,6 +18,9 @@ from .common import Commands
 _COMMANDS: Final = (
     "run",
     "status",
+    "list",
+    "show",
+    "history",
     "cancel",
     "state",
     "replay",
@@ -41,9 +44,9 @@ class _Main(Commands):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name; None where there is none."""
         if cmd_name in _COMMANDS:
-            command = getattr(import_module(f".{cmd_name}", __name__), cmd_name)
-            assert isinstance(command, click.Command)
-            return command
+            module = vars(import_module(f".{cmd_name}", __name__))
+            found = (c for c in module.values() if isinstance(c, click.Command))
+            return next(command for command in found if command.name == cmd_name)
         return super().get_command(ctx, cmd_name)
 
 

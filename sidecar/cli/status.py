@@ -40,7 +40,7 @@ Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
     """What can be seen of the service: its own document, whether it runs, what is wrong."""
 
     document: Document | None
@@ -70,7 +70,7 @@ def status(context: click.Context, /, as_json: bool, **options: object) -> None:
     and it says what; 3 the service doesn't run.
     """
     settings = settle(options, require=()).settings
-    seen = _look(settings.fixed)
+    seen = look(settings.fixed)
     entries, more = _entries(settings.fixed.state, most=None if as_json else _SHOWN)
     if as_json:
         print_json(
@@ -90,7 +90,7 @@ def status(context: click.Context, /, as_json: bool, **options: object) -> None:
     context.exit(seen.exit_code)
 
 
-def _look(settings: Fixed) -> _Seen:
+def look(settings: Fixed) -> Seen:
     """The service that holds the state file, by its lock and its heartbeat."""
     state = Path(os.path.realpath(settings.state))
     document, age = _in_file(status_path(state))
@@ -98,17 +98,26 @@ def _look(settings: Fixed) -> _Seen:
     if locked is None:  # another user's: the heartbeat alone tells
         locked = age is not None and abs(age) <= _STALE_SECONDS
     if not locked:
-        return _Seen(document, running=False)
+        return Seen(document, running=False)
     if document is not None and document["state"] == "starting":
-        return _Seen(document, True, ("it is starting: its rules are not loaded yet",))
+        return Seen(document, True, ("it is starting: its rules are not loaded yet",))
     if document is not None and age is not None and abs(age) <= _STALE_SECONDS:
-        return _Seen(document, running=True, troubles=_errors(document))
+        return Seen(document, running=True, troubles=_errors(document))
     asked = None if settings.listen is None else _asked(settings.listen)
     if asked is not None:
-        return _Seen(asked, running=True, troubles=_errors(asked))
+        return Seen(asked, running=True, troubles=_errors(asked))
     since = "" if age is None else f" for {shown_duration(int(age) * NS)}"
     silent = f"it holds the state file, but has not been heard of{since}: is it stopped, or stuck?"
-    return _Seen(document, running=True, troubles=(silent, *_errors(document or {})))
+    return Seen(document, running=True, troubles=(silent, *_errors(document or {})))
+
+
+def verdicts(seen: Seen) -> Mapping[str, Mapping[str, str]]:
+    """Whether kumod does what was published, as far as the service says: by entry's key."""
+    kumod = (seen.document or {}).get("kumod")
+    found = kumod.get("verdicts") if isinstance(kumod, dict) else None
+    if not seen.running or not isinstance(found, dict):
+        return {}
+    return {key: verdict for key, verdict in found.items() if isinstance(verdict, dict)}
 
 
 def _errors(document: Document) -> tuple[str, ...]:
@@ -177,7 +186,7 @@ def _as_json(entry: Entry) -> Document:
     }
 
 
-def _show_service(console: Console, seen: _Seen) -> None:
+def _show_service(console: Console, seen: Seen) -> None:
     service = seen.document
     if service is None and not seen.running:
         console.print(line(("not running", STYLES["error"]), ", as far as can be seen"))

@@ -88,10 +88,18 @@ class _Outside:
             segments_lost=tuple(self.ledger.lost_names),
             clock_behind_seconds=clock.behind_ns // NS if isinstance(clock, GuardedClock) else 0,
             kumod=None if self.kumod is None else self.kumod.obedience.document(),
+            roads=dict(self._roads()),
             dns_failures=0 if dns is None else dns.failures,
             dns_look_ups=0 if dns is None else dns.in_flight,
             dns_silent_since_ns=0 if dns is None else dns.silent_since_ns,
         )
+
+    def _roads(self) -> Iterator[tuple[str, str]]:
+        yield "overlay", str(self.settings.overlay)
+        if self.endpoint is not None:
+            yield "listener", self.endpoint.url
+        if self.settings.kumod_api is not None:
+            yield "kumod", str(self.settings.kumod_api)
 
     def _conditions(self) -> Iterator[Problem]:
         for problem in (self.ledger.commits.failure, self.publisher.failure):

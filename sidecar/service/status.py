@@ -49,7 +49,9 @@ class Status:
     None until the log is read.  ``records_waiting`` for the MX of their domain
     are read, but not decided; ``dns_look_ups`` are under way;
     ``dns_silent_since_ns`` is 0 while name servers answer.  ``kumod``: whether kumod
-    does what was published, by entry's key; None without an admin API.
+    does what was published, by entry's key; None without an admin API.  ``roads``:
+    where each road leads that is used, ``overlay`` (a file), ``listener`` and ``kumod``
+    (URLs).
     """
 
     state: State
@@ -75,6 +77,7 @@ class Status:
     regex_timeouts: int = 0
     regexes_switched_off: int = 0
     kumod: Document | None = None
+    roads: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The same as JSON has it."""
@@ -107,6 +110,7 @@ class Status:
             ),
             "clock_behind_seconds": self.clock_behind_seconds,
             "kumod": self.kumod,
+            "roads": dict(self.roads),
         }
 
 

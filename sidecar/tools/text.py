@@ -43,6 +43,11 @@ def shown_duration(ns: int) -> str:
     return " ".join(parts) or "0s"
 
 
+def rough_duration(ns: int) -> str:
+    """``1h 58m``: its two largest units, for people."""
+    return " ".join(shown_duration(max(ns, 0) // NS * NS).split()[:2])
+
+
 def counted(count: int, thing: str) -> str:
     """``1 rule``, ``2 rules``."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -1,0 +1,153 @@
+"""What a state file tells of entries, for people and programs: in force, or ended.
+
+In: the rows of a state file.  Out: a :class:`Story` for each, and those of them that
+a selection means; as JSON, whose fields are in ``packaging/doc/json.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sidecar.automation.entries import Entry, Override, from_payload
+from sidecar.automation.episodes import Cause, Episode, episode_from_payload
+from sidecar.automation.overlay import RESERVED
+from sidecar.automation.selection import Made, Selection, source
+from sidecar.problems import ProblemError
+from sidecar.store import EntryRow, HistoryRow, Saved
+from sidecar.times import format_rfc3339
+
+from .text import shown_entry
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """When and how it ended, and where somebody had a hand in it, who and why."""
+
+    at_ns: int
+    how: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """An entry with its episode; ``end`` is None while it is in force."""
+
+    entry: Entry
+    episode: Episode
+    end: End | None = None
+
+    @property
+    def made(self) -> Made:
+        """What a selection goes by."""
+        return made_of(self.episode)
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the overlay leaves it out: a section of that name would govern everything."""
+        return isinstance(self.entry, Override) and self.entry.domain in RESERVED
+
+
+def made_of(episode: Episode) -> Made:
+    """What a selection goes by, of an episode."""
+    causes = (episode.first, episode.latest)
+    return Made(
+        id=episode.id,
+        rule=episode.name,
+        place=f"{episode.file}:{episode.line}" if episode.file else "",
+        domains={cause.domain for cause in causes if cause is not None},
+    )
+
+
+def in_force(saved: Saved, now_ns: int, *, file: str) -> list[Story]:
+    """Those in force at `now_ns`, the latest to expire last; ProblemError for a damaged row."""
+    found = [
+        _story(row, what=row.key, file=file)
+        for row in saved.entries.values()
+        if row.expires_ns > now_ns
+    ]
+    found.sort(key=lambda story: (story.entry.expires_ns, story.entry.key))
+    return found
+
+
+def ended(saved: Saved, *, file: str) -> Iterator[Story]:
+    """Those that ended, the latest last; ProblemError for a damaged row."""
+    for id_, row in saved.history.items():
+        yield _story(row, what=f"the ended episode {id_}", file=file)
+
+
+def _story(row: EntryRow | HistoryRow, *, what: str, file: str) -> Story:
+    try:
+        entry = from_payload(row.kind, row.payload)
+        episode = episode_from_payload(row.episode) if row.episode else Episode(0, 0, 0)
+    except ValueError as error:
+        raise ProblemError.one("state-entry", f"{what}: {error}", file=file) from None
+    if isinstance(row, EntryRow):
+        return Story(entry, episode)
+    return Story(entry, episode, End(row.ended_ns, row.how, row.by, row.reason))
+
+
+def selected(stories: Iterable[Story], selection: Selection) -> list[Story]:
+    """Those that `selection` means."""
+    return [story for story in stories if selection.fits(story.entry, story.made)]
+
+
+def as_json(story: Story, verdict: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The story as JSON has it; `verdict`: what is known of whether kumod obeys."""
+    entry, episode, end = story.entry, story.episode, story.end
+    return {
+        "id": episode.id,
+        "kind": entry.kind,
+        "what": shown_entry(entry),
+        "site": entry.site,
+        "domain": getattr(entry, "domain", None),
+        "source": source(entry),
+        "tenant": getattr(entry, "tenant", None),
+        "campaign": getattr(entry, "campaign", None),
+        "option": entry.name if isinstance(entry, Override) else None,
+        "value": entry.value if isinstance(entry, Override) else None,
+        "mx_rollup": entry.mx_rollup if isinstance(entry, Override) else None,
+        "rule": {
+            "name": episode.name or None,
+            "file": episode.file or None,
+            "line": episode.line or None,
+            "note": episode.note or None,
+            "gone": episode.rule_gone,
+        },
+        "reason": entry.reason,
+        "began": _time(episode.began_ns),
+        "expires": format_rfc3339(entry.expires_ns),
+        "matches": episode.matches,
+        "first": _cause(episode.first),
+        "latest": _cause(episode.latest),
+        "simulated": entry.simulated,
+        "left_out": story.is_left_out,
+        "key": entry.key,
+        "kumod": None if verdict is None else dict(verdict),
+        "end": None
+        if end is None
+        else {
+            "at": format_rfc3339(end.at_ns),
+            "how": end.how,
+            "by": end.by or None,
+            "reason": end.reason or None,
+        },
+    }
+
+
+def _time(ns: int) -> str | None:
+    return format_rfc3339(ns) if ns else None
+
+
+def _cause(cause: Cause | None) -> dict[str, str] | None:
+    if cause is None:
+        return None
+    return {
+        "type": cause.type,
+        "response": cause.response,
+        "domain": cause.domain,
+        "source": cause.source,
+        "at": format_rfc3339(cause.time_ns),
+    }
