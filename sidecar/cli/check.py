@@ -9,7 +9,7 @@ from sidecar.shaping.load import MergeOptions
 from sidecar.tools.check import Report, failed
 from sidecar.tools.check import check as run_check
 
-from .common import resolver_for, run_async, setting_options, settle
+from .common import resolver_for, run_async, setting_options, settle, shaping_files, with_files
 from .console import STYLES, line, output, print_json
 
 
@@ -18,11 +18,21 @@ from .console import STYLES, line, output, print_json
 @click.option("--no-dns", is_flag=True, help="Ask no DNS: every domain is a site of its own.")
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@shaping_files
 @click.pass_context
 def check(
-    ctx: click.Context, /, no_dns: bool, strict: bool, as_json: bool, **options: object
+    ctx: click.Context,
+    /,
+    files: tuple[str, ...],
+    no_dns: bool,
+    strict: bool,
+    as_json: bool,
+    **options: object,
 ) -> None:
     """Find what is wrong with the shaping files: errors, and what loads but can't work.
+
+    The shaping files are FILE, paths or URLs in merge order; without any, those
+    that --shaping or the policy name.
 
     \b
     error    keeps kumod and the sidecar from loading the files, or is a key
@@ -35,7 +45,7 @@ def check(
     Exit code: 0 no error; 1 an error (with --strict: or a warning); 2 the
     command line is wrong.
     """
-    report = _report(no_dns, options)
+    report = _report(no_dns, with_files(options, files))
     if as_json:
         print_json(report.document())
     else:

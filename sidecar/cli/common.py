@@ -105,6 +105,21 @@ def setting_options(*names: str) -> Callable[[_F], _F]:
     return add
 
 
+def shaping_files(function: _F) -> _F:
+    """The argument FILE… of a command that has the setting ``shaping``, too.
+
+    :func:`with_files` puts them where the setting is.
+    """
+    return click.argument("files", metavar="[FILE]...", nargs=-1)(function)
+
+
+def with_files(options: Mapping[str, object], files: Sequence[str]) -> dict[str, object]:
+    """`options`, with the shaping files given as arguments behind those given as options."""
+    named = options["shaping"]
+    assert isinstance(named, tuple)
+    return {**options, "shaping": (*named, *files)}
+
+
 def settle(
     options: Mapping[str, object], *, require: Sequence[str] = ("shaping", "log_dir")
 ) -> Settled:

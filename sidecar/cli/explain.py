@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from dataclasses import replace
@@ -18,6 +19,7 @@ from sidecar.service.rules import Rules
 from sidecar.service.state import restore
 from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.rules import Scope
+from sidecar.shaping.source import is_url
 from sidecar.store import read_saved
 from sidecar.times import NS, format_rfc3339
 from sidecar.tools.explain import Explanation, Found, Step, Verdict
@@ -26,7 +28,16 @@ from sidecar.tools.loading import rules_for_a_tool
 from sidecar.tools.question import NO_DOMAIN, Typed, read_record
 from sidecar.tools.text import counted, shown_duration, shown_entry, shown_rule
 
-from .common import moment, report, resolver_for, run_async, setting_options, settle
+from .common import (
+    moment,
+    report,
+    resolver_for,
+    run_async,
+    setting_options,
+    settle,
+    shaping_files,
+    with_files,
+)
 from .console import line, output, print_json
 
 _LABELS: Final[dict[Verdict, tuple[str, str]]] = {
@@ -73,9 +84,11 @@ _LONGEST: Final = 200
 @click.option("--all", "everything", is_flag=True, help="List the rules of other domains, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; it has every rule.")
 @click.argument("response", required=False)
+@shaping_files
 def explain(
     *,
     response: str | None,
+    files: tuple[str, ...],
     record: str | None,
     state: Path | None,
     at: str | None,
@@ -84,6 +97,9 @@ def explain(
     **options: Any,
 ) -> None:
     """Show what each rule makes of RESPONSE, such as "421 4.7.0 text", and why.
+
+    The rules are those of the shaping files FILE, in merge order; without any, those
+    that --shaping or the policy name. With --record there is no RESPONSE.
 
     \b
     ACTS       puts something into force: what, and until when
@@ -98,8 +114,12 @@ def explain(
     used; 2 the command line is wrong.
     """
     about = {name: options.pop(name) for name in ("domain", "source", "queue", "site")}
+    if record is not None and response is not None:
+        if not is_url(response) and not os.path.exists(response):
+            raise click.UsageError("With --record, leave RESPONSE out; what is given is no file.")
+        files, response = (response, *files), None
     _check_usage(response, record, [name for name, value in about.items() if value is not None])
-    settings = settle(options, require=("shaping",)).settings
+    settings = settle(with_files(options, files), require=("shaping",)).settings
     now_ns = None if at is None else moment(at)
     automation = _automation(state)
 
@@ -123,8 +143,10 @@ def explain(
 
 
 def _check_usage(response: str | None, record: str | None, about: list[str]) -> None:
-    if (response is None) == (record is None):
-        raise click.UsageError("Give either RESPONSE or --record.")
+    if response is None and record is None:
+        raise click.UsageError('Give the RESPONSE, such as "421 4.7.0 text", or --record FILE.')
+    if response is not None and os.path.isfile(response):
+        raise click.UsageError(f"{response} is a file: write RESPONSE first, then the files.")
     if record is not None and about:
         raise click.UsageError(f"With --record, leave out --{about[0]}: the record has it.")
 

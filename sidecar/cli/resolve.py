@@ -18,7 +18,15 @@ from sidecar.tools.resolve import Resolution
 from sidecar.tools.resolve import resolve as run_resolve
 from sidecar.tools.text import shown_place, shown_value
 
-from .common import report, resolver_for, run_async, setting_options, settle
+from .common import (
+    report,
+    resolver_for,
+    run_async,
+    setting_options,
+    settle,
+    shaping_files,
+    with_files,
+)
 from .console import line, output, print_json
 
 
@@ -35,12 +43,21 @@ from .console import line, output, print_json
 @click.option("--site", metavar="NAME", help="The site, instead of the one that the MX make.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument("domain")
+@shaping_files
 def resolve(
-    domain: str, source: str, site: str | None, no_overlay: bool, as_json: bool, **options: object
+    *,
+    domain: str,
+    files: tuple[str, ...],
+    source: str,
+    site: str | None,
+    no_overlay: bool,
+    as_json: bool,
+    **options: object,
 ) -> None:
     """Show the options in effect for mail to DOMAIN, each with its file, line and scope.
 
-    The overlay is among the files, if there is one. The output is TOML: behind
+    The shaping files are FILE, in merge order; without any, those that --shaping or the
+    policy name. The overlay is among them, if there is one. The output is TOML: behind
     each # is where the option comes from. A file that is missing is named on
     stderr and left out, as in kumod.
 
@@ -50,15 +67,15 @@ def resolve(
     """
     if not domain:
         raise ProblemError.one("bad-domain", "the domain is empty", where="DOMAIN")
-    settings = settle(options, require=("shaping",)).settings
+    settings = settle(with_files(options, files), require=("shaping",)).settings
     overlay = None if no_overlay else _overlay(settings)
-    files = tuple(f for f in settings.reloaded.shaping if overlay is None or Path(f) != overlay)
+    merged = tuple(f for f in settings.reloaded.shaping if overlay is None or Path(f) != overlay)
     if overlay is not None:
-        files = (*files, str(overlay))
+        merged = (*merged, str(overlay))
 
     async def work() -> Resolution:
         resolver = resolver_for(settings)
-        named = replace(settings, reloaded=replace(settings.reloaded, shaping=files))
+        named = replace(settings, reloaded=replace(settings.reloaded, shaping=merged))
         rules = await rules_for_a_tool(named, resolver)
         report(rules.problems)
         return run_resolve(

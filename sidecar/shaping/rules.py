@@ -148,5 +148,6 @@ class Rule:
 
     @property
     def where(self) -> str:
-        """The rule's place within its file, for messages."""
-        return f"[[{self.table}.automation]] rule {self.number}"
+        """The rule's place within its file, for messages, and its name."""
+        name = f" ({self.sidecar.name})" if self.sidecar.name else ""
+        return f"[[{self.table}.automation]] rule {self.number}{name}"

@@ -164,6 +164,13 @@ async def read_cases(path: Path) -> CaseFile:
 
 
 def _file(root: Table, directory: Path) -> CaseFile:
+    if "case" not in root.data and "shaping" not in root.data and root.data:
+        root.error(
+            "no-test-file",
+            "is no file of tests (they have [[case]]): is it a shaping file? `tsa-sidecar check` "
+            "checks those, `tsa-sidecar test --help` shows what tests look like",
+        )
+        return CaseFile(root.file, (), (), ())
     root.only(("shaping", "dns_zones", "case"))
     shaping = root.texts("shaping")
     if not shaping and not root.problems:

@@ -118,6 +118,8 @@ def _step_document(step: Step, record: Record) -> dict[str, Any]:
         "file": rule.file,
         "line": rule.line,
         "where": rule.where,
+        "name": rule.sidecar.name or None,
+        "simulated": rule.sidecar.simulate,
         "scope": {"kind": rule.scope.kind, "name": rule.scope.name},
         "verdict": step.verdict,
         "reasons": list(step.reasons),

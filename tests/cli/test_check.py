@@ -155,3 +155,10 @@ def test_a_key_of_our_own_that_would_be_ignored_is_refused(tmp_path: Path) -> No
     assert result.exit_code == 1
     assert f"{rules}:6: error: [[default.automation]] rule 1: sidecar: key " in result.stdout
     assert '(did you mean "simulate"?)' in result.stdout
+
+
+def test_files_are_given_as_anybody_types_them() -> None:
+    by_option = run("check", "--shaping", "shaping.toml", "--shaping", "doubtful.toml", "--no-dns")
+    assert run("check", "shaping.toml", "doubtful.toml", "--no-dns").stdout == by_option.stdout
+    both = run("check", "doubtful.toml", "--shaping", "shaping.toml", "--no-dns")
+    assert both.stdout == by_option.stdout

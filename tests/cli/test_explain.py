@@ -436,7 +436,7 @@ def test_wrong_input_is_one_line(args: tuple[str, ...], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [(), ("--record", "-", "421 x"), ("--record", "-", "--domain", "a.example"), ("a", "b")]
+    "args", [(), ("--record", "-", "421 x"), ("--record", "-", "--domain", "a.example")]
 )
 def test_a_wrong_command_line_ends_with_two(args: tuple[str, ...]) -> None:
     assert run("explain", *HERE, *args).exit_code == 2
@@ -460,3 +460,30 @@ def test_a_terminal_without_the_letters_gets_escapes() -> None:
 
 def test_the_time_of_a_record_is_the_present_unless_said() -> None:
     assert parse_rfc3339(explained()["now"]) == parse_rfc3339(RECORD["event_time"])
+
+
+def test_the_files_stand_behind_the_response() -> None:
+    zones = HERE[2:]
+    by_option = run("explain", *HERE, *AT, "--domain", "beta.example", BIGMAIL).stdout
+    arguments = ("--domain", "beta.example", BIGMAIL, "shaping.toml")
+    assert run("explain", *zones, *AT, *arguments).stdout == by_option
+    record = json.dumps(RECORD)
+    by_option = run("explain", *HERE, "--record", "-", input=record).stdout
+    assert run("explain", *zones, "--record", "-", "shaping.toml", input=record).stdout == by_option
+    turned = run("explain", "shaping.toml", BIGMAIL)
+    assert (turned.exit_code, "write RESPONSE first" in turned.stderr) == (2, True)
+
+
+def test_a_rules_name_is_shown(tmp_path: Path) -> None:
+    named = tmp_path / "named.toml"
+    named.write_text(
+        '[[default.automation]]\nregex = "BM01"\naction = "Suspend"\nduration = "1h"\n'
+        'sidecar = {name = "busy", simulate = true}\n'
+    )
+    shown = run("explain", *HERE[2:], *AT, "--domain", "beta.example", BIGMAIL, str(named)).stdout
+    assert f"{named}:1  [[default.automation]] rule 1 (busy)" in shown
+    assert "simulated: suspend the ready queue" in shown
+    document = asked(*AT, "--domain", "beta.example", BIGMAIL, str(named))
+    assert [(r["name"], r["simulated"]) for r in document["rules"] if r["file"] == str(named)] == [
+        ("busy", True)
+    ]

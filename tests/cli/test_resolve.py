@@ -134,3 +134,10 @@ def test_a_domain_can_not_drive_the_terminal() -> None:
     assert result.exit_code == 0
     assert "\x1b" not in result.output
     assert "[red]a\\x1b[2J\\nb" in result.stdout
+
+
+def test_files_are_given_behind_the_domain() -> None:
+    by_option = run("resolve", *HERE, "--no-overlay", "beta.example").stdout
+    assert by_option
+    given = run("resolve", *HERE[2:], "--no-overlay", "beta.example", "shaping.toml")
+    assert given.stdout == by_option

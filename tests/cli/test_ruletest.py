@@ -199,3 +199,11 @@ def test_what_a_simulated_rule_does_is_compared_where_it_is_asked_for(tmp_path: 
         file = write(tmp_path, case(body))
         (tmp_path / "rules.toml").write_text(SIMULATED)
         assert run("test", file).exit_code == code, body
+
+
+def test_a_shaping_file_in_place_of_a_test_file_is_told(tmp_path: Path) -> None:
+    result = run("test", "shaping.toml")
+    assert result.exit_code == 2
+    assert "is no file of tests" in result.stderr
+    assert "`tsa-sidecar check`" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
