@@ -22,9 +22,10 @@ from sidecar.fancy.pattern import Pattern, PatternSet
 from sidecar.log.record import Record
 from sidecar.shaping.load import ProviderBlock, Shaping
 from sidecar.shaping.mx import MxAnswer
-from sidecar.shaping.rules import Rule
+from sidecar.shaping.rules import Rule, When
 
 from .address import recipient_domain, site_name
+from .conditions import fits
 
 _NOT_BY_QUEUE: Final = frozenset({"SetConfig", "SetDomainConfig", "Suspend"})
 
@@ -42,6 +43,8 @@ class Match:
     """Whether what the rule does depends on the record's queue."""
     adjusts: bool
     """Whether what the rule does depends on what is in effect without it."""
+    when: When | None
+    """What else the rule asks of a record, besides its text."""
 
     @classmethod
     def of(cls, rule: Rule, pattern: Pattern) -> Match:
@@ -51,6 +54,7 @@ class Match:
             pattern,
             by_queue=any(action.kind not in _NOT_BY_QUEUE for action in rule.actions),
             adjusts=rule.sidecar.adjust is not None,
+            when=rule.sidecar.when,
         )
 
 
@@ -234,7 +238,10 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
     def matches(self, mx: MxAnswer | None) -> tuple[Match, ...]:
         """All matches in order, given the MX of :attr:`domain` (None: it does not resolve)."""
-        return self.common.fitting(self.domain, mx) + self.specific
+        found = self.common.fitting(self.domain, mx) + self.specific
+        if all(match.when is None for match in found):
+            return found
+        return tuple(m for m in found if m.when is None or fits(m.when, self.record))
 
     def parts(self) -> tuple[Candidate | None, Candidate, Candidate | None]:
         """The same in order: what needs no MX, what needs one, what comes behind and needs none."""

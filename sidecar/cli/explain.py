@@ -107,7 +107,7 @@ def explain(
     NO EFFECT  matches, but nothing comes of it
     INTERNAL   would match, but kumod made the response up itself
     NO MATCH   its regex does not match
-    ELSEWHERE  is of a provider, site or domain that the record is not of
+    ELSEWHERE  is for other records, by its table or by its sidecar.when
 
     \b
     Exit code: 0 whatever the rules say; 1 the input or the files can't be

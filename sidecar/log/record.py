@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from itertools import islice
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -43,7 +43,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     ``recipients`` has one item or more; ``time_ns`` is ``event_time`` where
     present, else ``timestamp``; ``enhanced`` is ``"5.7.1"`` or None;
-    ``egress_source`` is :data:`UNSPECIFIED_SOURCE` when the record has none.
+    ``egress_source`` is :data:`UNSPECIFIED_SOURCE` when the record has none;
+    ``classification`` is what kumod's bounce classifier says, "" where the record does not.
     """
 
     type: str
@@ -56,6 +57,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     content: str
     time_ns: int
     reception_protocol: str | None = None
+    classification: str = ""
 
     @property
     def is_internal(self) -> bool:
@@ -116,6 +118,7 @@ class _Line(msgspec.Struct):
     timestamp: int | None = None
     event_time: str | None = None
     reception_protocol: str | None = None
+    bounce_classification: Any = None
 
 
 _DECODER: Final = msgspec.json.Decoder(_Line)
@@ -169,6 +172,9 @@ def _record(line: _Line) -> Record:
         content=line.response.content,
         time_ns=_time_ns(line),
         reception_protocol=line.reception_protocol,
+        classification=(
+            line.bounce_classification if isinstance(line.bounce_classification, str) else ""
+        ),
     )
 
 

@@ -20,7 +20,7 @@ from .documents import quoted
 from .file import FileBlock, ProviderMatch
 from .names import parse_name
 from .options import Option, canonical, suggestion
-from .rules import Action, Rule
+from .rules import Action, Rule, When
 from .sidecar_table import CODE
 from .specs import shown
 
@@ -266,14 +266,14 @@ def _of(rule: Rule, code: str, message: str) -> Problem:
 def _repeats(rules: Iterable[Rule]) -> Iterator[Problem]:
     """Rules of one scope that say again what an earlier one says."""
     by_hash: dict[str, Rule] = {}
-    by_regex: dict[Pattern, Rule] = {}
+    by_regex: dict[tuple[Pattern, When | None], Rule] = {}
     plain: list[tuple[str, Rule]] = []
     for rule in rules:
         if (twin := by_hash.setdefault(rule.hash, rule)) is not rule:
             yield _of(rule, "repeated-rule", f"says the same as {_place(twin)}; one will do")
             continue
         for pattern in dict.fromkeys(rule.regexes):
-            earlier = by_regex.setdefault(pattern, rule)
+            earlier = by_regex.setdefault((pattern, rule.sidecar.when), rule)
             if earlier is not rule:
                 yield _repeated(rule, earlier, pattern)
             elif (shadow := _shadow(plain, rule, pattern)) is not None:
@@ -327,6 +327,9 @@ def _covers(earlier: Rule, later: Rule) -> bool:
         and earlier.duration_ns >= later.duration_ns
         and (earlier.match_internal or not later.match_internal)
         and all(action.identity() in actions for action in later.actions)
+        and earlier.sidecar.adjust == later.sidecar.adjust
+        and earlier.sidecar.simulate <= later.sidecar.simulate
+        and earlier.sidecar.when in (None, later.sidecar.when)
     )
 
 

@@ -5,7 +5,7 @@ Source of the fields: KumoMTA's documentation, "Traffic Shaping Automation".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 from ..fancy.pattern import Pattern
@@ -85,13 +85,35 @@ class Adjust:
 
 
 @dataclass(frozen=True, slots=True)
+class When:
+    """``sidecar.when``: what must be so of a record, besides its text; () for anything.
+
+    ``code`` holds the beginnings of the response's codes (``"4"``, ``"42"``, ``"421"``),
+    ``classification`` what kumod's bounce classifier made of it; ``tenant`` and
+    ``campaign`` are the queue's.
+    """
+
+    type: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    classification: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    tenant: tuple[str, ...] = ()
+    campaign: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, TomlValue]:
+        """A JSON-able form that is equal for equal conditions."""
+        return {field.name: list(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
 class SidecarTable:
     """What a rule says in its table ``sidecar``, which upstream's loaders ignore.
 
     ``name`` calls the rule: a letter, then letters, digits, ``-``, ``_`` and ``.``, 64
     at most; "" without one.  ``note`` is for people.  ``notify`` names the targets that
     are told.  ``simulate``: the rule counts and is listed, but nothing is published.
-    ``adjust``: what SetConfig and SetDomainConfig set is no fixed value.
+    ``adjust``: what SetConfig and SetDomainConfig set is no fixed value.  ``when``: what
+    must be so of a record as well.
     """
 
     name: str = ""
@@ -99,6 +121,7 @@ class SidecarTable:
     notify: tuple[str, ...] = ()
     simulate: bool = False
     adjust: Adjust | None = None
+    when: When | None = None
 
     def deciding(self) -> dict[str, TomlValue]:
         """The keys that change what the rule does, where they are not as without them.
@@ -112,6 +135,8 @@ class SidecarTable:
         keys: dict[str, TomlValue] = {"simulate": True} if self.simulate else {}
         if self.adjust is not None:
             keys["adjust"] = self.adjust.identity()
+        if self.when is not None:
+            keys["when"] = self.when.identity()
         return keys
 
 

@@ -22,6 +22,7 @@ from .adjust import read_adjust
 from .options import suggestion
 from .rules import SidecarTable
 from .specs import shown
+from .when import NEVER, read_when
 
 TABLE: Final = "sidecar"
 """What the table is called."""
@@ -109,6 +110,8 @@ _READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
         "notify": _Reader(_notify, "nobody is told"),
         # Whoever writes the key wants no effect on mail: that is the safe reading.
         "simulate": _Reader(_simulate, "the rule is only simulated", instead=True),
+        # Whoever restricts a rule wants no effect elsewhere: doing nothing is the safe reading.
+        "when": _Reader(read_when, "the rule does nothing", instead=NEVER),
         "adjust": _Reader(read_adjust, "the rule sets what its action says"),
     }
 )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from sidecar.automation.address import site_name
+from sidecar.automation.conditions import fits, misfits
 from sidecar.automation.decide import Automation, Outcome, threshold_scope
 from sidecar.automation.entries import Entry, Override
 from sidecar.automation.matching import Candidate, Match
@@ -37,7 +38,7 @@ Verdict = Literal["acts", "waits", "no-effect", "no-match", "internal", "elsewhe
 ``acts``: puts entries into force; ``waits``: matches, below its threshold;
 ``no-effect``: matches, but nothing comes of it; ``no-match``: none of its
 regexes matches; ``internal``: one does, but kumod made the response up itself;
-``elsewhere``: the rule is of a provider, site or domain that the record is not of.
+``elsewhere``: the rule is for other records, by its table or by its ``sidecar.when``.
 """
 
 _LEFT_OUT: Final[Mapping[str, str]] = {
@@ -261,6 +262,9 @@ class _Explainer:
         elsewhere = self._elsewhere(rule)
         if elsewhere is not None:
             return Step(rule, "elsewhere", (elsewhere,), found)
+        when = rule.sidecar.when
+        if found is not None and when is not None and not fits(when, self.record):
+            return Step(rule, "elsewhere", tuple(misfits(when, self.record)), found)
         if found is not None:
             reason = "kumod made the response up itself, and match_internal is false"
             return Step(rule, "internal", (reason,), found)

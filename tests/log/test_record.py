@@ -39,6 +39,7 @@ def test_the_fields_that_rules_can_see_are_read() -> None:
         content="10.0.0.1 Throttled - try again later #RL000007",
         time_ns=1795360648_222040083,
         reception_protocol="HTTP",
+        classification="Uncategorized",
     )
 
 
