@@ -22,6 +22,7 @@ from sidecar.tools.text import distinct, shown_entry
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
 from .console import output
+from .looking_back import Asked, look
 
 _WHAT: dict[Kind, str] = {
     "ready_q": "suspend ready queue",
@@ -43,15 +44,54 @@ _WHAT: dict[Kind, str] = {
     metavar="TIME",
     help="The moment to report on, such as 2026-11-22 15:24. Default: that of the newest record.",
 )
+@click.option("--timeline", is_flag=True, help="Show what would have been in force when.")
+@click.option(
+    "--svg",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write that picture into FILE, to send to somebody.",
+)
+@click.option(
+    "--compare",
+    metavar="FILE|URL",
+    multiple=True,
+    help="Compare with these shaping files in place of those in force.",
+)
+@click.option(
+    "--compare-set",
+    "changes",
+    metavar="RULE:KEY=VALUE",
+    multiple=True,
+    help="Compare with another trigger or duration of a rule: shaping.toml:12:trigger=10/hr.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=click.Path(path_type=Path))
-def replay(logs: tuple[Path, ...], at: str | None, as_json: bool, **options: object) -> None:
+def replay(
+    *,
+    logs: tuple[Path, ...],
+    at: str | None,
+    timeline: bool,
+    svg: Path | None,
+    compare: tuple[str, ...],
+    changes: tuple[str, ...],
+    as_json: bool,
+    **options: object,
+) -> None:
     """Show what the rules would have made of these logs by TIME. Writes nothing.
 
     LOG is a segment (zstd, gzip or plain) or a directory of them.
+
+    With --timeline, --svg, --compare or --compare-set each record is decided at its
+    own time, as the service would have; LOG may be - for stdin then.
     """
     settings = settle(options, require=("shaping",)).settings
     at_ns = None if at is None else moment(at)
+    asked = Asked(compare, changes, timeline, svg)
+    if asked:
+        if at is not None:
+            raise click.UsageError("--at is for the report on one moment: leave it out here.")
+        look([str(path) for path in logs], settings, asked, as_json=as_json)
+        return
 
     async def work() -> tuple[Replay, Rules]:
         resolver = resolver_for(settings)

@@ -1,0 +1,148 @@
+"""What was in force when, as a picture: spans in, text for a terminal or one SVG file out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Final
+
+from sidecar.problems import one_line
+from sidecar.times import NS, format_rfc3339
+
+KINDS: Final = ("override", "ready_q", "sched_q", "bounce")
+_LETTERS: Final = {"override": "-", "ready_q": "#", "sched_q": "=", "bounce": "x"}
+_WORDS: Final = {
+    "override": "limited",
+    "ready_q": "ready queue held",
+    "sched_q": "scheduled queue held",
+    "bounce": "bounced",
+}
+# Colours that people who see red and green alike tell apart (Okabe and Ito).
+_COLOURS: Final = {
+    "override": "#0072b2",
+    "ready_q": "#d55e00",
+    "sched_q": "#e69f00",
+    "bounce": "#cc79a7",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One episode in the picture: on which row, of what kind, from when until when.
+
+    ``text`` is shown where the pointer rests on it.
+    """
+
+    row: str
+    kind: str
+    begin_ns: int
+    end_ns: int
+    text: str
+
+
+def as_text(spans: Sequence[Span], *, begin_ns: int, end_ns: int, width: int) -> list[str]:
+    """One line a row, and a scale; nothing where there is nothing to show."""
+    rows = _rows(spans)
+    if not rows:
+        return []
+    label = min(max(len(row) for row in rows), max(width * 2 // 5, 12))
+    columns = max(width - label - 2, 20)
+    lines = [f"{'':{label}} |{_scale(begin_ns, end_ns, columns)}"]
+    for row, found in rows.items():
+        cells = [" "] * columns
+        for span in found:
+            first = _column(span.begin_ns, begin_ns, end_ns, columns)
+            last = _column(span.end_ns, begin_ns, end_ns, columns)
+            for column in range(first, min(last, columns - 1) + 1):
+                cells[column] = _LETTERS[span.kind]
+        lines.append(f"{_cut(row, label):{label}} |{''.join(cells).rstrip()}")
+    used = {span.kind for span in spans}
+    legend = ", ".join(f"{_LETTERS[kind]} {_WORDS[kind]}" for kind in KINDS if kind in used)
+    return [*lines, legend]
+
+
+def _rows(spans: Sequence[Span]) -> dict[str, list[Span]]:
+    rows: dict[str, list[Span]] = {}
+    for span in sorted(spans, key=lambda span: (span.row, span.begin_ns)):
+        rows.setdefault(one_line(span.row), []).append(span)
+    return rows
+
+
+def _column(at_ns: int, begin_ns: int, end_ns: int, columns: int) -> int:
+    if end_ns <= begin_ns:
+        return 0
+    return max(0, (at_ns - begin_ns) * columns // (end_ns - begin_ns))
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _scale(begin_ns: int, end_ns: int, columns: int) -> str:
+    same_day = format_rfc3339(begin_ns)[:10] == format_rfc3339(end_ns)[:10]
+    first = format_rfc3339(begin_ns)[:16].replace("T", " ")
+    last = format_rfc3339(end_ns)[11:16] if same_day else format_rfc3339(end_ns)[:16]
+    last = last.replace("T", " ") + " UTC"
+    return first + last.rjust(max(columns - len(first), len(last) + 1))
+
+
+_LEFT, _TOP, _ROW, _WIDE = 330, 40, 22, 1000
+
+
+def as_svg(spans: Sequence[Span], *, begin_ns: int, end_ns: int, title: str) -> str:
+    """One file that any browser shows, with nothing from elsewhere and no script."""
+    rows = _rows(spans)
+    height = _TOP + _ROW * len(rows) + 40
+    width = _LEFT + _WIDE + 20
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="12" role="img">',
+        f"<title>{_safe(title)}</title>",
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+    ]
+    for number in range(5):
+        at_ns = begin_ns + (end_ns - begin_ns) * number // 4
+        x = _LEFT + _WIDE * number // 4
+        anchor = "end" if number == 4 else "start"
+        parts.append(
+            f'<line x1="{x}" x2="{x}" y1="{_TOP - 8}" y2="{height - 34}" stroke="#ccc"/>'
+            f'<text x="{x}" y="{_TOP - 14}" text-anchor="{anchor}">{_moment(at_ns)}</text>'
+        )
+    for number, (row, found) in enumerate(rows.items()):
+        y = _TOP + _ROW * number
+        parts.append(
+            f'<text x="{_LEFT - 8}" y="{y + 14}" text-anchor="end">{_safe(_cut(row, 52))}</text>'
+        )
+        parts += [_bar(span, y, begin_ns, end_ns) for span in found]
+    parts += _legend(spans, height)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _bar(span: Span, y: int, begin_ns: int, end_ns: int) -> str:
+    first = min(_column(span.begin_ns, begin_ns, end_ns, _WIDE), _WIDE - 2)
+    last = min(_column(span.end_ns, begin_ns, end_ns, _WIDE), _WIDE)
+    return (
+        f'<rect x="{_LEFT + first}" y="{y + 3}" width="{max(last - first, 2)}" height="{_ROW - 6}" '
+        f'fill="{_COLOURS[span.kind]}"><title>{_safe(span.text)}</title></rect>'
+    )
+
+
+def _legend(spans: Sequence[Span], height: int) -> list[str]:
+    used = {span.kind for span in spans}
+    parts, x = [], _LEFT
+    for kind in (kind for kind in KINDS if kind in used):
+        parts.append(
+            f'<rect x="{x}" y="{height - 24}" width="12" height="12" fill="{_COLOURS[kind]}"/>'
+            f'<text x="{x + 18}" y="{height - 14}">{_WORDS[kind]}</text>'
+        )
+        x += 200
+    return parts
+
+
+def _moment(at_ns: int) -> str:
+    return format_rfc3339(at_ns // NS * NS)[:16].replace("T", " ")
+
+
+def _safe(text: str) -> str:
+    return escape(one_line(text))

@@ -1,0 +1,185 @@
+"""``replay --timeline``, ``--svg``, ``--compare``: what was in force when, or would have been."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kumod_writer import record
+
+from .support import DATA, assert_one_line_error, run
+
+LOGS = DATA / "logs" / "plain"
+ZONES = [a for zone in sorted((DATA / "zones").glob("*.zone")) for a in ("--dns-zone", str(zone))]
+REAL = ("--shaping", str(LOGS / "shaping.toml"), *ZONES, str(LOGS / "logs"))
+
+RULES = """
+[[default.automation]]
+regex = "slow"
+action = "Suspend"
+duration = "10 minutes"
+[default.automation.sidecar]
+name = "slow-down"
+
+[[default.automation]]
+regex = "busy"
+action = {SetConfig = {name = "connection_limit", value = 1}}
+trigger = {Threshold = "2/hr"}
+duration = "5 minutes"
+"""
+BEGIN = 1_795_360_800
+
+
+def line(text: str, minute: float = 0, *, site: str = "a", code: int = 421, **fields: Any) -> bytes:
+    domain = f"{site}.example"
+    said = {"code": code, "enhanced_code": None, "content": text, "command": None}
+    one = record(
+        at=BEGIN + int(minute * 60),
+        response=said,
+        recipient=f"user@{domain}",
+        queue=f"camp:tenant@{domain}",
+        site=f"ip2->mx.{domain}@smtp_client",
+        **fields,
+    )
+    return json.dumps(one).encode() + b"\n"
+
+
+def delivery(minute: float, site: str = "a") -> bytes:
+    return line("ok", minute, site=site, code=250, type="Delivery")
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rules.toml").write_text(RULES)
+    return tmp_path
+
+
+def look(files: Path, *lines: bytes, options: tuple[str, ...] = ("--timeline",)) -> dict[str, Any]:
+    (files / "log").write_bytes(b"".join(lines))
+    result = run("replay", "--json", "--shaping", "rules.toml", *options, "log")
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def test_each_record_is_decided_at_its_own_time(files: Path) -> None:
+    document = look(files, line("slow"), line("slow", 5), line("slow", 20), line("busy", 21))
+    first, second = document["episodes"]
+    assert (first["seconds"], first["matches"], first["rule"]) == (900, 2, "slow-down")
+    assert (second["seconds"], second["matches"]) == (600, 1)
+    assert document["matched"] == 4
+
+
+def test_a_threshold_in_place_of_another(files: Path) -> None:
+    options = ("--compare-set", "rules.toml:9:trigger=3/hr")
+    document = look(files, line("busy"), line("busy", 1), line("slow", 2), options=options)
+    assert document["verdicts"]["gone"] == 1
+    assert document["verdicts"]["same"] == 1
+    (gone,) = [pair for pair in document["pairs"] if pair["verdict"] == "gone"]
+    assert (gone["now"]["option"], gone["now"]["values"]) == ("connection_limit", [1])
+    assert gone["then"] is None
+
+
+def test_longer_shorter_and_another_value(files: Path) -> None:
+    lines = [line("slow"), line("busy"), line("busy", 1)]
+    for change, verdict in (
+        ("slow-down:duration=1h", "longer"),
+        ("slow-down: duration = 1 min", "shorter"),
+    ):
+        document = look(files, *lines, options=("--compare-set", change))
+        assert document["verdicts"][verdict] == 1, change
+    (files / "other.toml").write_text(RULES.replace("value = 1", "value = 2"))
+    document = look(files, *lines, options=("--compare", "other.toml"))
+    assert document["verdicts"]["other value"] == 1
+
+
+def test_mail_that_was_delivered_meanwhile_is_counted_where_it_went(files: Path) -> None:
+    lines = [
+        *(delivery(0), line("slow", 1), delivery(2), delivery(3, "b"), delivery(4)),
+        *(line("busy", 5, site="b"), line("busy", 6, site="b"), delivery(7, "b")),
+        delivery(12),
+    ]
+    document = look(files, *lines, options=("--compare", "rules.toml"))
+    sent = {pair["now"]["kind"]: pair["now"]["delivered_meanwhile"] for pair in document["pairs"]}
+    assert sent == {"ready_q": 2, "override": 1}
+    assert document["deliveries"] == 6
+    assert {pair["verdict"] for pair in document["pairs"]} == {"same"}
+
+
+def test_a_comparison_with_itself_differs_in_nothing() -> None:
+    result = run("replay", "--compare", str(LOGS / "shaping.toml"), *REAL)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "32 same"
+    assert all(len(text) <= 80 for text in result.stdout.splitlines())
+
+
+def test_a_look_back_ends_with_what_a_replay_has_in_force() -> None:
+    """The same decisions, whether each record is decided at its time or all at the last one's."""
+    at_once = json.loads(run("replay", "--json", *REAL).stdout)
+    looked = json.loads(run("replay", "--json", "--timeline", *REAL).stdout)
+    assert looked["matched"] == at_once["records"]["matched"]
+    episodes = looked["episodes"]
+    suspended = at_once["suspended"]
+    held = sorted(e["expires"] for e in suspended["ready_q"] + suspended["sched_q"])
+    assert held == sorted(e["until"] for e in episodes if e["kind"] in ("ready_q", "sched_q"))
+    bounced = sorted(e["expires"] for e in at_once["bounced"])
+    assert bounced == sorted(e["until"] for e in episodes if e["kind"] == "bounce")
+
+
+def test_the_picture_on_a_terminal(files: Path) -> None:
+    (files / "log").write_bytes(line("slow") + line("busy", 9, site="b") * 2 + line("nothing", 20))
+    result = run("replay", "--timeline", "--shaping", "rules.toml", "log", COLUMNS="60")
+    lines = result.stdout.splitlines()
+    assert all(len(text) <= 60 for text in lines[2:])
+    (slow,) = [text for text in lines if text.startswith("mx.a.example ip2")]
+    (busy,) = [text for text in lines if text.startswith("b.example ip2")]
+    assert 0 < slow.count("#") < 30
+    assert slow.index("#") < busy.index("-")
+    assert lines[-1] == "- limited, # ready queue held"
+
+
+def test_the_svg_is_one_harmless_file(files: Path) -> None:
+    hostile = "x<script>alert(1)</script>"
+    (files / "log").write_bytes(line("slow", site=hostile) + line("slow", 1))
+    result = run("replay", "--svg", "out.svg", "--shaping", "rules.toml", "log")
+    assert result.exit_code == 0, result.output
+    text = (files / "out.svg").read_text()
+    root = ET.fromstring(text)
+    kinds = {element.tag.partition("}")[2] for element in root.iter()}
+    assert kinds == {"svg", "title", "rect", "line", "text"}
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_nothing_in_a_log_is_no_error(files: Path) -> None:
+    (files / "log").write_bytes(b"")
+    for options in (("--timeline", "--svg", "x.svg"), ("--compare", "rules.toml")):
+        result = run("replay", *options, "--shaping", "rules.toml", "log")
+        assert result.exit_code == 0, result.output
+    assert ET.parse(files / "x.svg").getroot() is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("rules.toml:9", "write RULE:KEY=VALUE"),
+        ("rules.toml:9:colour=red", "keys are trigger, duration"),
+        ("rules.toml:10:trigger=1/hr", "no rule is called"),
+        ("slow-down:trigger=often", "often"),
+        ("slow-down:duration=-1", "-1"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_explained(files: Path, change: str, says: str) -> None:
+    (files / "log").write_bytes(b"")
+    result = run("replay", "--compare-set", change, "--shaping", "rules.toml", "log")
+    assert_one_line_error(result, 1, "--compare-set", says)
+
+
+def test_a_moment_and_a_look_back_exclude_each_other(files: Path) -> None:
+    result = run("replay", "--at", "now", "--timeline", "--shaping", "rules.toml", "log")
+    assert result.exit_code == 2
+    assert "leave it out" in result.stderr
