@@ -43,6 +43,9 @@ SLOW: Final = 0.005
 MOST_SLOW_SECONDS: Final = 0.5
 """A pattern whose slow searches come to more within a minute is switched off."""
 
+LENGTH_MAX: Final = 256 * 1024
+"""Characters of a pattern: to compile longer ones takes seconds and hundreds of megabytes."""
+
 _RE2_MEMORY: Final = 8 << 20
 
 _FOLDS: Final = str.maketrans(
@@ -77,6 +80,8 @@ class Pattern:
         """Why the backtracking engine is no longer asked; None while it is."""
         self._minute = 0.0
         self._slow_seconds = 0.0
+        if len(source) > LENGTH_MAX:
+            raise PatternError(f"too long to be run here: {LENGTH_MAX:,} characters are allowed")
         self._parsed: Final = parse.parse(source)
         check.check(self._parsed)
         alphabet = AsciiAlphabet()

@@ -158,6 +158,11 @@ async def load_rules(
     )
     if simulate:
         shaping = all_simulated(shaping)
+    # In a thread: to arrange thousands of rules takes a while, and the log goes on.
+    return await in_thread(lambda: _arrange(settings, shaping, warnings))
+
+
+def _arrange(settings: Reloaded, shaping: Shaping, warnings: tuple[Problem, ...]) -> Rules:
     return Rules(
         settings=settings,
         shaping=shaping,

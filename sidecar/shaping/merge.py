@@ -61,6 +61,9 @@ class MergeOptions:
 RESOLVE_SECONDS: Final = 20.0
 """How long a load waits for the MX of all its domains."""
 
+_ASKED_AT_ONCE: Final = 100
+"""After so many questions other tasks have their turn: what is in memory is answered at once."""
+
 _LEVELS: Final = (
     "provider_overlap",
     "dns_fail",
@@ -102,10 +105,8 @@ async def merge_files(
     """Merge files that are read already; raises as :func:`load_shaping` does."""
     merge = _Merge(options, findings or Findings())
     await merge.resolve(files, resolver)
-    for file in files:
-        merge.add(file)
-    merge.find_stale_and_aliased()
-    return merge.finish(tuple(files))
+    # In a thread: thousands of rules must not stop the service that waits for them.
+    return await asyncio.to_thread(merge.all_of, tuple(files))
 
 
 @dataclass(slots=True)
@@ -214,8 +215,19 @@ class _Merge:
             block.name for file in files for block in file.domains if block.mx_rollup
         )
         deadline = asyncio.get_running_loop().time() + RESOLVE_SECONDS
-        answers = await asyncio.gather(*(_ask(resolver, domain, deadline) for domain in domains))
-        self.mx = dict(zip(domains, answers, strict=True))
+        asked = []
+        for number, domain in enumerate(domains, start=1):
+            asked.append(asyncio.ensure_future(_ask(resolver, domain, deadline)))
+            if number % _ASKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self.mx = dict(zip(domains, await asyncio.gather(*asked), strict=True))
+
+    def all_of(self, files: tuple[ShapingFile, ...]) -> Shaping:
+        """All `files` merged; ProblemError with what is wrong."""
+        for file in files:
+            self.add(file)
+        self.find_stale_and_aliased()
+        return self.finish(files)
 
     def add(self, file: ShapingFile) -> None:
         """Merge one file."""

@@ -20,8 +20,14 @@ Labels = tuple[str, ...]
 """A name's labels from the left, ASCII and lower-case; the root has none."""
 
 
+_LENGTH_MAX = 4096
+"""Of a name as it is written; what is longer, escapes and all, is not worth reading."""
+
+
 def parse_name(text: str) -> Labels:
     """The labels of a domain name; ValueError for what upstream's resolver takes for no name."""
+    if len(text) > _LENGTH_MAX:
+        raise ValueError(f"{text[:80]!r} is too long for a domain name")
     labels = tuple(_label(label, text) for label in _split(text))
     if sum(len(label) + 1 for label in labels) + 1 > 255:
         raise ValueError(f"{text[:80]!r} is too long for a domain name")

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.fancy import parse
 from sidecar.fancy.pattern import MOST_TIMEOUTS, PatternError, PatternSet, compile_pattern
 from sidecar.log.record import Record
 from tests.fancy.pattern_texts import patterns, texts
@@ -127,6 +128,14 @@ EXPLODES = r"(?:(?:(?:a{50}\b){50}){50}){50}(?=x)"
 def test_a_pattern_whose_repetitions_explode_is_refused_before_it_is_compiled(source: str) -> None:
     with pytest.raises(PatternError, match="too large to be run here: its repetitions"):
         compile_pattern(source)
+
+
+def test_a_pattern_of_megabytes_is_refused_before_it_is_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parse, "parse", lambda _: pytest.fail("it was parsed"))
+    with pytest.raises(PatternError, match="too long to be run here: 262,144 characters"):
+        compile_pattern("a" * 3_000_000)
 
 
 @pytest.mark.parametrize("source", [r"(?!x)\b\w{1,253}\b", r"(?!x)(?:\b\S+\b|a){1,60}"])

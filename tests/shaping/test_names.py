@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,3 +188,11 @@ def test_a_site_name_ignores_case_final_dots_and_repeats(
 ) -> None:
     changed = [data.draw(st.sampled_from([n, n.upper(), n + "."])) for n in names]
     assert site_name(changed + names) == site_name(names)
+
+
+def test_a_name_of_megabytes_is_refused_at_once() -> None:
+    began = time.process_time()
+    for text in ("x" * 10_000_000, "\\065" * 3_000_000, "a." * 5_000_000):
+        with pytest.raises(ValueError, match="too long for a domain name"):
+            parse_name(text)
+    assert time.process_time() - began < 5  # it took minutes
