@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 
+from sidecar.problems import one_line
 from sidecar.store import read_saved
-from sidecar.tools.stories import Story, as_json, ended, selected
+from sidecar.times import format_rfc3339
+from sidecar.tools.stories import Story, as_json, ended, in_force, selected
+from sidecar.tools.text import shown_entry
+from sidecar.tools.timeline import Span, as_svg, as_text, row_of
 
 from .common import moment, setting_options, settle
 from .console import output, print_json
-from .selecting import filter_options, print_stories, say_if_down, selection_of
+from .selecting import (
+    filter_options,
+    print_stories,
+    say_if_down,
+    selection_of,
+    terminal_width,
+)
 from .status import look
 
 _SHOWN = 100
@@ -24,9 +35,23 @@ _SHOWN = 100
 @click.option("--until", metavar="TIME", help="Only what began before TIME.")
 @filter_options
 @click.option("--all", "everything", is_flag=True, help=f"List all, not only {_SHOWN}.")
+@click.option("--timeline", is_flag=True, help="Draw what was in force when, and is now.")
+@click.option(
+    "--svg",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write that picture into FILE, to send to somebody.",
+)
 @click.option("--json", "as_json_", is_flag=True, help="Print one JSON object; it has everything.")
 def history(
-    *, since: str | None, until: str | None, as_json_: bool, everything: bool, **options: Any
+    *,
+    since: str | None,
+    until: str | None,
+    timeline: bool,
+    svg: Path | None,
+    as_json_: bool,
+    everything: bool,
+    **options: Any,
 ) -> None:
     """Show the episodes that have ended, the latest last: expired, or cancelled.
 
@@ -41,7 +66,8 @@ def history(
     until_ns = time.time_ns() if until is None else moment(until, "--until")
     settings = settle(options, require=()).settings
     file = settings.fixed.state
-    past = ended(read_saved(file, history=True), file=str(file))
+    saved = read_saved(file, history=True)
+    past = ended(saved, file=str(file))
     stories = [story for story in selected(past, selection) if _lies(story, since_ns, until_ns)]
     seen = look(settings.fixed)
     if as_json_:
@@ -49,6 +75,10 @@ def history(
         return
     console = output()
     say_if_down(console, seen)
+    if timeline or svg is not None:
+        held = selected(in_force(saved, time.time_ns(), file=str(file)), selection)
+        _draw([*stories, *held], since_ns, until_ns, timeline=timeline, svg=svg)
+        return
     if not stories:
         console.print("nothing that ended fits" if selection else "nothing has ended")
         return
@@ -56,6 +86,33 @@ def history(
     if more := len(stories) - len(shown):
         console.print(f"{more:,} earlier ones are not listed: --all has them")
     print_stories(console, shown, time.time_ns())
+
+
+def _draw(
+    stories: list[Story], since_ns: int, until_ns: int, *, timeline: bool, svg: Path | None
+) -> None:
+    spans = [_span(story) for story in stories]
+    begin_ns = max(since_ns, min((span.begin_ns for span in spans), default=since_ns))
+    console = output()
+    if timeline:
+        width = terminal_width()
+        drawn = as_text(spans, begin_ns=begin_ns, end_ns=until_ns, width=width)
+        console.print("\n".join(drawn or ["nothing was in force"]))
+    if svg is not None:
+        title = f"What was in force until {format_rfc3339(until_ns)}"
+        picture = as_svg(spans, begin_ns=begin_ns, end_ns=until_ns, title=title)
+        svg.write_text(picture, encoding="utf-8")
+        console.print(f"the picture is in {one_line(str(svg))}")
+
+
+def _span(story: Story) -> Span:
+    entry, episode = story.entry, story.episode
+    end_ns = entry.expires_ns if story.end is None else story.end.at_ns
+    # Of one that is older than its story nothing is known but its end.
+    begin_ns = episode.began_ns or end_ns
+    how = "" if story.end is None else f", {story.end.how}"
+    text = f"{episode.id}: {shown_entry(entry)}, {episode.matches} matched{how}; {episode.label}"
+    return Span(row_of(entry), entry.kind, begin_ns, end_ns, text)
 
 
 def _lies(story: Story, since_ns: int, until_ns: int) -> bool:

@@ -11,8 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from sidecar.automation.address import site_name
-from sidecar.automation.entries import Entry, Override, ReadyQSuspension
+from sidecar.automation.entries import Override
 from sidecar.problems import ProblemError, one_line
 from sidecar.service.rules import Rules
 from sidecar.settings import Settings
@@ -23,7 +22,7 @@ from sidecar.tools.hindsight import VERDICTS, Hindsight, Pair, Read, Told, look_
 from sidecar.tools.loading import rules_for_a_tool
 from sidecar.tools.logs import read_logs
 from sidecar.tools.text import counted, shown_duration, shown_entry, shown_value
-from sidecar.tools.timeline import Span, as_svg, as_text
+from sidecar.tools.timeline import Span, as_svg, as_text, row_of
 
 from .common import report, resolver_for, run_async
 from .console import line, output, print_json
@@ -175,19 +174,9 @@ def _bounds(read: Read, told: Sequence[Told]) -> tuple[int, int]:
 
 def _spans(told: Sequence[Told]) -> list[Span]:
     return [
-        Span(where(one.entry), one.entry.kind, one.began_ns, one.until_ns, _explained(one))
+        Span(row_of(one.entry), one.entry.kind, one.began_ns, one.until_ns, _explained(one))
         for one in told
     ]
-
-
-def where(entry: Entry) -> str:
-    """The row of a picture that an entry is on: what it is about, in short."""
-    if isinstance(entry, Override):
-        return f"{entry.domain} {entry.source} {entry.name}"
-    if isinstance(entry, ReadyQSuspension):
-        return f"{site_name(entry.site, entry.source)} {entry.source}"
-    parts = (entry.domain, entry.tenant, entry.campaign)
-    return " ".join(part for part in parts if part)
 
 
 def _explained(one: Told) -> str:

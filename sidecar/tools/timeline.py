@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from sidecar.automation.address import site_name
+from sidecar.automation.entries import Entry, Override, ReadyQSuspension
 from sidecar.problems import one_line
 from sidecar.times import NS, format_rfc3339
 
@@ -39,6 +41,16 @@ class Span:
     begin_ns: int
     end_ns: int
     text: str
+
+
+def row_of(entry: Entry) -> str:
+    """The row that an entry is on: what it is about, in short."""
+    if isinstance(entry, Override):
+        return f"{entry.domain} {entry.source} {entry.name}"
+    if isinstance(entry, ReadyQSuspension):
+        return f"{site_name(entry.site, entry.source)} {entry.source}"
+    parts = (entry.domain, entry.tenant, entry.campaign)
+    return " ".join(part for part in parts if part)
 
 
 def as_text(spans: Sequence[Span], *, begin_ns: int, end_ns: int, width: int) -> list[str]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,3 +203,13 @@ def test_colours_on_a_terminal_only_and_never_with_no_color(three: Setup) -> Non
         assert process.returncode == 0
         assert (b"\x1b[33m" in output) is coloured, output
         assert b"\x1b[31mred" not in output
+
+
+def test_the_history_is_drawn_with_what_is_in_force(three: Setup, tmp_path: Path) -> None:
+    file = tmp_path / "picture.svg"
+    drawn = ask(three, "history", "--timeline", "--svg", str(file), "--since", "-2h", COLUMNS="80")
+    rows = [text for text in drawn.splitlines() if "|" in text][1:]
+    assert [row.split()[0] for row in rows] == ["mx.two.example", "one.example", "three.example"]
+    assert [row.rstrip()[-1] for row in rows] == ["#", "-", "x"]
+    assert "matched" in file.read_text()
+    assert "nothing was in force" in ask(three, "history", "--timeline", "--domain", "other")
