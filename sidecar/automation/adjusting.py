@@ -6,6 +6,8 @@ there, and then the matches.  Out: overrides with a course (:mod:`.course`).
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec.structs import replace
 
 from sidecar.shaping.adjust import floor_of
@@ -15,8 +17,10 @@ from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.rules import Action, Adjust, TomlValue
 
 from .address import site_name
-from .course import Course, Law, ends_ns, resting, struck
+from .course import Course, Law, ends_ns, next_step_ns, resting, struck
 from .entries import Override
+
+_STEPS: Final = 5
 
 
 def at_rest(
@@ -69,6 +73,29 @@ def strike(draft: Override, held: Override | None, *, at_ns: int, seq: int) -> O
         expires_ns=ends_ns(course),
         seq=seq,
     )
+
+
+def floor(entry: Override) -> TomlValue | None:
+    """What `entry` never goes below; None where it is no course."""
+    if entry.course is None or entry.baseline is None:
+        return None
+    return setting(entry.name, entry.course.floor, entry.baseline)
+
+
+def steps(entry: Override, now_ns: int) -> list[tuple[int, TomlValue]]:
+    """The next few steps of `entry` without another match: when, and to what.
+
+    The last is its end at the baseline, if that is among them.
+    """
+    found: list[tuple[int, TomlValue]] = []
+    if entry.course is None or entry.baseline is None:
+        return found
+    at_ns = now_ns
+    while len(found) < _STEPS and at_ns < entry.expires_ns:
+        at_ns = min(next_step_ns(entry.course, at_ns), entry.expires_ns)
+        over = at_ns >= entry.expires_ns
+        found.append((at_ns, entry.baseline if over else entry.at(at_ns).value))
+    return found
 
 
 def refitted(entry: Override, rest: Override) -> Override:

@@ -62,6 +62,8 @@ GRID: Final = 10 * NS
 kumod looks at its files as often.
 """
 _LEAST_UP: Final = 0.001
+_WIDEST: Final = 1e30
+_LATEST: Final = 1 << 62
 _LONGEST: Final = 86400 * NS
 _MOST_STEPS: Final = 2000
 """So many widening steps lead from any limit to any other; more would overflow."""
@@ -117,8 +119,11 @@ def course_from(document: object) -> Course:
         and law.up >= _LEAST_UP
         and GRID <= law.every <= _LONGEST
         and 0 <= law.settle <= _LONGEST
-        and course.cuts >= 0
-        and course.blocked >= 0
+        # What is further apart than this would take for ever to come back.
+        and course.baseline <= _WIDEST * min(course.floor, course.top)
+        and 0 <= course.cuts < _LATEST
+        and 0 <= course.blocked <= MOST_CAREFUL
+        and 0 <= course.cut_ns <= course.since_ns < _LATEST
     )
     if not sound:
         raise ValueError("course: its numbers do not go together")

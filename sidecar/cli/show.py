@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from sidecar.automation.adjusting import floor, steps
 from sidecar.automation.entries import Override
 from sidecar.automation.episodes import Cause
 from sidecar.automation.selection import Selection
@@ -81,6 +82,7 @@ def _lines(
         yield "note", one_line(episode.note)
     yield "began", shown_moment(episode.began_ns)
     yield from _end(story)
+    yield from _course(story)
     yield "matches", f"{episode.matches:,}"
     if episode.first is not None:
         yield "first", _cause(episode.first)
@@ -112,6 +114,17 @@ def _end(story: Story) -> Iterator[tuple[str, str]]:
         return
     left = rough_duration(story.entry.expires_ns - time.time_ns())
     yield "ends", f"{shown_moment(story.entry.expires_ns)}, in {left}"
+
+
+def _course(story: Story) -> Iterator[tuple[str, str]]:
+    """How a value that adjusts itself comes back."""
+    entry = story.entry
+    if not isinstance(entry, Override) or entry.course is None or story.end is not None:
+        return
+    yield "lowered", f"last {shown_moment(entry.course.cut_ns)}; never below {floor(entry)}"
+    coming = steps(entry, time.time_ns())
+    text = ", ".join(f"{value} at {shown_moment(at_ns)}" for at_ns, value in coming)
+    yield "back", one_line(f"without another match: {text}")
 
 
 def _cause(cause: Cause) -> str:

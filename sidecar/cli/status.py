@@ -168,6 +168,7 @@ def _entries(state: Path, *, most: int | None) -> tuple[list[Entry], int]:
             found.append(from_payload(row.kind, row.payload))
         except ValueError as error:
             raise ProblemError.one("state-entry", f"{row.key}: {error}", file=str(state)) from None
+    found = [e.at(now_ns) if isinstance(e, Override) else e for e in found]
     found.sort(key=lambda entry: (entry.expires_ns, entry.key))
     return found, len(rows) - len(found)
 

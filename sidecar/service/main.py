@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from sidecar.automation.entries import Override
 from sidecar.log.tail import Tail
 from sidecar.problems import Problem, ProblemError
 from sidecar.publish.metrics import Metrics
@@ -132,6 +133,7 @@ class _Outside:
 
         entries, at_ns = self.view.entries, self.clock()
         some, total = tuple(islice(entries, page.ENTRIES_MAX)), len(entries)
+        some = tuple(e.at(at_ns) if isinstance(e, Override) else e for e in some)
         endpoint.set_page_data(lambda: page.document(document, some, total=total, at_ns=at_ns))
 
 

@@ -6,10 +6,12 @@ a selection means; as JSON, whose fields are in ``packaging/doc/json.md``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from sidecar.automation.adjusting import floor, steps
 from sidecar.automation.entries import Entry, Override, from_payload
 from sidecar.automation.episodes import Cause, Episode, episode_from_payload
 from sidecar.automation.overlay import RESERVED
@@ -64,12 +66,18 @@ def made_of(episode: Episode) -> Made:
 def in_force(saved: Saved, now_ns: int, *, file: str) -> list[Story]:
     """Those in force at `now_ns`, the latest to expire last; ProblemError for a damaged row."""
     found = [
-        _story(row, what=row.key, file=file)
+        _at(_story(row, what=row.key, file=file), now_ns)
         for row in saved.entries.values()
         if row.expires_ns > now_ns
     ]
     found.sort(key=lambda story: (story.entry.expires_ns, story.entry.key))
     return found
+
+
+def _at(story: Story, now_ns: int) -> Story:
+    """With the value in force at `now_ns`, where it adjusts itself."""
+    entry = story.entry
+    return replace(story, entry=entry.at(now_ns)) if isinstance(entry, Override) else story
 
 
 def ended(saved: Saved, *, file: str) -> Iterator[Story]:
@@ -109,6 +117,7 @@ def as_json(story: Story, verdict: Mapping[str, str] | None = None) -> dict[str,
         "option": entry.name if isinstance(entry, Override) else None,
         "value": entry.value if isinstance(entry, Override) else None,
         "mx_rollup": entry.mx_rollup if isinstance(entry, Override) else None,
+        "adjusting": _adjusting(story),
         "rule": {
             "name": episode.name or None,
             "file": episode.file or None,
@@ -134,6 +143,20 @@ def as_json(story: Story, verdict: Mapping[str, str] | None = None) -> dict[str,
             "by": end.by or None,
             "reason": end.reason or None,
         },
+    }
+
+
+def _adjusting(story: Story) -> dict[str, Any] | None:
+    """Where it comes back to and how far it may go; the steps of one in force."""
+    entry = story.entry
+    if not isinstance(entry, Override) or entry.course is None:
+        return None
+    following = [] if story.end is not None else steps(entry, time.time_ns())
+    return {
+        "baseline": entry.baseline,
+        "floor": floor(entry),
+        "last_cut": format_rfc3339(entry.course.cut_ns),
+        "steps": [{"at": format_rfc3339(at_ns), "value": value} for at_ns, value in following],
     }
 
 

@@ -83,8 +83,9 @@ def _effect(entry: Entry) -> str:
     match entry:
         case Override():
             reach = "the whole site" if entry.mx_rollup else "this domain only"
+            of = "" if entry.baseline is None else f" (of {shown_value(entry.baseline)})"
             return one_line(
-                f"set {entry.name} = {shown_value(entry.value)} for {quoted(entry.domain)} "
+                f"set {entry.name} = {shown_value(entry.value)}{of} for {quoted(entry.domain)} "
                 f"({reach}) from source {quoted(entry.source)}"
             )
         case ReadyQSuspension():

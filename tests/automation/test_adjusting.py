@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.automation.adjusting import floor, steps
 from sidecar.automation.decide import Automation, Outcome
 from sidecar.automation.entries import Override, from_payload, to_payload
 from sidecar.automation.matching import Candidate, Matcher
@@ -22,6 +23,7 @@ from sidecar.shaping.amounts import amount
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import MxAnswer, ZoneResolver
 from sidecar.times import NS, format_rfc3339
+from sidecar.tools.text import shown_entry
 
 NOW = 1_795_360_000
 """Seconds; the moment of the first record."""
@@ -148,8 +150,8 @@ def test_the_duration_of_the_rule_is_what_upstream_would_use() -> None:
 
 
 def test_the_floor_is_the_value_of_the_action_unless_the_rule_says_more() -> None:
-    for floor, value in (("", "100/m"), (', floor = "200/min"', "200/m")):
-        table = f'{{down = "50%", settle = "0s"{floor}}}'
+    for key, value in (("", "100/m"), (', floor = "200/min"', "200/m")):
+        table = f'{{down = "50%", settle = "0s"{key}}}'
         core = Core(load(RULES.replace('"1/min"', '"100/min"').replace("true", table)))
         for second in range(9):
             core.hear(second)
@@ -416,3 +418,22 @@ def test_a_replay_ends_where_the_run_did(waits: list[int], after: int) -> None:
         replayed.view.commit(replayed.automation.apply([candidate], mx={}, now_ns=end_ns))
     replayed.view.expire(end_ns)
     assert replayed.view.overlay.text() == run.view.overlay.text()
+
+
+def test_the_next_steps_are_known_to_the_end() -> None:
+    core = Core(SHAPING)
+    core.hear(0)
+    (entry,) = core.automation.entries
+    assert isinstance(entry, Override)
+    now_ns = (NOW + 130) * NS
+    assert [(at_ns // NS - NOW, value) for at_ns, value in steps(entry, now_ns)] == [
+        (240, "850/m"),
+        (360, "900/m"),
+        (480, "950/m"),
+        (600, "1000/min"),
+    ]
+    assert (floor(entry), shown_entry(entry.at(now_ns))) == (
+        "1/m",
+        'set max_message_rate = "800/m" (of "1000/min") for "example.com" (the whole site) '
+        'from source "ip1"',
+    )
