@@ -14,6 +14,7 @@ settings.load_profile("tsa-sidecar")
 
 
 NEEDED = {
+    "cc": ("clock/test_clock.py", "gcc"),
     "promtool": ("packaging/test_alerts.py", "prometheus"),
     "chromium": ("publish/test_page_in_browser.py", "chromium"),
 }

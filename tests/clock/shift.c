@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <semaphore.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,18 +142,35 @@ int futimens(int fd, const struct timespec times[2]) {
 
 /* Programs that are started with an environment of their own. Called after vfork: no malloc. */
 
-int execve(const char *path, char *const argv[], char *const env[]) {
-    size_t count = 0, kept = 0;
+static size_t length(char *const env[]) {
+    size_t count = 0;
     while (env && env[count])
         count++;
-    char *with[count + 3];
-    for (size_t n = 0; n < count; n++)
+    return count;
+}
+
+/* `with` has room for two more than `env`, and the end. */
+static void add_clock(char *const env[], char *with[]) {
+    size_t kept = 0;
+    for (size_t n = 0; n < length(env); n++)
         if (strncmp(env[n], "LD_PRELOAD=", 11) && strncmp(env[n], "TEST_CLOCK_FILE=", 16))
             with[kept++] = env[n];
     with[kept++] = preload_entry;
     with[kept++] = file_entry;
     with[kept] = NULL;
+}
+
+int execve(const char *path, char *const argv[], char *const env[]) {
+    char *with[length(env) + 3];
+    add_clock(env, with);
     return real_execve(path, argv, with);
 }
 
 int execv(const char *path, char *const argv[]) { return execve(path, argv, environ); }
+
+int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+                const posix_spawnattr_t *attributes, char *const argv[], char *const env[]) {
+    char *with[length(env) + 3];
+    add_clock(env, with);
+    return REAL(posix_spawn)(pid, path, actions, attributes, argv, with);
+}
