@@ -31,7 +31,7 @@ class _Mark(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
 
 
-class _Common(_Mark, frozen=True):
+class _AnyEntry(_Mark, frozen=True):
     """What every entry has.
 
     ``action_hash`` tells which action of which rule made it (64 hex digits);
@@ -46,7 +46,7 @@ class _Common(_Mark, frozen=True):
     seq: int
 
 
-class Override(_Common, frozen=True):
+class Override(_AnyEntry, frozen=True):
     """An option set for one (domain, source): a line of the overlay.
 
     ``mx_rollup``: for the whole site of the domain rather than the domain alone.
@@ -83,7 +83,7 @@ class Override(_Common, frozen=True):
         return self if value == self.value else msgspec.structs.replace(self, value=value)
 
 
-class ReadyQSuspension(_Common, frozen=True):
+class ReadyQSuspension(_AnyEntry, frozen=True):
     """A ready queue (``site``) held."""
 
     kind: ClassVar[Kind] = "ready_q"
@@ -106,7 +106,7 @@ class ReadyQSuspension(_Common, frozen=True):
         }
 
 
-class _SchedQ(_Common, frozen=True):
+class _SchedQ(_AnyEntry, frozen=True):
     """The scheduled queues of a (campaign, tenant, domain); None: any.
 
     A suspension always has a tenant, a bounce may be of the whole domain.

@@ -1,12 +1,12 @@
 """Which rules match a record: everything about a decision that needs no state.
 
-In: the merged rules and a record.  Out: a :class:`Candidate`, the rules whose
-text matches, in upstream's order: ``default``, every fitting provider, the
-record's site, the recipient's domain.  Whether a provider fits may depend on
-the domain's MX: that is asked for only when one of its rules matches the text.
+In: the merged rules and a record.  Out: a :class:`Candidate`: the rules that match the
+record's text, in upstream's order (``default``, every fitting provider, the record's
+site, the recipient's domain).  Whether a provider fits may depend on the domain's MX.
+It is asked for only when a rule of such a provider matches the text.
 
-Servers say the same things over and over, of the same domains: what was found
-for a text, and for a domain, is remembered for as long as the rules stand.
+Servers repeat themselves.  So the matches of a text, and those of a domain, are
+remembered until the rules are loaded anew.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _NOT_BY_QUEUE: Final = frozenset({"SetConfig", "SetDomainConfig", "Suspend"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Match:
-    """A rule whose text matched, and the first of its regexes that did.
+    """A rule that matches a text, and the first of its regexes that does.
 
-    One load of the rules has one object for each regex, so that it may be a key.
+    A load of the rules has one object for each regex, so that the object may be a key.
     """
 
     rule: Rule
@@ -65,7 +65,7 @@ _Found = TypeVar("_Found")
 
 
 class RuleList(Generic[_Found]):
-    """Rules matched together, so that their number costs little."""
+    """Rules that one search matches together: a text costs little more for many than for few."""
 
     __slots__ = ("_arrange", "_arranged", "_matches", "_remember", "_seen", "_set", "rules")
 
@@ -92,9 +92,9 @@ class RuleList(Generic[_Found]):
         self._set = PatternSet([match.pattern for _, match in self._matches])
         self._arrange = arrange
         self._remember = remember
-        # What was given up at the time limit is among them, too, not to cost as much again.
+        # Searches given up at the time limit are kept, too: again they would cost as much.
         self._seen: dict[str, tuple[_Found, _Found]] = {}
-        # The same by the patterns that match: texts differ more than what is found in them.
+        # The same by the numbers of the patterns: many texts match the same few.
         self._arranged: dict[tuple[int, ...], tuple[_Found, _Found]] = {}
 
     @property
@@ -133,15 +133,18 @@ class RuleList(Generic[_Found]):
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """What is known of a domain and some common matches: given `mx`, `matches` apply."""
+    """Which of some general matches apply to a domain, given its MX."""
 
     needs_mx: bool
     mx: MxAnswer | None
     matches: tuple[Match, ...]
 
 
-class Common:
-    """The rules of ``default`` and the providers that match some text, to be asked by domain."""
+class GeneralMatches:
+    """The matches among the rules of ``default`` and of the providers, whatever the domain.
+
+    :meth:`fitting` tells those that apply to a domain.
+    """
 
     __slots__ = ("_fits", "_number", "default", "providers", "shaping")
 
@@ -156,7 +159,7 @@ class Common:
         number: int = 0,
         fits: dict[tuple[int, str], _Fit] | None = None,
     ) -> None:
-        """`fits`: what is known of all those of one load, by `number` and domain."""
+        """`fits`: what has been found so far, by `number` and domain; shared within a load."""
         self.shaping = shaping
         self.default = default
         self.providers = providers
@@ -197,7 +200,7 @@ class Common:
 
 
 class _ByProvider:
-    """Makes :class:`Common` of the rules that match a text."""
+    """Makes :class:`GeneralMatches` of the rules that match a text."""
 
     __slots__ = ("_count", "_fits", "_homes", "_shaping")
 
@@ -208,7 +211,7 @@ class _ByProvider:
         self._fits: dict[tuple[int, str], _Fit] = {}
         self._count = 0
 
-    def __call__(self, found: Numbered) -> Common:
+    def __call__(self, found: Numbered) -> GeneralMatches:
         default: tuple[Match, ...] = ()
         providers: list[tuple[ProviderBlock, tuple[Match, ...]]] = []
         for block, group in groupby(found, key=lambda one: self._homes[one[0]]):
@@ -218,7 +221,9 @@ class _ByProvider:
             else:
                 providers.append((block, matches))
         self._count += 1
-        return Common(self._shaping, default, tuple(providers), number=self._count, fits=self._fits)
+        return GeneralMatches(
+            self._shaping, default, tuple(providers), number=self._count, fits=self._fits
+        )
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -230,7 +235,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
     record: Record
     domain: str
-    common: Common
+    common: GeneralMatches
     specific: tuple[Match, ...]
     needs_mx: bool
     counted: bool = False
@@ -248,16 +253,16 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
         record, domain, common = self.record, self.domain, self.common
         before = after = None
         if common.default:
-            default = Common(common.shaping, common.default)
+            default = GeneralMatches(common.shaping, common.default)
             before = Candidate(record, domain, default, (), needs_mx=False)
         counted = before is not None
         if self.specific:
-            nothing = Common(common.shaping)
+            nothing = GeneralMatches(common.shaping)
             after = Candidate(
                 record, domain, nothing, self.specific, needs_mx=False, counted=counted
             )
             counted = True
-        providers = Common(common.shaping, (), common.providers)
+        providers = GeneralMatches(common.shaping, (), common.providers)
         waits = Candidate(record, domain, providers, (), needs_mx=True, counted=counted)
         return before, waits, after
 
@@ -269,7 +274,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
     def alone(self, match: Match) -> Candidate:
         """The same record with this match only."""
-        nothing = Common(self.common.shaping)
+        nothing = GeneralMatches(self.common.shaping)
         return Candidate(self.record, self.domain, nothing, (match,), needs_mx=False)
 
 
@@ -291,7 +296,7 @@ class Matcher:
         homes: list[tuple[ProviderBlock | None, Rule]] = []
         homes += [(None, rule) for rule in (shaping.default.rules if shaping.default else ())]
         homes += [(block, rule) for block in shaping.providers.values() for rule in block.rules]
-        # One list for default and all providers: most records have neither's rules match.
+        # One list for default and all providers: most records match no rule of any of them.
         arrange = _ByProvider(shaping, tuple(block for block, _ in homes))
         self._common = RuleList((rule for _, rule in homes), arrange=arrange)
         self._sites = _by_name({n: b.rules for n, b in shaping.sites.items()})
@@ -317,7 +322,9 @@ class Matcher:
         needs_mx = common.needs_mx(domain) or self._adjusts_by_mx(common, specific, domain)
         return Candidate(record, domain, common, specific, needs_mx)
 
-    def _adjusts_by_mx(self, common: Common, specific: tuple[Match, ...], domain: str) -> bool:
+    def _adjusts_by_mx(
+        self, common: GeneralMatches, specific: tuple[Match, ...], domain: str
+    ) -> bool:
         """Whether it takes the MX to tell what is in effect where a rule adjusts it."""
         if not self._any_adjusts:
             return False
@@ -341,8 +348,8 @@ class Matcher:
 
 
 def _by_name(rules: Mapping[str, tuple[Rule, ...]]) -> dict[str, _Specific]:
-    # There may be thousands of these lists, each with few rules: little is to be saved, much to
-    # be kept.
+    # There may be thousands of these lists with few rules each.  To remember many texts in
+    # each would save little time and take much memory.
     return {
         name: RuleList(found, arrange=_bare, remember=16) for name, found in rules.items() if found
     }

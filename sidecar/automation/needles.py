@@ -1,14 +1,13 @@
 """Short needles that stand for many literals, so that a scan has few things to look for.
 
-In: the literals of the rules.  Out: byte strings of which at least one is in every line
-of a log that has one of the literals in whatever spelling, or None where no small
-number of them would do.
+In: the literals of the rules.  Out: byte strings (needles), or None where it would take
+too many.  Every log line that holds a literal, in whatever spelling, holds a needle.
 
-A scan for a few dozen needles runs several times as fast as any for hundreds, and rules
-resemble each other: ``[TSS04]`` and ``[TSS05]``, or the four ``… frequency limited``, have
-one needle in common.  Needles are taken from within words, because a space may be a line
-break in the log, and from ASCII, because anything else has several spellings.  What
-is left is ``\\u00XX``, which can spell any ASCII character: it is a needle itself.
+A scan for a few dozen needles is several times as fast as one for hundreds of literals.
+Rules resemble each other, so one needle serves several: ``[TSS04]`` and ``[TSS05]``, or the
+four ``… frequency limited``.  A needle never crosses a space, since the log may have a line
+break there.  It is ASCII, since other characters have several spellings.  ``\\u00XX`` can
+spell any ASCII character, so it is a needle itself.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _SEPARATOR: Final = re.compile(r"[ /]+")
 _ESCAPED_ASCII: Final = b"\\u00"
 _FOLDED: Final = frozenset(b"ksKS")  # with (?i) these have spellings beyond ASCII
 
-# Stands in most records, or in many answers: rather not a needle.
+# Texts of most records, or of many answers: poor needles.
 _COMMON: Final = (
     b'{"type":"TransientFailure","id":"sender":"bounce@recipient":"queue":"site":"->(mx1|mx2)'
     b'@smtp_client","size":"response":{"code":421,"enhanced_code":{"class":4,"subject":"detail"'
@@ -75,7 +74,7 @@ def choose(literals: Iterable[Literal]) -> dict[bytes, tuple[Literal, ...]] | No
             for window, found in places.items()
             if (covered := len({place.literal for place in found} & missing))
         }
-        # What a window covers only shrinks, so it can be told early that there will be too many.
+        # A window never covers more than now, so too many are known early.
         if max(covers.values(), default=0) * (MAX_NEEDLES - len(needles)) < len(missing):
             return None
         best = max((_worth(window, covered), window) for window, covered in covers.items())

@@ -1,12 +1,12 @@
-"""Which lines of a log can matter, found without reading them one by one.
+"""The lines of a log that some rule may match, found without decoding them.
 
-In: whole lines as bytes, a block of many at a time.  Out: those on which some rule
-may match; every line on which one does match is among them.
+In: a block of whole lines.  Out: the lines that some rule may match.  No line that a
+rule does match is left out.
 
-Each regex of each rule yields literals that any match must contain
-(:mod:`sidecar.fancy.literals`), and one scan looks for all of them in a block at
-once (:mod:`.scanners`).  A rule of one site whose regex has no usable literal is content
-with that site's lines; for one of a wider scope all lines are handed on.
+Each regex of each rule yields literals that every match contains
+(:mod:`sidecar.fancy.literals`).  One scan looks for all of them in a block
+(:mod:`.scanners`).  Where a regex yields none, a rule of one site gets all lines of that
+site.  A rule of a wider scope gets every line.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Prefilter:
         skip_types: Iterable[str] = (),
         scanner: Callable[[Iterable[Literal]], Scanner] = best_scanner,
     ) -> Prefilter:
-        """Prepare for `rules`, each asked only about the records of its scope."""
+        """Prepare for `rules`.  A rule is asked only about the records of its scope."""
         patterns: list[Pattern] = []
         sites: list[Literal] = []
         for rule in rules:
@@ -89,7 +89,7 @@ class Prefilter:
                 yield line
 
     def _unwanted(self, line: bytes) -> bool:
-        """Whether `line` begins with a record that nobody wants, and says no other type."""
+        """Whether `line` is of a skipped type, and names no other type later."""
         return line.startswith(self._skipped) and line.find(_TYPE, len(_TYPE) + 1) < 0
 
     def _hit(self, data: bytes, scanner: Scanner) -> Iterator[bytes]:
@@ -112,14 +112,14 @@ class Prefilter:
 
 
 def decodes_all(rule: Rule) -> bool:
-    """Whether on account of `rule` every record must be decoded to be told from others."""
+    """Whether every record must be decoded to tell which ones `rule` matches."""
     return _site(rule.scope) is None and any(p.literals() is None for p in rule.regexes)
 
 
 def _site(scope: Scope) -> Literal | None:
-    """What stands in every line of the site of `scope`: its name, in the record's ``site``.
+    """The literal in every line of the site of `scope`: its name; None for another scope.
 
-    There is no such thing for a domain: recipients may spell it in other ways.
+    A domain has no such literal: a recipient may spell it in other ways.
     """
     if scope.kind != "site" or len(scope.name) < _SHORTEST_SITE:
         return None

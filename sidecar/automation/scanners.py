@@ -1,12 +1,12 @@
 """Multi-literal scans over a block of log lines, by the best library at hand.
 
-In: the literals to look for, and a block.  Out: places in the lines that have one, or
-may have one spelt in another way.
+In: literals, and a block of lines.  Out: places in the lines that hold a literal, or may
+hold one in another spelling.
 
-JSON can spell a text in many ways.  What serde_json and every other writer leave as it
-is, is looked for as it is; escapes that could hide something raise an *alarm*:
-``\\uXXXX``, ``\\/``, and line breaks within a string, which are spaces to the rules.
-(``\\r\\n`` right before the closing quote, as in each record's ``command``, is none.)
+JSON has several spellings for a text.  A scanner looks for the plain one.  An escape
+that could hide a literal raises an *alarm*: ``\\uXXXX``, ``\\/``, and a line break within
+a string, which rules see as a space.  (``\\r\\n`` right before the closing quote raises
+none: each record's ``command`` ends so.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sidecar.fancy.pattern import re2_options
 from .needles import choose
 
 Hit: TypeAlias = tuple[int, bool]
-"""An offset within a line, and whether that line is to be handed on without a closer look."""
+"""An offset within a line, and whether the line is wanted without a closer look."""
 
 _UNICODE_ESCAPE: Final = rb"\\u"
 _OTHER_ESCAPES: Final = (
@@ -70,16 +70,16 @@ def _exact_scanner(literals: tuple[Literal, ...]) -> Scanner:
 
 
 class NeedleScanner:
-    """A few short needles that stand for all literals, then a look around each that is found.
+    """Looks for a few short needles that stand for all literals, then around each one found.
 
-    By far the fastest, as long as there are few needles and they are rare: Rust's
-    aho-corasick has its SIMD search ("packed", "Teddy") for those.
+    It is by far the fastest while the needles are few and rare: for those, Rust's
+    aho-corasick has a SIMD search ("packed", "Teddy").
     """
 
     name = "aho-corasick"
 
     _RARE: Final = 4000
-    """Bytes of log to a needle: where there are more of them it is faster to do without."""
+    """Bytes of log for each needle found.  With more needles the exact scan is faster."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Re2Scanner:
         options = re2_options()
         options.encoding = re2.Options.Encoding.LATIN1
         options.max_mem = _RE2_MEMORY
-        alternatives = dict.fromkeys([*map(_however_spelt, wanted), *_sure_alarms(wanted)])
+        alternatives = dict.fromkeys([*map(_usual_spellings, wanted), *_sure_alarms(wanted)])
         self._search: Final = re2.compile(b"|".join(alternatives), options)
 
     def hits(self, data: bytes) -> list[Hit]:
@@ -149,11 +149,13 @@ class HyperscanScanner:
     name = "hyperscan"
 
     _ENOUGH: Final = 64
-    """For up to some fifty literals Hyperscan takes a matcher that is half as fast as the one for
-    more, so it always gets this many."""
+    """How many literals Hyperscan gets at least.
+
+    For fewer than some fifty it takes a matcher that is half as fast.
+    """
 
     _LONGEST: Final = 256
-    """Bytes of a literal that are looked for: Hyperscan refuses a few thousand."""
+    """Bytes of a literal that the scan looks for: Hyperscan refuses a few thousand."""
 
     def __init__(self, literals: Iterable[Literal]) -> None:
         """ImportError where there is no Hyperscan for this machine."""
@@ -162,7 +164,7 @@ class HyperscanScanner:
         sure = {(_hex(one.escaped_text[: self._LONGEST]), one.ignore_case): None for one in wanted}
         sure |= dict.fromkeys((alarm, False) for alarm in _sure_alarms(wanted))
         for number in range(self._ENOUGH - len(sure)):
-            # Control characters never stand in JSON as they are: this will not be found.
+            # JSON never holds a plain control character, so nothing will be found.
             sure[(_hex(b"\x00\x01%d" % number), False)] = None
         expressions = [*sure, *((alarm, False) for alarm in _OTHER_ESCAPES)]
         self._unsure_from: Final = len(sure)
@@ -192,8 +194,11 @@ class HyperscanScanner:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Some needles, and for each what to look for around it, and how far: None where it is
-    enough by itself."""
+    """A search for some needles.
+
+    ``around`` has for each needle what to look for around it; None where the needle
+    itself is enough.
+    """
 
     find: Callable[[bytes], list[tuple[int, int, int]]]
     around: tuple[_Around | None, ...]
@@ -223,7 +228,7 @@ class _Around:
     def look(self, data: bytes, start: int, end: int) -> bool:
         """Whether one of the literals may be where a needle is, from `start` to `end`."""
         if self._search is None:
-            every = (*map(_however_spelt_at_all, self._literals), *map(_hex, self._sure))
+            every = (*map(_any_spelling, self._literals), *map(_hex, self._sure))
             self._search = re.compile(b"|".join(every)).search
         reach = self._reach
         return self._search(data, start - reach if start > reach else 0, end + reach) is not None
@@ -234,7 +239,7 @@ def _around(needle: bytes, needles: Mapping[bytes, tuple[Literal, ...]]) -> _Aro
     meant = needles[needle]
     if not meant or any(one.escaped_text == needle and not one.ignore_case for one in meant):
         return None
-    # Of needles that overlap only one is found: it must speak for the others as well.
+    # Of needles that overlap the search finds one only.  It must stand for the others, too.
     every = dict.fromkeys(meant)
     sure: list[bytes] = []
     for other, hidden in needles.items():
@@ -249,7 +254,7 @@ def _may_overlap(found: bytes, hidden: bytes) -> bool:
     return hidden in found or any(hidden.startswith(found[start:]) for start in range(len(found)))
 
 
-def _however_spelt_at_all(literal: Literal) -> bytes:
+def _any_spelling(literal: Literal) -> bytes:
     """A regex, for Python's ``re``, for `literal` in a JSON string without ``\\u00XX``."""
     text = b"".join(_spellings(char, any_case=literal.ignore_case)[0] for char in literal.text)
     return b"(?i:" + text + b")" if literal.ignore_case else text
@@ -282,12 +287,12 @@ def _hyperscan() -> Any:
 
 
 def _sure_alarms(literals: Iterable[Literal]) -> list[bytes]:
-    """What makes a line one to be decoded, whatever else it has."""
+    """Regexes for what makes a line wanted, whatever else the line holds."""
     folds = any(literal.folds_beyond_ascii for literal in literals)
     return [_UNICODE_ESCAPE, *(_FOLDED_TO_ASCII if folds else ())]
 
 
-def _however_spelt(literal: Literal) -> bytes:
+def _usual_spellings(literal: Literal) -> bytes:
     """A regex for `literal` in a JSON string without ``\\uXXXX``."""
     spelt = {ord(" "): rb"(?: |\\r\\n|\\n|\\r)", ord("/"): rb"\\?/"}
     text = b"".join(spelt.get(byte) or _hex(bytes((byte,))) for byte in literal.escaped_text)

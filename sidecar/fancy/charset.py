@@ -177,7 +177,7 @@ class AsciiAlphabet:
     _CHARS: Final = "".join(map(chr, range(128))) + "\u017f\u212a"
     _ORBITS: Final = ("kK\u212a", "sS\u017f", *(c + c.upper() for c in "abcdefghijlmnopqrtuvwxyz"))
 
-    # Of what most rules use, so that they need not wait for the regex module.
+    # These are the ones that most rules use.  Kept here, they need no import of regex.
     _KNOWN: Final[Mapping[str, str]] = {
         PERL["d"]: "0123456789",
         PERL["s"]: "\t\n\v\f\r ",

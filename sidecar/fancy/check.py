@@ -1,4 +1,4 @@
-"""Refuses a pattern that fancy-regex refuses, or that is too large to be run here.
+"""The refusal of patterns that fancy-regex refuses, or that are too large to run here.
 
 In: a parsed pattern.  Out: nothing, or :class:`PatternError`.
 """

@@ -39,7 +39,7 @@ _HEAD_ONLY: Final = re.compile(r"[-0-9. ]*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f]+")
 _SEPARATOR: Final = re.compile(r"[ /]+")
 
-# What stands in most records anyway: a literal in here would let every line through.
+# Most records hold these texts: a literal within one would let every line through.
 _BOILERPLATE: Final = (
     '{"type":"reception","delivery","id":"sender":"bounce@recipient":"queue":"site":"'
     '"@smtp_client","size":"response":{"code":250,"enhanced_code":{"class":2,"subject":0,'
@@ -105,8 +105,11 @@ _Texts = tuple[_Text, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Info:
-    """What a node tells: all the texts it matches (None: too many), and texts of which one must
-    occur when it matches (None: unknown)."""
+    """What is known of a node.
+
+    ``exact``: all the texts that it matches; None where they are too many.
+    ``required``: texts of which every match has one; None where none are known.
+    """
 
     exact: _Texts | None = None
     needs: _Texts | None = None
@@ -142,7 +145,7 @@ def _visit(node: nodes.Node) -> _Info:
 def _char(value: str, *, fold: bool) -> _Texts | None:
     if not fold or not (value.isalpha() or ord(value) > 127):
         return (_Text(value),)
-    # Beyond ASCII, what equals what is for the engines to know.
+    # Only the engines know which characters beyond ASCII are equal.
     return (_Text(value.lower(), fold=True),) if value.isascii() else None
 
 
@@ -213,7 +216,10 @@ def _alternation(infos: list[_Info]) -> _Info:
 
 
 def _parts(node: nodes.Node) -> list[_Info]:
-    """``node`` as parts of a row, so that what surely begins a repetition joins what is before."""
+    """The parts of ``node`` as a row.
+
+    The first turn of a repetition stands by itself, to be joined with what is before.
+    """
     if not isinstance(node, nodes.Repeat):
         return [_visit(node)]
     child = _visit(node.child)
@@ -233,7 +239,7 @@ def _either(info: _Info) -> _Texts | None:
 
 
 def _better(options: Iterable[_Texts]) -> _Texts | None:
-    """The option that is the rarest in logs; None when none is any good."""
+    """The set of texts that is the rarest in logs; None where each is too common."""
     scored = [(_score(option), option) for option in options]
     score, best = max(scored, key=lambda pair: pair[0], default=(0.0, _NOTHING))
     return best if score > 0 else None

@@ -5,7 +5,7 @@ In: a pattern's syntax tree.  Out: a reason, or None when it may match.
 A response is matched as one line: its three-digit code, a space, the enhanced
 code and the text, in which every line break has become a space.  So whatever
 needs a line break, comes behind the end of the text or in front of its start,
-or puts something else than a digit first, waits for ever.
+or puts something else than a digit first, never matches.
 """
 
 from __future__ import annotations

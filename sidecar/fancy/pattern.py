@@ -115,7 +115,7 @@ class Pattern:
         except (translate.NotInLanguage, re2.error):
             return None
         group = min(compiled.groups, 1)
-        # Of ASCII the bytes are the characters, and for text re2's Python half counts them.
+        # In ASCII a byte is a character.  Given str, re2's Python half would count them.
         as_bytes = isinstance(alphabet, AsciiAlphabet)
 
         def search(text: str) -> Span | None:
@@ -229,7 +229,7 @@ class PatternSet:
         """The patterns to run on a text with the literals of `gates`."""
         numbers = sorted({*self._always, *(n for gate in gates for n in self._gated[gate])})
         group = _Group([(n, self._patterns[n]) for n in numbers])
-        # To compile costs many searches, so texts that somebody chose must not cause it for ever.
+        # One compilation costs as much as many searches: texts must not cause it without end.
         if len(self._groups) < self._GROUPS_MAX:
             group.compile()
             self._groups[gates] = group

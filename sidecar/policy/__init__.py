@@ -1,8 +1,8 @@
-"""Policy: ``tsa_init.lua``, run as it is through lupa, turned into plain settings.
+"""The policy: ``tsa_init.lua``, run unchanged through lupa, as plain settings.
 
-In: a Lua file and an environment.  Out: a frozen :class:`Policy`; what the
-sidecar has no use for is a warning in it, an error in the Lua code a
-ProblemError with the Lua file and line.
+In: a Lua file and an environment.  Out: a frozen :class:`Policy`.  It has a warning for
+each call that the sidecar has no use for.  An error in the Lua code is a ProblemError
+with the Lua file and line.
 """
 
 from sidecar.policy.exchange import Limits

@@ -4,10 +4,10 @@ In: a :class:`Request` on a pipe that stays open for as long as the answer is
 wanted.  Out: an :class:`Answer` on another, after everything was ended that
 the policy started.
 
-Two processes: this one only watches (and starts no thread, so it may fork);
-the policy runs in the other, which can be killed whatever it is doing.  What
-commands of the policy leave behind becomes this process's child, however it
-detached itself, so it is known when none is left.
+There are two processes.  This one only watches; it starts no thread, so it may fork.
+The policy runs in the other, which can be killed whatever it does.  A process that
+the policy's commands leave behind becomes a child of this one, however it detached
+itself.  So this one knows when none is left.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def _run(request: Request, write: int) -> None:
 
 
 def _limit(limits: Limits) -> None:
-    # What the system refuses (a seccomp filter) is done without: Lua counts its memory
-    # itself, and the clock runs anyway.
+    # The system may refuse a limit (a seccomp filter).  Lua counts its own memory, and the
+    # watching process has its clock, so the policy is bounded all the same.
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     for what, most in (
         (resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory + _MORE_MEMORY),
@@ -107,7 +107,7 @@ def _limit(limits: Limits) -> None:
 
 
 def _wait(runner: int, read: int, requests: int, request: Request) -> bytes:
-    """The answer; a made-up one when the policy's process ends, or has to be ended, without."""
+    """The answer; where the policy's process ends or is ended without one, why."""
     limits = request.limits
     until = time.monotonic() + limits.seconds
     data = bytearray()
@@ -151,10 +151,10 @@ def _no_answer(request: Request, code: str, message: str) -> bytes:
 
 
 def _end_all() -> None:
-    """Kill all that descends from this process.
+    """Kill every descendant of this process.
 
-    The children of what is killed become our own, so no more are left when
-    there is nothing more to wait for.
+    The children of a killed process become our own.  So none is left when there is
+    nothing more to wait for.
     """
     while True:
         for pid in _children():

@@ -209,7 +209,7 @@ class Host:
         return {"kind": "signal" if code < 0 else "exit", "code": abs(code)}
 
     def _popen(self, command: object) -> str:
-        # It has no name, so it is gone with this process, however that ends.
+        # The file has no name, so it is gone when this process ends in whatever way.
         self.output = tempfile.TemporaryFile(prefix="tsa-sidecar-")  # noqa: SIM115
         functions.run_command(
             command, env=self.env, seconds=self.command_seconds, output=self.output
@@ -296,7 +296,7 @@ class Host:
         try:
             setting(name).check(value)
         except ValueError as error:
-            # One argument of the call has the setting's meaning, not its name.
+            # This argument of the call means the setting, but has another name.
             what = call if call == "kumo.shaping.load" else f"{call}: {name}"
             raise ValueError(f"{what}: {error}") from None
         return Said(value, file, line)

@@ -137,7 +137,7 @@ def _start(requests: int, answers: int, others: tuple[int, int]) -> int:
     service.  With threads that is not safe: a lock may be held that nobody opens.
     """
     if len(os.listdir("/proc/self/task")) > 1:
-        # What is imported there is what is imported here, and nothing from the current directory.
+        # The child imports from where we do, and nothing from the current directory.
         path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
         return os.posix_spawn(
             sys.executable,

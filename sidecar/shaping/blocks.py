@@ -134,7 +134,7 @@ class Shaping:
         options: dict[str, Option] = {}
         if self.default is not None:
             _apply(options, self.default)
-        # Providers are for names only: upstream asks with other things here, too.
+        # Only a name has providers.  Upstream asks for literals and ports here, too.
         if is_name(domain):
             self._apply_providers(options, domain, source, mx)
         blocks = [b for b in (self.sites.get(site), self._domain(domain)) if b is not None]

@@ -52,7 +52,7 @@ _KNOWN_KEYS: Final = frozenset(
     )
 )
 
-# Two backslashes before something that a single one would escape or make a class of.
+# Two backslashes where one was meant: before a character that a single one escapes.
 _DOUBLED: Final = re.compile(r"(?<!\\)\\\\[][(){}.*+?^$|/dDwWsSbBnrtpP-]")
 
 Sources = Mapping[str, Mapping[str, Option]]

@@ -1,8 +1,8 @@
-"""What loads but can't work: doubts about merged shaping files, for ``tsa-sidecar check``.
+"""Doubts about merged shaping files, for ``tsa-sidecar check``: what loads but can't work.
 
-In: a :class:`~.merge.Shaping`.  Out: warnings, each with file and line.  Only
-what is certainly or very probably a mistake; the findings of the load itself
-(``Shaping.warnings`` and ``errors``) come on top.
+In: a :class:`~.blocks.Shaping`.  Out: warnings, each with file and line, of what is
+certainly or very probably a mistake.  The findings of the load itself are not among them
+(``Shaping.warnings`` and ``errors``).
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def _shadow(plain: list[tuple[str, Rule]], rule: Rule, pattern: Pattern) -> Prob
     if not literals or any(literal.ignore_case for literal in literals):
         return None
     first, *others = (literal.text for literal in literals)
-    # The texts of one literal first: with thousands of rules nearly all fall out here.
+    # Compare with one literal first: of thousands of rules nearly none is left then.
     for text, earlier in [entry for entry in plain if entry[0] in first]:
         if all(text in other for other in others) and _covers(earlier, rule):
             message = (

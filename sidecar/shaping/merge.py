@@ -1,4 +1,6 @@
-"""The merge: files go in one after another, a :class:`~.blocks.Shaping` comes out.
+"""The merge of shaping files.
+
+In: files that were read, in order, and a resolver.  Out: a :class:`~.blocks.Shaping`.
 
 Source: KumoMTA's documentation of ``kumo.shaping.load`` and the recordings.
 What upstream does without saying so, and is kept because kumod does it:
@@ -110,8 +112,8 @@ async def merge_files(
 
 
 @dataclass(slots=True)
-class _Building:
-    """A block in the making."""
+class _MergedBlock:
+    """What the files so far say of ``default``, a site, a domain or a provider."""
 
     first: FileBlock | FileProvider
     options: dict[str, Option]
@@ -123,16 +125,16 @@ class _Building:
     max_message_rate: Option | None = None
 
     @classmethod
-    def of(cls, block: FileBlock | FileProvider) -> _Building:
-        building = cls(block, {}, {}, [], [])
-        building._replace(block)
-        building.domains.append(block.name)
+    def of(cls, block: FileBlock | FileProvider) -> _MergedBlock:
+        merged = cls(block, {}, {}, [], [])
+        merged._replace(block)
+        merged.domains.append(block.name)
         if isinstance(block, FileProvider):
-            building.max_message_rate = block.max_message_rate
-        return building
+            merged.max_message_rate = block.max_message_rate
+        return merged
 
     def add(self, block: FileBlock | FileProvider) -> None:
-        """What a later file says of the same."""
+        """Add what a later file says of the same."""
         self.domains.append(block.name)
         if block.replace_base:
             self._replace(block)
@@ -165,7 +167,7 @@ class _Building:
             name=name,
             options=self.options,
             sources=self.sources,
-            rules=tuple(_placed(rule, scope, rollup=rollup) for rule in self.rules),
+            rules=tuple(_in_scope(rule, scope, rollup=rollup) for rule in self.rules),
             replace_base=self.first.replace_base,
             domains=tuple(self.domains),
             file=self.first.file,
@@ -178,7 +180,7 @@ class _Building:
             name=name,
             options=self.options,
             sources=self.sources,
-            rules=tuple(_placed(rule, scope, rollup=False) for rule in self.rules),
+            rules=tuple(_in_scope(rule, scope, rollup=False) for rule in self.rules),
             matches=tuple(self.matches),
             connection_limit=self.connection_limit,
             max_message_rate=self.max_message_rate,
@@ -187,8 +189,8 @@ class _Building:
         )
 
 
-def _placed(rule: Rule, scope: Scope, *, rollup: bool) -> Rule:
-    """The rule with what its place decides."""
+def _in_scope(rule: Rule, scope: Scope, *, rollup: bool) -> Rule:
+    """`rule` in its scope, with its hash."""
     return hashed(replace(rule, scope=scope, rollup=rollup))
 
 
@@ -198,18 +200,18 @@ class _Merge:
     def __init__(self, options: MergeOptions, findings: Findings) -> None:
         self.options = options
         self.findings = findings
-        self.default: _Building | None = None
-        self.sites: dict[str, _Building] = {}
-        self.domains: dict[str, _Building] = {}
-        self.providers: dict[str, _Building] = {}
+        self.default: _MergedBlock | None = None
+        self.sites: dict[str, _MergedBlock] = {}
+        self.domains: dict[str, _MergedBlock] = {}
+        self.providers: dict[str, _MergedBlock] = {}
         self.mx: dict[str, MxAnswer | MxError] = {}
         self.ignored: list[FileBlock] = []
 
     async def resolve(self, files: Iterable[ShapingFile], resolver: Resolver) -> None:
         """Ask for the MX of every domain with ``mx_rollup``, all at once.
 
-        What has not been answered after a while counts as not resolved; the
-        resolver goes on asking, and the next load has the answer.
+        A domain whose answer does not come in time counts as not resolved.  The
+        resolver goes on asking, so the next load may have the answer.
         """
         domains = dict.fromkeys(
             block.name for file in files for block in file.domains if block.mx_rollup
@@ -233,7 +235,7 @@ class _Merge:
         """Merge one file."""
         if file.default is not None:
             if self.default is None:
-                self.default = _Building.of(file.default)
+                self.default = _MergedBlock.of(file.default)
             else:
                 self.default.add(file.default)
         for block in file.domains:
@@ -247,20 +249,20 @@ class _Merge:
                 f"domain {quoted(block.name)} is a single label; a domain needs quotes, as in "
                 f'["{block.name}.com"], or TOML takes each dot for a table within a table'
             )
-            self.findings.warnings.append(_at(block, "one-label-domain", message))
+            self.findings.warnings.append(_warning(block, "one-label-domain", message))
         if not block.mx_rollup:
             _add(self.domains, block.name, block)
             return
         mx = self.mx[block.name]
         if isinstance(mx, MxError):
             message = f"{mx}; what the file says of that domain is ignored"
-            self._ignore(block, self.options.dns_fail, _at(block, "mx-failed", message))
+            self._ignore(block, self.options.dns_fail, _warning(block, "mx-failed", message))
         elif mx.is_null:
             message = (
                 f"domain {block.name} has a null MX, so it belongs to no site and can't have "
                 "mx_rollup = true; what the file says of it is ignored"
             )
-            self._ignore(block, self.options.null_mx, _at(block, "null-mx", message))
+            self._ignore(block, self.options.null_mx, _warning(block, "null-mx", message))
         else:
             _add(self.sites, mx.site_name, block)
 
@@ -269,7 +271,7 @@ class _Merge:
         self.findings.at(level, problem)
 
     def find_stale_and_aliased(self) -> None:
-        """Answers the DNS could not renew, and sites that several tables make."""
+        """Note MX answers that could not be renewed, and sites that several tables share."""
         for answer in self.mx.values():
             if isinstance(answer, MxAnswer) and answer.stale is not None:
                 message = (
@@ -277,14 +279,14 @@ class _Merge:
                     "the last good answer stands"
                 )
                 self.findings.warnings.append(Problem("warning", "mx-stale", message))
-        for site, building in self.sites.items():
-            if len(building.domains) > 1:
+        for site, merged in self.sites.items():
+            if len(merged.domains) > 1:
                 message = (
                     f"several domain tables are of the same site {site}: "
-                    f"{', '.join(building.domains)}; what they say is merged"
+                    f"{', '.join(merged.domains)}; what they say is merged"
                 )
                 self.findings.at(
-                    self.options.aliased_site, _at(building.first, "aliased-site", message)
+                    self.options.aliased_site, _warning(merged.first, "aliased-site", message)
                 )
 
     def _overlaps(self, shaping: Shaping) -> None:
@@ -299,7 +301,7 @@ class _Merge:
                 message = f"domain {domain} is also matched by provider(s): {', '.join(fitting)}"
                 block = next(b for f in shaping.files for b in f.domains if b.name == domain)
                 self.findings.at(
-                    self.options.provider_overlap, _at(block, "provider-overlap", message)
+                    self.options.provider_overlap, _warning(block, "provider-overlap", message)
                 )
 
     def finish(self, files: tuple[ShapingFile, ...]) -> Shaping:
@@ -336,13 +338,13 @@ class _Merge:
         return replace(shaping, hash=content_hash(shaping), horizon_ns=longest + period * NS)
 
     def _check_options(self, files: Iterable[ShapingFile]) -> None:
-        """Options that are left after the merge must be right; of others a warning will do."""
+        """Note wrong options: an error where the merge keeps one, a warning where it does not."""
         default = [] if self.default is None else [self.default]
         left = [*default, *self.sites.values(), *self.domains.values(), *self.providers.values()]
         found = [
             problem
-            for building in left
-            for name, option, of_provider in building.all_options()
+            for merged in left
+            for name, option, of_provider in merged.all_options()
             for problem in _wrong(name, option, of_provider=of_provider)
         ]
         self.findings.fatal += (p for p in found if p.level == "error")
@@ -362,12 +364,12 @@ def _longest(rule: Rule) -> int:
 def _shadowed(
     files: Iterable[ShapingFile], found: set[tuple[str | None, int | None, str]]
 ) -> Iterator[Problem]:
-    """What is wrong with options that are not left after the merge."""
+    """What is wrong with options that the merge has replaced."""
     for file in files:
         for block in file.blocks:
             of_domain = isinstance(block, FileBlock) and block is not file.default
             one_label = of_domain and _has_one_label(block.name)
-            for name, option, of_provider in _Building.of(block).all_options():
+            for name, option, of_provider in _MergedBlock.of(block).all_options():
                 # [gmail.com] without quotes has a finding of its own.
                 if one_label and isinstance(option.value, dict):
                     continue
@@ -418,14 +420,14 @@ def _expiry(answer: MxAnswer | MxError) -> int:
     return answer.expires_ns if isinstance(answer, MxAnswer) else answer.retry_ns
 
 
-def _add(buildings: dict[str, _Building], name: str, block: FileBlock | FileProvider) -> None:
-    if name in buildings:
-        buildings[name].add(block)
+def _add(blocks: dict[str, _MergedBlock], name: str, block: FileBlock | FileProvider) -> None:
+    if name in blocks:
+        blocks[name].add(block)
     else:
-        buildings[name] = _Building.of(block)
+        blocks[name] = _MergedBlock.of(block)
 
 
-def _at(block: FileBlock | FileProvider, code: str, message: str) -> Problem:
+def _warning(block: FileBlock | FileProvider, code: str, message: str) -> Problem:
     return Problem("warning", code, message, block.file, block.line)
 
 

@@ -149,7 +149,7 @@ def _unsigned(largest: int) -> Callable[[object], int]:
 
 def _one_of(*names: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
-        # {Required={}} is how the same value looks where a variant could carry data.
+        # {Required={}} is another spelling of the same value.
         if isinstance(value, dict) and len(value) == 1:
             ((key, inner),) = value.items()
             value = key if inner in ({}, []) else value

@@ -35,7 +35,7 @@ def is_url(name: str) -> bool:
 async def read_local(path: str) -> str:
     """The text of a local file; SourceError when there is none to be had."""
     try:
-        # A pipe or a device would block or never end; a directory has its own message.
+        # Reading a pipe or a device might never end.  For a directory the system's error is better.
         if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # noqa: ASYNC240 - one stat of a local file
             raise SourceError("is no regular file")
         async with aiofiles.open(path, "rb") as file:

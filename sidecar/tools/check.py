@@ -1,8 +1,8 @@
-"""Checking shaping files: what is wrong with them, and what makes them slow.
+"""What is wrong with shaping files, and which rules make the sidecar slow.
 
-In: files, merge options, a resolver.  Out: a :class:`Report` with everything
-the load says, what :func:`sidecar.shaping.lint.lint` doubts, and the rules
-that keep the prefilter from doing its work.
+In: files, merge options, a resolver.  Out: a :class:`Report`: the problems of the
+load, the doubts of :func:`sidecar.shaping.lint.lint`, and the rules on whose account
+every record is decoded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Report:
 
     ``files`` as given; ``rules`` counts those in them, None when the files do
     not load; ``problems`` are in the order of file and line; ``slow`` are the
-    rules without a literal that a line must hold for them to match.
+    rules on whose account every record is decoded.
     """
 
     files: tuple[str, ...]
@@ -86,17 +86,17 @@ def _order(problem: Problem) -> tuple[str, int, str, str]:
 def _slow_problem(rule: Rule) -> Problem:
     sources = ", ".join(repr(p.source) for p in rule.regexes if p.literals() is None)
     message = (
-        f"regex {sources} has no text that a matching record must hold: with it in force every "
-        "record is decoded, not just those that a rule may match, which costs some six times "
-        "the processor time"
+        f"regex {sources} names no text that a matching record must hold, so the sidecar decodes "
+        "every record: about six times the processor time. Put a word into the regex that "
+        "every such response has"
     )
     return Problem("warning", "no-literal", message, rule.file, rule.line, rule.where)
 
 
 async def check(files: Sequence[str], *, options: MergeOptions, resolver: Resolver) -> Report:
-    """Load `files` and look for what is wrong with them; never raises for what is in them.
+    """The report on `files`; whatever is in them, it raises nothing.
 
-    What `options` calls an error is one; what it ignores, the lint has its say on.
+    `options` say what is an error.  Where they ignore a finding, the lint may still doubt it.
     """
     try:
         shaping = await load_shaping(files, options=_quiet(options), resolver=resolver)
@@ -111,7 +111,10 @@ async def check(files: Sequence[str], *, options: MergeOptions, resolver: Resolv
 
 
 def _quiet(options: MergeOptions) -> MergeOptions:
-    """Without the warnings that the lint gives, too; a URL that can't be fetched is told."""
+    """`options` without the warnings that the lint gives anyway.
+
+    A URL that can't be fetched is a warning at least.
+    """
     quiet: dict[str, Any] = {
         name: "Ignore"
         for name in ("aliased_site", "dns_fail", "null_mx", "provider_overlap")

@@ -1,7 +1,7 @@
 """Log records made by hand: an SMTP response and who it was for in, a log line out.
 
-The line goes the way of every other line, through the log room's decoder, so
-that what a tool says of it is what the service would do.
+The log room decodes the line as it decodes every other.  So what a tool says of it
+is what the service would do.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Response:
 def parse_response(text: str) -> Response:
     """A response as it stands in an SMTP session, ``421 4.7.0 text``; ValueError for others.
 
-    Of several lines each may have the code again (RFC 5321 section 4.2.1); kumod
-    logs them without.
+    Each of several lines may repeat the code (RFC 5321 section 4.2.1).  kumod logs
+    the lines without it.
     """
     text = text.strip("\r\n")
     m = _RESPONSE.fullmatch(text)

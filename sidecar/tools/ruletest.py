@@ -1,8 +1,8 @@
 """Rule tests: cases in, differences out.
 
-Every record goes through the service's own pipeline at its own moment; what is
-then in force is compared with what the case expects.  No clock, no DNS: times
-count from :data:`START`, MX come from the zones.
+The service's own pipeline decides each record at the record's own moment.  What is
+in force is then compared with what the case expects.  There is no clock and no DNS:
+times count from :data:`START`, MX come from the zones.
 """
 
 from __future__ import annotations

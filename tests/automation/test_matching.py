@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.automation.decide import Automation
-from sidecar.automation.matching import Common, Matcher, Numbered, RuleList
+from sidecar.automation.matching import GeneralMatches, Matcher, Numbered, RuleList
 from sidecar.fancy.pattern import Pattern, compile_pattern
 from sidecar.log.record import Record
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
@@ -126,9 +126,9 @@ def test_rules_that_were_replaced_are_freed_at_once(tmp_path: Path) -> None:
 def test_what_is_remembered_of_domains_and_queues_is_bounded(tmp_path: Path) -> None:
     automation = Automation()
     matcher = Matcher(shaping_of(tmp_path / "1.toml", RULES))
-    records = [record("busy", domain=f"d{n}.example") for n in range(Common._FITS_MAX + 9)]
+    records = [record("busy", domain=f"d{n}.example") for n in range(GeneralMatches._FITS_MAX + 9)]
     assert act_on(automation, matcher, *records) == len(records)
-    assert len(matcher._common.match("421 busy", internal=False)._fits) <= Common._FITS_MAX
+    assert len(matcher._common.match("421 busy", internal=False)._fits) <= GeneralMatches._FITS_MAX
     assert 0 < len(matcher._places) <= Matcher._PLACES_MAX
     assert 0 < len(automation._plans) <= Automation._PLANS_MAX
     known = len(automation._plans)

@@ -160,7 +160,7 @@ def test_a_name_that_different_rules_share_is_doubtful(tmp_path: Path) -> None:
     (problem,) = lint(shaping)
     assert problem.code == "shared-name"
     assert shown([problem], tmp_path) == [
-        "f1.toml:1: [[default.automation]] rule 1: the name a is that of rule 1 "
+        "f1.toml:1: [[default.automation]] rule 1 (a): the name a is that of rule 1 "
         f"({tmp_path}/f0.toml:1), too: a command or a metric that goes by it means both".replace(
             f"{tmp_path}/", ""
         )
