@@ -34,6 +34,7 @@ from .common import moment, resolver_for, run_async, setting_options, settle
     "allowed_hosts",
     "kumod_api",
     "simulate",
+    "notify",
     "retention",
     "max_entries",
     "history",

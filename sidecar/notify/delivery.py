@@ -17,8 +17,9 @@ from .event import Event
 from .message import Message
 from .outbox import Outbox, Rows
 from .pace import Step, Waiting, next_step, retry_seconds
-from .sending import NotSent, send
-from .targets import Target, Targets
+from .program import NotSent
+from .sending import send
+from .targets import LISTED, Target, Targets
 
 Commit = Callable[[Rows], asyncio.Future[None]]
 """Takes rows; the future is done when they, and all before them, are committed."""
@@ -72,21 +73,31 @@ class Delivery:
         self._replaced = asyncio.Event()
         self.targets = targets
 
-    def take(self, events: Iterable[tuple[Event, Iterable[str]]]) -> Rows:
-        """The rows that events add, each with the names that its rule gives.
+    def begin(self, subject: str, event: Event, names: Iterable[str]) -> Rows:
+        """The rows by which it is told that `subject` began; `names`: whom its rule names.
 
-        They are to be committed together with what the events are about.
+        They are to be committed together with what began.
         """
-        by_target: dict[str, list[Event]] = {}
-        for event, names in events:
-            bounded = event.bounded()
-            for name in self.targets.of(names):
-                by_target.setdefault(name, []).append(bounded)
-        rows = Rows()
-        for name, found in by_target.items():
-            rows |= self._outbox.take(name, found, listed_most=self.targets.by_name[name].listed)
-            self._of(name).wake.set()
+        by_name = self.targets.by_name
+        wanted = {name: by_name[name].listed for name in self.targets.of(names)}
+        rows = self._outbox.begin(subject, event, wanted)
+        self._wake(wanted)
         return rows
+
+    def end(self, subject: str, event: Event) -> Rows:
+        """The rows by which those are told that `subject` ended who were told that it began."""
+        told = self._outbox.told.get(subject)
+        rows = self._outbox.end(subject, event, self._listed)
+        self._wake(() if told is None else told.targets)
+        return rows
+
+    def _listed(self, name: str) -> int:
+        target = self.targets.by_name.get(name)
+        return LISTED if target is None else target.listed
+
+    def _wake(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._of(name).wake.set()
 
     def replace(self, targets: Targets) -> tuple[Rows, Mapping[str, int]]:
         """Go on with `targets`; rows to be committed, and what was given up of which target."""

@@ -22,7 +22,7 @@ from sidecar.shaping.documents import DocumentError, parse_toml
 from sidecar.times import NS
 from sidecar.tools.table import Table
 
-from .targets import AppriseTarget, CommandTarget, Secret, Target, Targets, WebhookTarget
+from .targets import LISTED, AppriseTarget, CommandTarget, Secret, Target, Targets, WebhookTarget
 
 FORMAT: Final = """\
 [target.oncall]
@@ -153,7 +153,7 @@ def _common(name: str, table: Table, kind: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": name,
         "default": table.flag("default", default=False),
-        "listed": listed if listed is not None else 20 if kind == "apprise" else 200,
+        "listed": listed if listed is not None else 20 if kind == "apprise" else LISTED,
     }
     for key, least, most in (
         ("wait", 0, 3600),

@@ -8,11 +8,13 @@ sealed message before it is sent.
 A target has at most one sealed message and one open group.  Of a group the first
 few events are kept whole and the others counted, so a target that is away
 costs a bounded number of rows, and gets two messages when it is back.
+
+Who was told of a beginning is kept until its end is told to the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -41,6 +43,13 @@ class Fate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last_error: str = ""
 
 
+class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The targets that are told of something, and the label under which they are."""
+
+    label: str
+    targets: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Queue:
     """What waits for one target."""
@@ -63,12 +72,13 @@ class Queue:
 
 
 class Outbox:
-    """What waits, by target."""
+    """What waits, by target; and by subject (an episode, a condition) who was told of it."""
 
-    __slots__ = ("_queues",)
+    __slots__ = ("_queues", "told")
 
     def __init__(self) -> None:
         self._queues: dict[str, Queue] = {}
+        self.told: dict[str, Told] = {}
 
     def __getitem__(self, target: str) -> Queue:
         return self._queues.setdefault(target, Queue())
@@ -77,6 +87,29 @@ class Outbox:
     def names(self) -> list[str]:
         """The targets that something is known of."""
         return sorted(self._queues)
+
+    def begin(self, subject: str, event: Event, targets: Mapping[str, int]) -> Rows:
+        """Have `targets` told that `subject` began: for each, how many events it has listed."""
+        if not targets:
+            return {}
+        event = event.bounded()
+        told = self.told[subject] = Told(event.label, tuple(targets))
+        rows: Rows = {f"told {subject}": _text(told)}
+        for target, most in targets.items():
+            rows |= self.take(target, (event,), listed_most=most)
+        return rows
+
+    def end(self, subject: str, event: Event, listed_most: Callable[[str], int]) -> Rows:
+        """Have those told that `subject` ended who were told that it began."""
+        told = self.told.pop(subject, None)
+        if told is None:
+            return {}
+        event = event.bounded()
+        rows: Rows = {f"told {subject}": None}
+        for target in told.targets:
+            if target in self._queues:
+                rows |= self.take(target, (event,), listed_most=listed_most(target))
+        return rows
 
     def take(self, target: str, events: Iterable[Event], *, listed_most: int) -> Rows:
         """Add `events`, all but the first `listed_most` of a group counted only."""
@@ -161,6 +194,8 @@ class Outbox:
                 value = getattr(queue, part)
                 if value is not None:
                     yield f"{part} {target}", _text(value)
+        for subject, told in self.told.items():
+            yield f"told {subject}", _text(told)
 
     def _dropped(self, target: str, count: int) -> Rows:
         fate = self[target].fate
@@ -187,7 +222,9 @@ def restore(saved: Mapping[str, str]) -> tuple[Outbox, Rows, list[str]]:
         part, _, rest = key.partition(" ")
         target, _, number = rest.partition(" ")
         try:
-            if part == "event":
+            if part == "told":
+                outbox.told[rest] = msgspec.json.decode(row, type=Told)
+            elif part == "event":
                 outbox[target].listed[int(number)] = from_row(row)
             else:
                 setattr(outbox[target], part, msgspec.json.decode(row, type=_PARTS[part]))
@@ -208,5 +245,5 @@ def _event_key(target: str, number: int) -> str:
     return f"event {target} {number:06d}"
 
 
-def _text(value: Group | Message | Fate) -> str:
+def _text(value: Group | Message | Fate | Told) -> str:
     return msgspec.json.encode(value).decode()

@@ -1,27 +1,23 @@
 """One attempt: a message to a target.
 
 In: a target, a sealed message.  Out: nothing, or :class:`NotSent` with the reason,
-in which no secret is readable.  Each attempt ends within the target's time, and at
+(:class:`NotSent`),  Each attempt ends within the target's time, and at
 once when it is cancelled.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib.util
 import json
-import os
-import signal
 import sys
 import time
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from .event import shortened
 from .message import Message
+from .program import NotSent, run_program
 from .signature import headers
 from .targets import AppriseTarget, CommandTarget, Target, WebhookTarget, without_secrets
 
@@ -29,16 +25,6 @@ NO_APPRISE = "apprise is not installed beside tsa-sidecar: pip install 'kumo-tsa
 """Why a target of apprise can't be told anything."""
 
 _ANSWER_LARGEST = 64 * 1024
-_SAID_LARGEST = 4096
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TZ", "SSL_CERT_FILE")
-
-
-class NotSent(Exception):  # noqa: N818 - a state of the world, met often
-    """The target has not taken the message; ``retry_after``: seconds that it asks for."""
-
-    def __init__(self, reason: str, *, retry_after: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
 
 
 def has_apprise() -> bool:
@@ -51,7 +37,7 @@ async def send(target: Target, message: Message) -> None:
     try:
         match target:
             case CommandTarget():
-                await _run(target.argv, message.body.encode(), target.timeout)
+                await run_program(target.argv, message.body.encode(), target.timeout)
             case WebhookTarget():
                 await _post(target, message)
             case AppriseTarget():
@@ -104,53 +90,4 @@ async def _by_apprise(target: AppriseTarget, message: Message) -> None:
         raise NotSent(NO_APPRISE)
     wanted = {"url": target.url.value, "title": message.title, "text": message.text}
     argv = (sys.executable, "-P", "-m", "sidecar.notify.apprise_child")
-    await _run(argv, json.dumps(wanted).encode(), target.timeout)
-
-
-async def _run(argv: tuple[str, ...], data: bytes, seconds: float) -> None:
-    """Run a program with `data` on its standard input, to its end.  Raises NotSent."""
-    env = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=PIPE, stdout=DEVNULL, stderr=PIPE, env=env, start_new_session=True
-        )
-    except OSError as error:
-        raise NotSent(f"{argv[0]} can't be run: {error.strerror or error}") from None
-    said = asyncio.create_task(_last_words(process))
-    fed = asyncio.create_task(_feed(process, data))
-    try:
-        async with asyncio.timeout(seconds):
-            code = await process.wait()
-    except TimeoutError:
-        raise NotSent(f"{argv[0]} was ended after {seconds:g} seconds") from None
-    finally:
-        # What it started goes with it: nothing of it may go on beside the next attempt.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        fed.cancel()
-        await asyncio.wait([said], timeout=1.0)
-        said.cancel()
-        await asyncio.gather(fed, said, return_exceptions=True)
-        process._transport.close()  # type: ignore[attr-defined]
-    if code:
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        words = said.result() if said.done() and not said.cancelled() else ""
-        raise NotSent(f"{argv[0]}: {how}{f': {words}' if words else ''}")
-
-
-async def _feed(process: Process, data: bytes) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not read all
-        process.stdin.write(data)
-        await process.stdin.drain()
-    process.stdin.close()
-
-
-async def _last_words(process: Process) -> str:
-    """The end of what it says on stderr."""
-    assert process.stderr is not None
-    kept = b""
-    while part := await process.stderr.read(_SAID_LARGEST):
-        kept = (kept + part)[-_SAID_LARGEST:]
-    lines = kept.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else ""
+    await run_program(argv, json.dumps(wanted).encode(), target.timeout)

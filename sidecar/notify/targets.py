@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 HIDDEN = "***"
 """What stands for a secret in a text."""
 
+LISTED = 200
+"""How many events a message has whole, where the target says nothing."""
+
 _SHORTEST = 4
 
 
@@ -37,7 +40,7 @@ class _Common:
     default: bool = False
     wait: float = 10.0
     every: float = 60.0
-    listed: int = 200
+    listed: int = LISTED
     keep: float = 3 * 86400.0
     timeout: float = 30.0
 

@@ -99,6 +99,10 @@ class Metrics:
     frames_sent: Counter
     kumod_requests: Counter  # by method and outcome
     kumod_entries: Gauge  # by effect
+    notify_waiting: Gauge  # by target
+    notify_oldest: Gauge
+    notify_dropped: Gauge
+    notify_messages: Counter  # by target and outcome: sent, failed
 
     @classmethod
     def create(cls, *, process: bool = False) -> Metrics:
@@ -206,6 +210,22 @@ class Metrics:
             ),
             kumod_entries=gauge(
                 "kumod_entries", "Entries by whether kumod does what they ask for.", "effect"
+            ),
+            notify_waiting=gauge(
+                "notify_waiting_events", "Events that the target has not been told.", "target"
+            ),
+            notify_oldest=gauge(
+                "notify_oldest_waiting_seconds",
+                "Age of the oldest event that the target has not been told; 0: none waits.",
+                "target",
+            ),
+            notify_dropped=gauge(
+                "notify_dropped_events",
+                "Events that the target was never told, since the state was made.",
+                "target",
+            ),
+            notify_messages=counter(
+                "notify_messages", "Attempts to tell the target something.", "target", "outcome"
             ),
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sidecar.automation.decide import Outcome
 from sidecar.faults import reached
@@ -35,6 +35,7 @@ class Commits:
 
     What outcomes change in the store is written down once for all that was decided
     since the last commit, of which only the last of each key counts.
+    ``tell``: the rows of the outbox that tell of an outcome.
     ``everything``: the whole state as one transaction, for a store that lost
     its file.
     """
@@ -46,15 +47,18 @@ class Commits:
         everything: Callable[[], Transaction],
         log: Log,
         took: Callable[[float], object] = lambda _seconds: None,
+        tell: Callable[[Outcome], Mapping[str, str | None]] = lambda _outcome: {},
     ) -> None:
         self._store = store
         self._everything = everything
         self._log = log
         self._took = took
+        self._tell = tell
         self._pending = Transaction()
         self._decided = Outcome()  # its effects are not in _pending yet
         self._unpublished = Outcome()
         self._since: float | None = None
+        self._awaited: list[asyncio.Future[None]] = []
         self.failure: Problem | None = None
         """Why the state file can't be written; None while it can."""
         self.patient = True
@@ -62,7 +66,9 @@ class Commits:
 
     def add(self, changes: Transaction, outcome: Outcome | None = None) -> None:
         """Have `changes` and the effects of `outcome` committed soon; `outcome` published then."""
+        told = {} if outcome is None else self._tell(outcome)
         self._pending.add(changes)
+        self._pending.outbox.update(told)
         if outcome is not None:
             self._decided.add(
                 Outcome(
@@ -77,8 +83,18 @@ class Commits:
 
     def add_unpublished(self, outcome: Outcome) -> None:
         """Have the effects of `outcome` committed soon, of which nothing is to be published."""
+        self._pending.outbox.update(self._tell(outcome))
         self._decided.add(outcome)
         self._note_time()
+
+    def committed(self) -> asyncio.Future[None]:
+        """A future that is done when all that was added so far is committed."""
+        future = asyncio.get_running_loop().create_future()
+        if self._since is None:
+            future.set_result(None)
+        else:
+            self._awaited.append(future)
+        return future
 
     def _note_time(self) -> None:
         if self._since is None and (self._pending or self._decided):
@@ -153,4 +169,8 @@ class Commits:
         outcome, self._unpublished = self._unpublished, Outcome()
         self._pending = Transaction()
         self._since = None
+        awaited, self._awaited = self._awaited, []
+        for future in awaited:
+            if not future.done():
+                future.set_result(None)
         return outcome

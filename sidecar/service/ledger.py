@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from sidecar.automation.decide import Outcome
 from sidecar.automation.waiting import Waiting
@@ -23,6 +24,9 @@ from .checkpoints import to_rows
 from .commits import Commits
 from .logging import Log
 from .state import number, progress, restore, transaction
+
+if TYPE_CHECKING:
+    from .notify import Notifications
 
 _COPY = "copy:"
 """Before the URL in the name under which the state file keeps the last good copy."""
@@ -62,8 +66,10 @@ class Ledger:
         clock: Callable[[], int],
         took: Callable[[float], object] = lambda _seconds: None,
         simulate: bool = False,
+        notifications: Notifications | None = None,
     ) -> None:
         self._resolver = resolver
+        self._notifications = notifications
         self._clock = clock
         self._kind = {_SIMULATED: "1"} if simulate else {}
         self.automation, cleaning, problems = restore(saved)
@@ -91,7 +97,15 @@ class Ledger:
         """Of segments finished before this moment it is not known any more what was read."""
         self.committed_ns = number(saved.meta, _COMMITTED)
         """When the last run committed what it had read."""
-        self.commits = Commits(store, everything=self.everything, log=log, took=took)
+        self.commits = Commits(
+            store,
+            everything=self.everything,
+            log=log,
+            took=took,
+            tell=(lambda _outcome: {}) if notifications is None else notifications.rows_of,
+        )
+        if notifications is not None:
+            notifications.attach(self.commits)
         for problem in self._drop_damaged(cleaning):
             log.problem(problem)
         self.commits.add(cleaning)
@@ -191,6 +205,8 @@ class Ledger:
         whole.counters = dict(self.counters)
         whole.kumod_ids = dict(self.kumod_ids)
         whole.waiting = dict(self.waiting)
+        if self._notifications is not None:
+            whole.outbox |= self._notifications.rows()
         whole.meta |= self._meta()
         whole.meta |= {_COPY + url: text for url, text in self.copies.items()}
         if isinstance(self._resolver, DnsResolver):

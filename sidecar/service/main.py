@@ -27,7 +27,7 @@ from sidecar.problems import Problem, ProblemError
 from sidecar.publish.metrics import Metrics
 from sidecar.settings import DEBUG, Fixed
 from sidecar.shaping.mx import DnsResolver, Resolver
-from sidecar.store import Saved, Store, StoreError
+from sidecar.store import Saved, Store, StoreError, Transaction
 from sidecar.systemd import Notifier
 from sidecar.times import NS, format_rfc3339, until_tick
 
@@ -50,6 +50,8 @@ if TYPE_CHECKING:  # imported where they are used: together they take a while
     from sidecar.publish.http import Endpoint
     from sidecar.publish.kumod import KumodClient
 
+    from .notify import Notifications
+
 _CANCEL_SECONDS = 1.0
 
 
@@ -68,6 +70,7 @@ class _Outside:
     view: Published
     endpoint: Endpoint | None
     kumod: KumodClient | None
+    notifications: Notifications | None
     publisher: Publisher
     status_file: StatusFile
     gauges: Gauges
@@ -90,6 +93,7 @@ class _Outside:
             clock_behind_seconds=clock.behind_ns // NS if isinstance(clock, GuardedClock) else 0,
             kumod=None if self.kumod is None else self.kumod.obedience.document(),
             roads=dict(self._roads()),
+            notify=None if self.notifications is None else self.notifications.document(),
             dns_failures=0 if dns is None else dns.failures,
             dns_look_ups=0 if dns is None else dns.in_flight,
             dns_silent_since_ns=0 if dns is None else dns.silent_since_ns,
@@ -115,10 +119,14 @@ class _Outside:
             yield Problem("error", "dns-silent", message)
         if self.kumod is not None:
             yield from self.kumod.conditions()
+        if self.notifications is not None:
+            yield from self.notifications.conditions()
 
     async def tell(self, status: Status) -> None:
         """Write `status` into its file, and show it in the metrics and on the page."""
         self.gauges.show(status, self.clock())
+        if self.notifications is not None:
+            self.notifications.show()
         self.metrics.state_writable.set(self.ledger.commits.failure is None)
         if self.endpoint is not None:
             self._show_page(self.endpoint, status.document())
@@ -270,6 +278,7 @@ def _outside(
         for problem in store.problems:
             log.problem(problem)
         resolver = make_resolver(saved.mx)
+        notifications = _notifications(settings, saved, metrics=metrics, log=log, clock=clock)
         ledger = Ledger(
             store,
             saved,
@@ -278,7 +287,10 @@ def _outside(
             clock=clock,
             took=metrics.commit_seconds.observe,
             simulate=settings.simulate,
+            notifications=notifications,
         )
+        if notifications is None:
+            ledger.commits.add(Transaction(outbox=dict.fromkeys(saved.outbox)))
         view = Published(ledger.automation.entries)
         view.expire(clock())
         kumod = None if once else _kumod(settings, ledger, metrics=metrics, log=log)
@@ -303,6 +315,7 @@ def _outside(
                 view=view,
                 endpoint=endpoint,
                 kumod=kumod,
+                notifications=notifications,
                 publisher=publisher,
                 status_file=StatusFile(status_path(settings.state)),
                 gauges=Gauges(metrics),
@@ -327,6 +340,8 @@ async def _load_rules(settled: Settled, settle: Settle, outside: _Outside) -> Ru
         simulate=settings.fixed.simulate,
     )
     ledger.keep_copies(settings.reloaded.shaping)
+    if outside.notifications is not None:
+        outside.notifications.follow(rules.shaping)
     outside.metrics.rules_loaded_at.set(outside.clock() / NS)
     for problem in rules.found:
         outside.log.problem(problem)
@@ -386,6 +401,16 @@ def _kumod(settings: Fixed, ledger: Ledger, *, metrics: Metrics, log: Log) -> Ku
     )
 
 
+def _notifications(
+    settings: Fixed, saved: Saved, *, metrics: Metrics, log: Log, clock: Callable[[], int]
+) -> Notifications | None:
+    if settings.notify is None:
+        return None
+    from .notify import Notifications  # noqa: PLC0415
+
+    return Notifications(saved.outbox, settings.notify, log=log, metrics=metrics, clock=clock)
+
+
 async def _run_once(sidecar: _Sidecar) -> None:
     outside, flow, publisher = sidecar.outside, sidecar.flow, sidecar.outside.publisher
     outside.ledger.commits.patient = False
@@ -434,6 +459,8 @@ def _works(sidecar: _Sidecar, hangup: asyncio.Event) -> dict[str, Coroutine[Any,
     }
     if outside.kumod is not None:
         works["kumod"] = outside.kumod.run()
+    if outside.notifications is not None:
+        works["notify"] = outside.notifications.run()
     if keeper is not None:
         works["retention"] = keep_within(
             keeper,
@@ -451,7 +478,10 @@ async def _tell_status(sidecar: _Sidecar) -> None:
     while True:
         for problem in sidecar.book.newly_switched_off():
             sidecar.outside.log.problem(problem)
-        await sidecar.outside.tell(sidecar.status("running"))
+        status = sidecar.status("running")
+        await sidecar.outside.tell(status)
+        if sidecar.outside.notifications is not None:
+            sidecar.outside.notifications.watch(status.conditions)
         await asyncio.sleep(until_tick(time.monotonic(), HEARTBEAT_SECONDS))
 
 
@@ -541,6 +571,9 @@ async def _reload_once(sidecar: _Sidecar, reason: str) -> None:
     book, outside = sidecar.book, sidecar.outside
     log = outside.log
     waiting = book.awaiting_restart
+    notifications = outside.notifications
+    if notifications is not None:
+        await notifications.reload()
     changed = await book.reload()
     for problem in book.failure:
         log.problem(problem)
@@ -550,6 +583,8 @@ async def _reload_once(sidecar: _Sidecar, reason: str) -> None:
         return
     outside.metrics.rules_loaded_at.set(outside.clock() / NS)
     outside.ledger.keep_copies(book.settled.settings.reloaded.shaping)
+    if notifications is not None:
+        notifications.follow(book.rules.shaping)
     restart = book.restart_problem
     if restart is not None and book.awaiting_restart != waiting:
         log.problem(restart)

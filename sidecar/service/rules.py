@@ -44,7 +44,8 @@ class Settled:
         shaping = [
             f for f in self.settings.reloaded.shaping if not f.startswith(("http://", "https://"))
         ]
-        return [*shaping, *self.policy_files]
+        notify = self.settings.fixed.notify
+        return [*shaping, *self.policy_files, *([] if notify is None else [str(notify)])]
 
 
 Settle = Callable[[], Settled]

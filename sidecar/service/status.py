@@ -51,7 +51,7 @@ class Status:
     ``dns_silent_since_ns`` is 0 while name servers answer.  ``kumod``: whether kumod
     does what was published, by entry's key; None without an admin API.  ``roads``:
     where each road leads that is used, ``overlay`` (a file), ``listener`` and ``kumod``
-    (URLs).
+    (URLs).  ``notify``: the targets of notifications, by name; None without any.
     """
 
     state: State
@@ -78,6 +78,7 @@ class Status:
     regexes_switched_off: int = 0
     kumod: Document | None = None
     roads: Mapping[str, str] = field(default_factory=dict)
+    notify: Document | None = None
 
     def document(self) -> dict[str, Any]:
         """The same as JSON has it."""
@@ -111,6 +112,7 @@ class Status:
             "clock_behind_seconds": self.clock_behind_seconds,
             "kumod": self.kumod,
             "roads": dict(self.roads),
+            "notify": self.notify,
         }
 
 

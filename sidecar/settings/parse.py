@@ -130,6 +130,11 @@ def parse_path(value: object) -> Path:
     return Path(parse_text(value))
 
 
+def parse_notify(value: object) -> Path | None:
+    """The path of a file; none and off turn it off."""
+    return None if is_off(value) else parse_path(value)
+
+
 def parse_paths(value: object) -> tuple[Path, ...]:
     return tuple(Path(text) for text in parse_texts(value))
 

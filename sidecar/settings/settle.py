@@ -127,6 +127,7 @@ def _settings(
         trusted_hosts=values["trusted_hosts"],
         allowed_hosts=values["allowed_hosts"],
         kumod_api=values["kumod_api"],
+        notify=values["notify"],
         simulate=values["simulate"],
         retention=values["retention"],
         poll_seconds=values["poll"],

@@ -25,6 +25,7 @@ from .parse import (
     parse_merge_options,
     parse_nameservers,
     parse_networks,
+    parse_notify,
     parse_path,
     parse_paths,
     parse_pattern,
@@ -278,6 +279,16 @@ SETTINGS: tuple[Setting, ...] = (
         "true|false",
         "true",
         is_flag=True,
+    ),
+    Setting(
+        "notify",
+        "--notify",
+        parse_notify,
+        False,
+        "The file that names who is told when an entry begins and ends: commands, webhooks, mail "
+        "and chat. Off unless given. A reload reads it again.",
+        "FILE",
+        "/etc/tsa-sidecar/notify.toml",
     ),
     Setting(
         "retention",

@@ -101,6 +101,7 @@ class Fixed:
     allowed_hosts: tuple[str, ...]
     kumod_api: str | None
     simulate: bool
+    notify: Path | None
     retention: Retention | None
     poll_seconds: float
     log_format: LogFormat
