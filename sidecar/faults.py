@@ -22,6 +22,9 @@ STEPS = (
 )
 """The steps between reading a batch and having published it, in order."""
 
+NOTIFY_STEPS = ("notify-sent", "notify-noted")
+"""The steps between sending a notification and having noted that it was sent."""
+
 
 class FaultPoint:
     """Counts how often a step is reached and strikes at the right time."""
@@ -37,8 +40,9 @@ class FaultPoint:
         self._left = 0
         if setting:
             step, _, count = setting.partition(":")
-            if step not in STEPS:
-                raise ValueError(f"TSA_SIDECAR_FAULT: no step {step!r}; steps: {', '.join(STEPS)}")
+            if step not in STEPS + NOTIFY_STEPS:
+                known = ", ".join(STEPS + NOTIFY_STEPS)
+                raise ValueError(f"TSA_SIDECAR_FAULT: no step {step!r}; steps: {known}")
             self._step, self._left = step, int(count or "1")
 
     def __call__(self, step: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import settings
@@ -20,7 +21,11 @@ NEEDED = {
 }
 """Programs that some tests need: those tests, and Debian's package."""
 
+MODULES = {"apprise": ("notify/test_apprise.py", "apprise")}
+"""Modules that some tests need: those tests, and PyPI's package."""
+
 collect_ignore = [tests for program, (tests, _) in NEEDED.items() if not shutil.which(program)]
+collect_ignore += [tests for module, (tests, _) in MODULES.items() if find_spec(module) is None]
 
 
 def pytest_report_header() -> list[str]:
@@ -28,6 +33,10 @@ def pytest_report_header() -> list[str]:
     return [
         f"not run: tests/{tests}, for want of {program} (apt install {package})"
         for program, (tests, package) in NEEDED.items()
+        if tests in collect_ignore
+    ] + [
+        f"not run: tests/{tests}, for want of {module} (pip install {package})"
+        for module, (tests, package) in MODULES.items()
         if tests in collect_ignore
     ]
 

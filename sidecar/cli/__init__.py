@@ -22,6 +22,7 @@ _COMMANDS: Final = (
     "show",
     "history",
     "cancel",
+    "notify",
     "state",
     "replay",
     "check",

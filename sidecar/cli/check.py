@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
+from sidecar.notify.file import load_targets
+from sidecar.notify.targets import Targets
 from sidecar.problems import Problem, ProblemError, one_line
+from sidecar.settings import Settings
 from sidecar.shaping.load import MergeOptions
 from sidecar.tools.check import Report, failed
 from sidecar.tools.check import check as run_check
@@ -14,7 +19,7 @@ from .console import STYLES, line, output, print_json
 
 
 @click.command(short_help="Find what is wrong with the shaping files.")
-@setting_options("policy", "shaping", "merge_options", "dns_zones")
+@setting_options("policy", "shaping", "merge_options", "dns_zones", "notify")
 @click.option("--no-dns", is_flag=True, help="Ask no DNS: every domain is a site of its own.")
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -59,14 +64,31 @@ def _report(no_dns: bool, options: dict[str, object]) -> Report:
         settings = settle(options, require=("shaping",)).settings
     except ProblemError as error:
         return failed((), error.problems)
+    targets, problems = _targets(settings)
     report = run_async(
         run_check(
             settings.reloaded.shaping,
             options=MergeOptions.from_mapping(settings.reloaded.merge_options),
             resolver=resolver_for(settings, no_dns=no_dns),
+            targets=targets,
         )
     )
-    return report.with_problems(settings.warnings)
+    return report.with_problems((*settings.warnings, *problems))
+
+
+def _targets(settings: Settings) -> tuple[Targets | None, tuple[Problem, ...]]:
+    """The targets that rules may name, and what is wrong with their file.
+
+    Only where this command is given the file: whoever writes rules need not be able to
+    read the one that the policy names.
+    """
+    file = settings.fixed.notify
+    if file is None or settings.origins["notify"].kind == "policy":
+        return None, ()
+    try:
+        return load_targets(file, os.environ), ()
+    except ProblemError as error:
+        return None, error.problems
 
 
 def _print(report: Report) -> None:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from sidecar.faults import reached
+
 from .event import Event
 from .message import Message
 from .outbox import Outbox, Rows
@@ -176,11 +178,13 @@ class Delivery:
             moments.retry_at = self._now() + retry_seconds(failures, asked_for=reason.retry_after)
             rows |= self._outbox.drop_older(name, self._clock() - int(target.keep * _NS))
         else:
+            reached("notify-sent")
             self._told(name, None)
             rows = self._outbox.sent(name, self._clock())
             moments.retry_at, moments.last_sent = 0.0, self._now()
         # Not waited for: what is not committed yet is sent again after a crash.
         self._commit(rows)
+        reached("notify-noted")
 
     def _of(self, name: str) -> _Moments:
         return self._moments.setdefault(name, _Moments())

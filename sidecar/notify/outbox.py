@@ -44,9 +44,8 @@ class Fate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The targets that are told of something, and the label under which they are."""
+    """The targets that are told of something."""
 
-    label: str
     targets: tuple[str, ...]
 
 
@@ -93,7 +92,7 @@ class Outbox:
         if not targets:
             return {}
         event = event.bounded()
-        told = self.told[subject] = Told(event.label, tuple(targets))
+        told = self.told[subject] = Told(tuple(targets))
         rows: Rows = {f"told {subject}": _text(told)}
         for target, most in targets.items():
             rows |= self.take(target, (event,), listed_most=most)

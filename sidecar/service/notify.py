@@ -19,6 +19,7 @@ from sidecar.automation.decide import Outcome
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension
 from sidecar.automation.episodes import Ended, Episode
 from sidecar.notify.alarms import Alarms
+from sidecar.notify.check import unknown_targets
 from sidecar.notify.delivery import Delivery
 from sidecar.notify.event import Event
 from sidecar.notify.file import load_targets
@@ -114,13 +115,12 @@ class Notifications:
             rule = self._rules.get(entry.action_hash)
             if entry.simulated:
                 continue
-            label = episode.place if rule is None else rule.label
             names = () if rule is None else rule.sidecar.notify
-            rows |= self._delivery.begin(str(episode.id), _began(entry, episode, label), names)
+            rows |= self._delivery.begin(str(episode.id), _began(entry, episode), names)
         for ended in outcome.ended:
             subject = str(ended.episode.id)
-            if (told := self._outbox.told.get(subject)) is not None:
-                rows |= self._delivery.end(subject, _ended(ended, told.label))
+            if subject in self._outbox.told:
+                rows |= self._delivery.end(subject, _ended(ended))
         return rows
 
     def watch(self, conditions: Iterable[Problem]) -> None:
@@ -243,17 +243,6 @@ class Notifications:
         return self._commits.committed()
 
 
-def unknown_targets(rules: Iterable[Rule], targets: Targets) -> Iterator[Problem]:
-    """A problem for each rule that names a target that there is not."""
-    for rule in rules:
-        for name in targets.unknown(rule.sidecar.notify):
-            known = ", ".join(targets.by_name) or "none"
-            message = f'sidecar.notify: there is no target "{name}"; targets are {known}'
-            yield Problem(
-                "warning", "notify-unknown-target", message, rule.file, rule.line, rule.where
-            )
-
-
 def queue_document(queue: Queue) -> dict[str, Any]:
     """What waits for a target, and how it has fared, as JSON has it."""
     fate, oldest_ns = queue.fate, queue.oldest_ns
@@ -275,8 +264,8 @@ def end_untold(saved: Mapping[str, str], ended: Iterable[Ended]) -> Rows:
     rows = Rows()
     for one in ended:
         subject = str(one.episode.id)
-        if (told := outbox.told.get(subject)) is not None:
-            rows |= outbox.end(subject, _ended(one, told.label), lambda _name: LISTED)
+        if subject in outbox.told:
+            rows |= outbox.end(subject, _ended(one), lambda _name: LISTED)
     return rows
 
 
@@ -288,7 +277,7 @@ def _load(file: Path) -> Targets | tuple[Problem, ...]:
         return error.problems
 
 
-def _began(entry: Entry, episode: Episode, label: str) -> Event:
+def _began(entry: Entry, episode: Episode) -> Event:
     until = format_rfc3339(entry.expires_ns // NS * NS)
     cause = "" if episode.latest is None else f" ({episode.latest.response})"
     return Event(
@@ -296,13 +285,13 @@ def _began(entry: Entry, episode: Episode, label: str) -> Event:
         kind="began",
         at_ns=episode.began_ns,
         subject="episode",
-        label=label,
+        label=episode.label,
         what=f"{shown_entry(entry)} until {until}{cause}",
         fields={**_fields(entry, episode), "expires": format_rfc3339(entry.expires_ns)},
     )
 
 
-def _ended(ended: Ended, label: str) -> Event:
+def _ended(ended: Ended) -> Event:
     entry, episode = ended.entry, ended.episode
     lasted = shown_duration((ended.at_ns - episode.began_ns) // NS * NS)
     by = f" by {ended.by}" if ended.by else ""
@@ -312,7 +301,7 @@ def _ended(ended: Ended, label: str) -> Event:
         kind="ended",
         at_ns=ended.at_ns,
         subject="episode",
-        label=label,
+        label=episode.label,
         what=f"{shown_entry(entry)} {ended.how}{by} after {lasted}{why}",
         fields={
             **_fields(entry, episode),
@@ -329,7 +318,10 @@ def _fields(entry: Entry, episode: Episode) -> dict[str, str | int | None]:
     queue = not isinstance(entry, Override | ReadyQSuspension)
     return {
         "episode": episode.id,
-        "rule": episode.place,
+        "rule": episode.label,
+        "file": episode.file,
+        "line": episode.line,
+        "note": episode.note or None,
         "kind": entry.kind,
         "site": entry.site,
         "source": getattr(entry, "source", None) or (cause.source if cause else None),

@@ -159,6 +159,7 @@ def _simulating(fixed: Fixed, origins: Mapping[str, Origin]) -> Fixed:
     return replace(
         fixed,
         kumod_api=None,
+        notify=None,
         retention=None,
         listen=fixed.listen if origins["listen"].kind in by_hand else None,
         state=fixed.state if origins["state"].kind in by_hand else own_state,

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sidecar.automation.prefilter import decodes_all
+from sidecar.notify.check import unknown_targets
+from sidecar.notify.targets import Targets
 from sidecar.problems import Problem, ProblemError
 from sidecar.shaping.lint import lint
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
@@ -93,21 +95,32 @@ def _slow_problem(rule: Rule) -> Problem:
     return Problem("warning", "no-literal", message, rule.file, rule.line, rule.where)
 
 
-async def check(files: Sequence[str], *, options: MergeOptions, resolver: Resolver) -> Report:
+async def check(
+    files: Sequence[str],
+    *,
+    options: MergeOptions,
+    resolver: Resolver,
+    targets: Targets | None = None,
+) -> Report:
     """The report on `files`; whatever is in them, it raises nothing.
 
     `options` say what is an error.  Where they ignore a finding, the lint may still doubt it.
+    `targets`: those that rules may name, where they are known.
     """
     try:
         shaping = await load_shaping(files, options=_quiet(options), resolver=resolver)
     except ProblemError as error:
         return failed(files, error.problems)
-    return Report(
+    report = Report(
         files=tuple(files),
         rules=sum(len(block.rules) for file in shaping.files for block in file.blocks),
         problems=_problems(shaping),
         slow=_slow(shaping),
     )
+    if targets is None:
+        return report
+    unknown = unknown_targets(shaping.all_rules(), targets)
+    return report.with_problems(replace(problem, level="error") for problem in unknown)
 
 
 def _quiet(options: MergeOptions) -> MergeOptions:

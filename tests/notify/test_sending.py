@@ -267,7 +267,7 @@ def test_a_certificate_that_is_not_trusted_is_refused_before_anything_is_sent() 
     assert server.requests == []
 
 
-# Apprise.
+# Apprise, but for what it does itself: see test_apprise.
 
 
 def by_apprise(url: str) -> AppriseTarget:
@@ -277,23 +277,6 @@ def by_apprise(url: str) -> AppriseTarget:
 def test_apprise_that_is_not_there_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "has_apprise", lambda: False)
     assert "pip install 'kumo-tsa-sidecar[apprise]'" in str(refusal(by_apprise("json://x")))
-
-
-@pytest.mark.skipif(not sending.has_apprise(), reason="apprise is optional")
-def test_apprise_takes_title_and_text() -> None:
-    with receiving() as chat:
-        attempt(by_apprise(chat.url.replace("http://", "json://") + f"/{SECRET}"))
-    (told,) = chat.messages
-    assert told["title"] == message().title
-    assert told["message"] == message().text
-
-
-@pytest.mark.skipif(not sending.has_apprise(), reason="apprise is optional")
-@pytest.mark.parametrize("url", [f"nothing://{SECRET}", f"json://127.0.0.1:9/{SECRET}"])
-def test_apprises_errors_show_no_secret(url: str) -> None:
-    reason = str(refusal(by_apprise(url)))
-    assert SECRET not in reason
-    assert "exit code 1" in reason
 
 
 def test_no_process_shows_a_secret_in_its_arguments(tmp_path: Path) -> None:

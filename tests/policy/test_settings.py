@@ -82,6 +82,7 @@ FIELDS = {
     "trusted_hosts": ("trusted_hosts", ("10.1.0.0/16",), "10.2.0.0/16 ::1", ["10.3.0.0/16"]),
     "allowed_hosts": ("allowed_hosts", ("o.example",), "v.example,w_1", ["p.example"]),
     "kumod_api": ("kumod_api", "http://o:1", "http://v:2/", "https://p"),
+    "notify": ("notify", "/o.toml", "/v.toml", "/p.toml"),
     "simulate": ("simulate", True, "true", True),
     "retention": ("retention", "1 day", "2GB", "3 days"),
     "max_entries": ("max_entries", "70000", "60_000", 80000),

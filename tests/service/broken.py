@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.log.batches import Batch
+from sidecar.notify import alarms
 from sidecar.publish import overlay_file
-from sidecar.service import main, retention, rules
+from sidecar.service import main, notify, retention, rules
 from sidecar.service.checkpoints import to_rows
 from sidecar.service.clock import GuardedClock
 from sidecar.service.flow import Flow
@@ -180,3 +181,13 @@ def disk_hangs() -> None:
         fsync(fd)
 
     os.fsync = slow  # type: ignore[assignment]
+
+
+def alarms_at_once() -> None:
+    """What is wrong with the service is told at once."""
+    alarms._LASTING = 0.0
+
+
+def soon_long() -> None:
+    """A target that fails at all has failed for long."""
+    notify._LONG_NS = 0
