@@ -39,6 +39,7 @@ from .entries import (
 )
 from .episodes import Cause, Ended, Episode, How
 from .matching import Candidate, Match
+from .offences import Offences
 from .thresholds import Thresholds
 
 LATENESS = 3600
@@ -207,6 +208,7 @@ class Automation:
         "episodes",
         "max_entries",
         "newest_ns",
+        "offences",
         "seq",
         "thresholds",
     )
@@ -227,6 +229,8 @@ class Automation:
         self.episode_id = 0
         """The latest id of an episode."""
         self.thresholds = Thresholds()
+        self.offences = Offences()
+        """Whom rules with ``escalate`` have held."""
         self.seq = 0
         """Number of the last match that had an outcome."""
         self.newest_ns = 0
@@ -401,6 +405,7 @@ class Automation:
             if entry is not None:
                 story = self.episodes.pop(key)
                 self.thresholds.drop(story.window)
+                self.offences.drop(key)
                 outcome.end(Ended(entry, story, now_ns, how, by, reason))
         return outcome
 
@@ -413,7 +418,8 @@ class Automation:
         self.episodes[entry.key] = episode
 
     def forget_idle_thresholds(self) -> list[str]:
-        """Drop windows that can't count any more; returns their scopes."""
+        """Drop windows that can't count any more, and old offences; returns the windows' scopes."""
+        self.offences.forget(self.newest_ns - LATENESS * NS)
         return self.thresholds.forget_idle(self.newest_ns // NS - LATENESS)
 
     def _note_time(self, candidate: Candidate, now: _Round) -> None:
@@ -452,7 +458,7 @@ class Automation:
             if step.trigger is not None and not self._reached(now, step.trigger, step, record):
                 continue
             expires_ns, drafts = time_ns + step.duration_ns, step.drafts
-            if expires_ns <= now_ns:
+            if expires_ns <= now_ns and step.rule.sidecar.escalate is None:
                 drafts = step.courses
                 outcome.counts["already_expired"] += not drafts
             outcome.unadjusted |= step.unadjusted
@@ -461,6 +467,11 @@ class Automation:
                 if isinstance(draft, str):
                     outcome.counts[draft] += 1
                     continue
+                if step.rule.sidecar.escalate is not None and (key, draft) not in step.courses:
+                    expires_ns = time_ns + self._held_longer(step, key, time_ns)
+                    if expires_ns <= now_ns:
+                        outcome.counts["already_expired"] += 1
+                        continue
                 made = now.made.get(key)
                 if made is None and not self._has_room(now, key):
                     outcome.counts["no_room"] += 1
@@ -481,6 +492,12 @@ class Automation:
                 else:
                     made.draft, made.expires_ns, made.seq = entry, ends_ns, self.seq
                     made.latest, made.matches = (record, domain), made.matches + 1
+
+    def _held_longer(self, step: _Step, key: str, time_ns: int) -> int:
+        """For how long a match at `time_ns` holds, ns; it is remembered."""
+        escalate = step.rule.sidecar.escalate
+        assert escalate is not None
+        return self.offences.strike(key, escalate, step.duration_ns, time_ns, room=self.max_entries)
 
     def _held(self, now: _Round, key: str) -> Override | None:
         """The override of `key` that this round or one before has made."""

@@ -19,7 +19,7 @@ from sidecar.problems import ProblemError, one_line
 from sidecar.store import read_saved
 from sidecar.times import parse_rfc3339
 from sidecar.tools.stories import Story, as_json, ended, in_force, selected
-from sidecar.tools.text import rough_duration, shown_entry
+from sidecar.tools.text import counted, rough_duration, shown_entry
 
 from .common import setting_options, settle
 from .console import line, output, print_json
@@ -83,6 +83,8 @@ def _lines(
     yield "began", shown_moment(episode.began_ns)
     yield from _end(story)
     yield from _course(story)
+    if story.holds:
+        yield "again", f"{counted(story.holds, 'hold')} before it, in a row: it is held longer"
     yield "matches", f"{episode.matches:,}"
     if episode.first is not None:
         yield "first", _cause(episode.first)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from sidecar.automation.decide import Outcome
+from sidecar.automation.offences import OFFENCE
 from sidecar.automation.waiting import Waiting
 from sidecar.automation.waiting import from_payload as waiting_from_payload
 from sidecar.log.batches import Batch
@@ -208,6 +209,9 @@ class Ledger:
         if self._notifications is not None:
             whole.outbox |= self._notifications.rows()
         whole.meta |= self._meta()
+        whole.meta |= {
+            OFFENCE + key: found.to_payload() for key, found in self.automation.offences.items()
+        }
         whole.meta |= {_COPY + url: text for url, text in self.copies.items()}
         if isinstance(self._resolver, DnsResolver):
             whole.mx = dict(self._resolver.export())

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from sidecar.automation.decide import Automation, Outcome, scope_period
 from sidecar.automation.entries import from_payload, to_payload
 from sidecar.automation.episodes import Ended, Episode, episode_from_payload
+from sidecar.automation.offences import OFFENCE, offence_from_payload
 from sidecar.problems import Problem
 from sidecar.store import EntryRow, HistoryRow, Saved, Transaction
 
@@ -47,6 +48,15 @@ def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
         except ValueError as e:
             cleaning.drop_thresholds.add(scope)
             problems.append(_left_out(f"threshold {scope!r}", e))
+    for name, payload in saved.meta.items():
+        if name.startswith(OFFENCE):
+            try:
+                offence = offence_from_payload(payload)
+            except ValueError as e:
+                cleaning.drop_meta.add(name)
+                problems.append(_left_out(name, e))
+            else:
+                automation.offences.restore(name.removeprefix(OFFENCE), offence)
     automation.seq = seq
     automation.newest_ns = number(saved.meta, _NEWEST)
     automation.thresholds.take_changes()
@@ -121,6 +131,7 @@ def progress(automation: Automation) -> Transaction:
     It is taken for each batch, so that it is committed with the position behind it.
     """
     counts, oldest = automation.thresholds.take_changes()
+    offences = automation.offences.take_changes()
     return Transaction(
         threshold_counts=counts,
         prune_thresholds=oldest,
@@ -128,5 +139,7 @@ def progress(automation: Automation) -> Transaction:
             _SEQ: str(automation.seq),
             _NEWEST: str(automation.newest_ns),
             _EPISODE: str(automation.episode_id),
+            **{OFFENCE + key: found.to_payload() for key, found in offences.items() if found},
         },
+        drop_meta={OFFENCE + key for key, found in offences.items() if found is None},
     )

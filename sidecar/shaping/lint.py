@@ -17,6 +17,7 @@ from .adjust import unfit
 from .amounts import MEASURED, by_default
 from .blocks import Block, Options, ProviderBlock, Shaping
 from .documents import quoted
+from .escalate import pointless
 from .file import FileBlock, ProviderMatch
 from .names import parse_name
 from .options import Option, canonical, suggestion
@@ -188,6 +189,7 @@ def _rules(shaping: Shaping) -> Iterator[Problem]:
             yield from _rule(rule)
             yield from _sets_what_is_set(rule, block, blocks)
             yield from _adjusts(rule, block, shaping)
+            yield from (_of(rule, CODE, f"sidecar.escalate: {why}") for why in pointless(rule))
         yield from _repeats(block.rules)
 
 
@@ -328,6 +330,7 @@ def _covers(earlier: Rule, later: Rule) -> bool:
         and (earlier.match_internal or not later.match_internal)
         and all(action.identity() in actions for action in later.actions)
         and earlier.sidecar.adjust == later.sidecar.adjust
+        and earlier.sidecar.escalate == later.sidecar.escalate
         and earlier.sidecar.simulate <= later.sidecar.simulate
         and earlier.sidecar.when in (None, later.sidecar.when)
     )

@@ -354,11 +354,14 @@ class _Merge:
 
 def _longest(rule: Rule) -> int:
     """About how long what a match does may last."""
-    adjust = rule.sidecar.adjust
-    if adjust is None:
-        return rule.duration_ns
-    # Twenty doublings, then even steps, thrice halved for care, then twenty that widen.
-    return max(rule.duration_ns, adjust.every_ns * (40 + math.ceil(4 / adjust.up)))
+    adjust, escalate = rule.sidecar.adjust, rule.sidecar.escalate
+    longest = rule.duration_ns
+    if escalate is not None:
+        longest = max(longest, escalate.max_ns)
+    if adjust is not None:
+        # Twenty doublings, then even steps, thrice halved for care, then twenty that widen.
+        longest = max(longest, adjust.every_ns * (40 + math.ceil(4 / adjust.up)))
+    return longest
 
 
 def _shadowed(

@@ -85,6 +85,22 @@ class Adjust:
 
 
 @dataclass(frozen=True, slots=True)
+class Escalate:
+    """``sidecar.escalate``: who offends again within ``forget_ns`` of a hold is held longer.
+
+    Each time ``factor`` times as long as the time before, but no longer than ``max_ns``.
+    """
+
+    factor: float = 2.0
+    max_ns: int = 86400 * NS
+    forget_ns: int = 86400 * NS
+
+    def identity(self) -> list[TomlValue]:
+        """A JSON-able form that is equal for equal keys."""
+        return [self.factor, self.max_ns, self.forget_ns]
+
+
+@dataclass(frozen=True, slots=True)
 class When:
     """``sidecar.when``: what must be so of a record, besides its text; () for anything.
 
@@ -113,7 +129,7 @@ class SidecarTable:
     at most; "" without one.  ``note`` is for people.  ``notify`` names the targets that
     are told.  ``simulate``: the rule counts and is listed, but nothing is published.
     ``adjust``: what SetConfig and SetDomainConfig set is no fixed value.  ``when``: what
-    must be so of a record as well.
+    must be so of a record as well.  ``escalate``: who offends again is held longer.
     """
 
     name: str = ""
@@ -122,6 +138,7 @@ class SidecarTable:
     simulate: bool = False
     adjust: Adjust | None = None
     when: When | None = None
+    escalate: Escalate | None = None
 
     def deciding(self) -> dict[str, TomlValue]:
         """The keys that change what the rule does, where they are not as without them.
@@ -137,6 +154,8 @@ class SidecarTable:
             keys["adjust"] = self.adjust.identity()
         if self.when is not None:
             keys["when"] = self.when.identity()
+        if self.escalate is not None:
+            keys["escalate"] = self.escalate.identity()
         return keys
 
 

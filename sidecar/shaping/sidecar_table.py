@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from .adjust import read_adjust
+from .escalate import read_escalate
 from .options import suggestion
 from .rules import SidecarTable
 from .specs import shown
@@ -112,6 +113,7 @@ _READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
         "simulate": _Reader(_simulate, "the rule is only simulated", instead=True),
         # Whoever restricts a rule wants no effect elsewhere: doing nothing is the safe reading.
         "when": _Reader(read_when, "the rule does nothing", instead=NEVER),
+        "escalate": _Reader(read_escalate, "nobody is held longer than the rule's duration"),
         "adjust": _Reader(read_adjust, "the rule sets what its action says"),
     }
 )

@@ -14,6 +14,7 @@ from typing import Any
 from sidecar.automation.adjusting import floor, steps
 from sidecar.automation.entries import Entry, Override, from_payload
 from sidecar.automation.episodes import Cause, Episode, episode_from_payload
+from sidecar.automation.offences import OFFENCE, offence_from_payload
 from sidecar.automation.overlay import RESERVED
 from sidecar.automation.selection import Made, Selection, source
 from sidecar.problems import ProblemError
@@ -35,11 +36,15 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """An entry with its episode; ``end`` is None while it is in force."""
+    """An entry with its episode; ``end`` is None while it is in force.
+
+    ``holds`` before this one, in a row, made it longer (``sidecar.escalate``).
+    """
 
     entry: Entry
     episode: Episode
     end: End | None = None
+    holds: int = 0
 
     @property
     def made(self) -> Made:
@@ -66,7 +71,7 @@ def made_of(episode: Episode) -> Made:
 def in_force(saved: Saved, now_ns: int, *, file: str) -> list[Story]:
     """Those in force at `now_ns`, the latest to expire last; ProblemError for a damaged row."""
     found = [
-        _at(_story(row, what=row.key, file=file), now_ns)
+        replace(_at(_story(row, what=row.key, file=file), now_ns), holds=_holds(saved, row.key))
         for row in saved.entries.values()
         if row.expires_ns > now_ns
     ]
@@ -78,6 +83,14 @@ def _at(story: Story, now_ns: int) -> Story:
     """With the value in force at `now_ns`, where it adjusts itself."""
     entry = story.entry
     return replace(story, entry=entry.at(now_ns)) if isinstance(entry, Override) else story
+
+
+def _holds(saved: Saved, key: str) -> int:
+    """How many holds before this one are remembered; a damaged row is as good as none."""
+    try:
+        return offence_from_payload(saved.meta.get(OFFENCE + key, "")).level
+    except ValueError:
+        return 0
 
 
 def ended(saved: Saved, *, file: str) -> Iterator[Story]:
@@ -118,6 +131,7 @@ def as_json(story: Story, verdict: Mapping[str, str] | None = None) -> dict[str,
         "value": entry.value if isinstance(entry, Override) else None,
         "mx_rollup": entry.mx_rollup if isinstance(entry, Override) else None,
         "adjusting": _adjusting(story),
+        "earlier_holds": story.holds,
         "rule": {
             "name": episode.name or None,
             "file": episode.file or None,
