@@ -14,7 +14,7 @@ from sidecar.automation.selection import Selection
 from sidecar.problems import one_line
 from sidecar.times import NS, format_rfc3339
 from sidecar.tools.stories import Story
-from sidecar.tools.text import rough_duration, shown_entry
+from sidecar.tools.text import distinct, rough_duration, shown_entry
 
 from .console import STYLES, line
 from .status import Seen
@@ -67,17 +67,22 @@ def terminal_width() -> int:
 def print_stories(console: Console, stories: Iterable[Story], now_ns: int) -> None:
     """A table, as wide as the terminal; those in force say how long yet, others how they ended."""
     width = terminal_width()
-    rows = [(story, _columns(story, now_ns)) for story in stories]
-    if not rows:
+    found = list(stories)
+    if not found:
         return
+    entries = [story.entry for story in found]
+    does = distinct(entries, map(shown_entry, entries))
+    rows = [(story, _columns(story, now_ns)) for story in found]
     ended = rows[0][0].end is not None
     heads = ("ID", "ENDED" if ended else "LEFT", "MATCHES")
     sizes = [max(len(texts[i]) for texts in (heads, *(row for _, row in rows))) for i in range(3)]
     console.print(line((_joined(heads, sizes) + "WHAT", "bold")))
     indent = sum(sizes) + 2 * len(sizes)
-    for story, texts in rows:
+    for (story, texts), what in zip(rows, does, strict=True):
         lines = [
-            (text, style) for told, style in _told(story) for text in _wrapped(told, width - indent)
+            (text, style)
+            for told, style in ((what, ""), (_about(story), "dim"))
+            for text in _wrapped(told, width - indent)
         ]
         for number, (text, style) in enumerate(lines):
             head = " " * indent if number else _joined(texts, sizes)
@@ -93,9 +98,8 @@ def _columns(story: Story, now_ns: int) -> tuple[str, str, str]:
     return str(episode.id or "-"), when, f"{episode.matches:,}"
 
 
-def _told(story: Story) -> Iterable[tuple[str, str]]:
-    """What it does; then, in a softer tone, by which rule, and how it ended."""
-    yield shown_entry(story.entry), ""
+def _about(story: Story) -> str:
+    """By which rule it is, and how it ended."""
     episode, end = story.episode, story.end
     by = [one_line(episode.label or story.entry.reason)]
     if episode.rule_gone:
@@ -104,7 +108,7 @@ def _told(story: Story) -> Iterable[tuple[str, str]]:
         by.append("left out of the overlay since the name is reserved")
     if end is not None:
         by.append(shown_end(story))
-    yield "; ".join(by), "dim"
+    return "; ".join(by)
 
 
 def shown_end(story: Story) -> str:

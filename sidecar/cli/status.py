@@ -1,40 +1,42 @@
-"""``tsa-sidecar status``: what is in force and why, and how the service is."""
+"""``tsa-sidecar status``: how the service is, on one screen or for a monitoring plugin."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import json
 import os
+import re
+import shutil
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.text import Text
 
-from sidecar.automation.entries import Entry, Override, from_payload
+from sidecar.automation.entries import Entry, Override
 from sidecar.automation.overlay import RESERVED
-from sidecar.problems import ProblemError, one_line
 from sidecar.publish.http import STATUS_PATH
 from sidecar.service.own_files import read_regular
 from sidecar.service.status import status_path
 from sidecar.settings import Address, Fixed
+from sidecar.shaping.specs import parse_duration
 from sidecar.store import is_locked, lock_path, read_saved
-from sidecar.times import NS, format_rfc3339, parse_rfc3339
-from sidecar.tools.text import distinct, shown_duration, shown_entry
+from sidecar.times import NS, format_rfc3339
+from sidecar.tools.stories import in_force as stories_in_force
+from sidecar.tools.text import shown_duration, shown_entry
 
 from .common import setting_options, settle
-from .console import STYLES, line, output, print_json
+from .console import output, print_json
+from .health import Limits, check, describe
 
 _SECONDS = 2.0
+_UNWRAPPED = 1_000_000
 _STALE_SECONDS = 10.0
 """A service whose heartbeat is older hangs, or is stopped."""
-
-_SHOWN = 100
-"""How many entries are shown to people."""
 
 Document = Mapping[str, Any]
 
@@ -55,38 +57,94 @@ class Seen:
         return 1 if self.troubles else 0
 
 
-@click.command(short_help="Show what is in force, how far the log is read, what is wrong.")
+class _Limits(click.ParamType[Limits]):
+    name = "WARNING[,CRITICAL]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: Any) -> Limits:
+        """Numbers, or durations, or sizes: two at most."""
+        try:
+            warning, _, critical = str(value).partition(",")
+            return Limits(_amount(warning), _amount(critical) if critical else None)
+        except ValueError as error:
+            self.fail(f"{error}: give numbers, durations (10m) or sizes (5MB)", param, ctx)
+
+
+def _amount(text: str) -> int:
+    """A number, a duration in seconds, or a size in bytes."""
+    text = text.strip()
+    found = re.fullmatch(r"([0-9]{1,18}) ?([kMG]?)B?", text)
+    if found is not None:
+        return int(found[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[found[2]]
+    return parse_duration(text) // NS
+
+
+LIMITS = _Limits()
+
+
+@click.command(short_help="Show how the service is, and what is wrong.")
 @setting_options("policy", "state", "listen")
+@click.option("--check", "as_plugin", is_flag=True, help="Answer as a monitoring plugin does.")
+@click.option(
+    "--age",
+    type=LIMITS,
+    help="With --check: WARNING, or WARNING,CRITICAL from this age of the newest record on.",
+)
+@click.option("--behind", type=LIMITS, help="The same of the bytes that are still to be read.")
+@click.option("--in-force", type=LIMITS, help="The same of the number of entries in force.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def status(context: click.Context, /, as_json: bool, **options: object) -> None:
-    """Show what is in force and why, how far the log is read, and what is wrong.
+def status(
+    context: click.Context,
+    /,
+    *,
+    as_plugin: bool,
+    age: Limits | None,
+    behind: Limits | None,
+    in_force: Limits | None,
+    as_json: bool,
+    **options: object,
+) -> None:
+    """Show on one screen whether the service runs, what is wrong, and what it does.
 
     Reads the state file and the document that the service keeps beside it,
     whose time is the service's heartbeat; asks its listener where that is old.
 
     \b
     Exit code: 0 the service runs and nothing is wrong; 1 something is wrong,
-    and it says what; 3 the service doesn't run.
+    and it says what; 3 the service doesn't run. With --check: 0 OK,
+    1 WARNING, 2 CRITICAL, 3 UNKNOWN.
     """
     settings = settle(options, require=()).settings
-    seen = look(settings.fixed)
-    entries, more = _entries(settings.fixed.state, most=None if as_json else _SHOWN)
+    given = {"age": age, "behind": behind, "in_force": in_force}
+    limits = {name: one for name, one in given.items() if one is not None}
+    if limits and not as_plugin:
+        raise click.UsageError("--age, --behind and --in-force go with --check.")
+    seen, now_ns, file = look(settings.fixed), time.time_ns(), settings.fixed.state
+    running, troubles = seen.running, seen.troubles
+    if as_plugin:
+        code, text = check(
+            seen.document, running=running, troubles=troubles, now_ns=now_ns, limits=limits
+        )
+        click.echo(text)
+        context.exit(code)
+    stories = stories_in_force(read_saved(file), now_ns, file=str(file))
     if as_json:
         print_json(
             {
                 "running": seen.running,
                 "troubles": list(seen.troubles),
                 "service": seen.document,
-                "entries": [_as_json(e) for e in entries],
+                "entries": [_as_json(story.entry) for story in stories],
             }
         )
     else:
         console = output()
-        _show_service(console, seen)
-        _show_entries(console, entries)
-        if more:
-            console.print(f"and {more:,} more, matched earlier: status --json has them all")
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNWRAPPED
+        for said in describe(
+            seen.document, running=running, troubles=troubles, stories=stories, now_ns=now_ns
+        ):
+            for part in Text.assemble(said).wrap(console, width):
+                console.print(part)
     context.exit(seen.exit_code)
 
 
@@ -154,25 +212,6 @@ def _document(data: bytes) -> Document | None:
     return document if isinstance(document, dict) and "state" in document else None
 
 
-def _entries(state: Path, *, most: int | None) -> tuple[list[Entry], int]:
-    """What is in force, the latest to expire last; at most the `most` that were matched last.
-
-    And how many more are in force.
-    """
-    now_ns = time.time_ns()
-    rows = [row for row in read_saved(state).entries.values() if row.expires_ns > now_ns]
-    shown = rows if most is None else heapq.nlargest(most, rows, key=lambda row: row.seq)
-    found = []
-    for row in shown:
-        try:
-            found.append(from_payload(row.kind, row.payload))
-        except ValueError as error:
-            raise ProblemError.one("state-entry", f"{row.key}: {error}", file=str(state)) from None
-    found = [e.at(now_ns) if isinstance(e, Override) else e for e in found]
-    found.sort(key=lambda entry: (entry.expires_ns, entry.key))
-    return found, len(rows) - len(found)
-
-
 def _as_json(entry: Entry) -> Document:
     return {
         "number": entry.seq,
@@ -185,75 +224,6 @@ def _as_json(entry: Entry) -> Document:
         "left_out": _is_left_out(entry),
         "simulated": entry.simulated,
     }
-
-
-def _show_service(console: Console, seen: Seen) -> None:
-    service = seen.document
-    if service is None and not seen.running:
-        console.print(line(("not running", STYLES["error"]), ", as far as can be seen"))
-        return
-    if not seen.running:
-        console.print(
-            line(("not running", STYLES["error"]), f"; last seen {_time(service or {}, 'at')}")
-        )
-    elif service is not None:
-        console.print(f"running since {_time(service, 'started')}, process {service.get('pid')}")
-    for text in seen.troubles if seen.running else _errors(service or {}):
-        console.print(line(("error", STYLES["error"]), f": {one_line(text)}"))
-    if service is not None:
-        _show_document(console, service)
-
-
-def _show_document(console: Console, service: Document) -> None:
-    counters = service.get("counters", {})
-    console.print(
-        f"log: newest record {_time(service, 'newest_record')}, "
-        f"{service.get('segments_waiting')} segments open or waiting, "
-        f"{service.get('bytes_waiting')} bytes behind"
-    )
-    if service.get("records_waiting"):
-        console.print(
-            f"waiting for the MX of their domain: {service['records_waiting']} records, "
-            f"{service.get('dns_look_ups')} look-ups"
-        )
-    console.print("counted: " + ", ".join(f"{one_line(n)} {v}" for n, v in counters.items()))
-    console.print(f"rules: {service.get('rules')} from {_list(service.get('files', ()))}")
-    for text in service.get("warnings", ()):
-        console.print(line(("warning", STYLES["warning"]), f": {one_line(str(text))}"))
-    lost = service.get("segments_lost")
-    if lost:
-        console.print(line(("lost unread", STYLES["warning"]), f": {_list(lost)}"))
-    if service.get("clock_behind_seconds"):
-        seconds = service["clock_behind_seconds"]
-        console.print(f"the clock leapt: expiry is {seconds} s behind it, and catching up")
-
-
-def _time(service: Document, name: str) -> str:
-    """A moment of the document to the second."""
-    try:
-        return format_rfc3339(parse_rfc3339(str(service.get(name))) // NS * NS)
-    except ValueError:
-        return "none"
-
-
-def _list(names: Iterable[object]) -> str:
-    return ", ".join(one_line(str(name)) for name in names)
-
-
-def _show_entries(console: Console, entries: list[Entry]) -> None:
-    console.print()
-    if not entries:
-        console.print("nothing is in force")
-        return
-    now_ns = time.time_ns() // NS * NS
-    console.print(line(("in force for another", "bold")))
-    texts = distinct(entries, map(shown_entry, entries))
-    for entry, text in zip(entries, texts, strict=True):
-        left = shown_duration(max(entry.expires_ns // NS * NS - now_ns, 0))
-        shown = [f"{left:>16}  #{entry.seq}  {one_line(text)}"]
-        if _is_left_out(entry):
-            shown.append(", left out of the overlay since the name is reserved")
-        console.print(line("".join(shown), (f"  {one_line(entry.reason)}", "dim")))
 
 
 def _is_left_out(entry: Entry) -> bool:
