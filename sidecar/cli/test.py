@@ -8,10 +8,12 @@ import click
 from rich.console import Console
 
 from sidecar.problems import Problem, ProblemError, one_line
+from sidecar.shaping.specs import shown
 from sidecar.tools.casefile import FORMAT
 from sidecar.tools.comparing import Difference
+from sidecar.tools.coverage import Coverage
 from sidecar.tools.ruletest import CaseResult, FileResult, describe_counts, run_file
-from sidecar.tools.text import shown_duration
+from sidecar.tools.text import counted, shown_duration, shown_rule
 
 from .common import report, run_async
 from .console import STYLES, line, output, print_json
@@ -44,24 +46,28 @@ tenant = "" says that there is none.
 
 
 @click.command(help=_HELP, short_help="Run rule tests: records in, what must be in force out.")
+@click.option("--coverage", is_flag=True, help="List what no case touches: rules, regexes, a|b.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument(
     "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 @click.pass_context
-def test(ctx: click.Context, /, files: tuple[Path, ...], as_json: bool) -> None:
+def test(ctx: click.Context, /, files: tuple[Path, ...], coverage: bool, as_json: bool) -> None:
     """Run the cases of every file; :data:`_HELP` has the rest."""
     results: list[FileResult] = []
     problems: list[Problem] = []
+    covered = Coverage() if coverage else None
     for path in files:
         try:
-            results.append(run_async(run_file(path)))
+            results.append(run_async(run_file(path, covered)))
         except ProblemError as error:
             problems += error.problems
     if as_json:
-        print_json(_document(results, problems))
+        print_json(_document(results, problems) | _coverage_document(covered))
     else:
         _print(results)
+        if covered is not None:
+            _print_coverage(covered)
     report(problems)
     if problems:
         ctx.exit(2)
@@ -76,6 +82,28 @@ def _document(results: list[FileResult], problems: list[Problem]) -> dict[str, o
         "failed": sum(len(r.failed) for r in results),
         "errors": [str(problem) for problem in problems],
     }
+
+
+def _coverage_document(covered: Coverage | None) -> dict[str, object]:
+    if covered is None:
+        return {}
+    return {
+        "coverage": {
+            "rules": len(covered.rules),
+            "touched": covered.touched,
+            "untouched": [one.document() for one in covered.untouched()],
+        }
+    }
+
+
+def _print_coverage(covered: Coverage) -> None:
+    console = output()
+    console.print(f"coverage: {covered.touched} of {counted(len(covered.rules), 'rule')} touched")
+    for one in covered.untouched():
+        what = "" if one.regex is None else f": regex {shown(one.regex)}"
+        if one.alternative is not None:
+            what = f": {shown(one.alternative)} in regex {shown(one.regex)}"
+        console.print(line(("not touched", "yellow"), f"  {shown_rule(one.rule)}{what}"))
 
 
 def _print(results: list[FileResult]) -> None:

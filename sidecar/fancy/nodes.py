@@ -125,9 +125,10 @@ class Concat(msgspec.Struct, frozen=True):
 
 
 class Alternation(msgspec.Struct, frozen=True):
-    """The first of ``items`` that leads to a match."""
+    """The first of ``items`` that leads to a match; ``sources`` is how each is written."""
 
     items: tuple[Node, ...]
+    sources: tuple[str, ...] = ()
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -204,7 +205,7 @@ Node: TypeAlias = (
 def children(node: Node) -> tuple[Node, ...]:
     """The nodes directly below ``node``, in the order of the pattern."""
     match node:
-        case Concat(items) | Alternation(items):
+        case Concat(items) | Alternation(items, _):
             return items
         case Group(_, child) | Repeat(child, _, _, _) | Look(child, _, _) | Atomic(child):
             return (child,)

@@ -88,18 +88,21 @@ class _Parser:
     by_number: bool = False
 
     def alternation(self, at: int, depth: int) -> tuple[int, nodes.Node]:
+        begin = at
         at, first = self.branch(at, depth)
         at = self.skip(at)
         if not self.source.startswith("|", at):
             if self.by_number and self.names:
                 raise PatternError("a group must be referred to by name once any group has a name")
             return at, first
-        items = [first]
+        items, sources = [first], [self.source[begin:at]]
         while self.source.startswith("|", at):
-            at, item = self.branch(at + 1, depth)
+            begin = at + 1
+            at, item = self.branch(begin, depth)
             items.append(item)
             at = self.skip(at)
-        return at, nodes.Alternation(tuple(items))
+            sources.append(self.source[begin:at])
+        return at, nodes.Alternation(tuple(items), tuple(sources))
 
     def branch(self, at: int, depth: int) -> tuple[int, nodes.Node]:
         items: list[nodes.Node] = []
@@ -408,7 +411,7 @@ class _Parser:
         no: nodes.Node = nodes.Empty()
         if isinstance(child, nodes.Alternation):
             yes, *rest = child.items
-            no = rest[0] if len(rest) == 1 else nodes.Alternation(tuple(rest))
+            no = rest[0] if len(rest) == 1 else nodes.Alternation(tuple(rest), child.sources[1:])
         if isinstance(yes, nodes.Empty) and isinstance(no, nodes.Empty):
             return behind, condition
         return behind, nodes.Conditional(condition, yes, no)

@@ -39,7 +39,7 @@ every = "10s"                 # between one and the next
 at = "0s"                     # of the first; else: with the record before
 
 [[case.expect]]
-at = "1m"                     # unless given, the moment of the last record
+at = "1m"                     # unless given, when the records above have come
 suspended = [{source = "ip1", expires_in = "59m 20s"}]
 overrides = [
   {domain = "example.com", option = "max_connection_rate", value = "10/m"},
@@ -117,10 +117,14 @@ class ExpectedEntry:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What must be in force ``at_ns`` after the start; ``exact``: and nothing else."""
+    """What must be in force ``at_ns`` after the start; ``exact``: and nothing else.
+
+    ``in_place``: behind the records above it, and before those below it.
+    """
 
     line: int
     at_ns: int
+    in_place: bool
     entries: tuple[ExpectedEntry, ...]
     exact: bool
 
@@ -196,14 +200,19 @@ def _case(table: Table) -> Case:
         end = given[-1].at_ns + (given[-1].times - 1) * given[-1].every_ns
     if sum(g.times for g in given) > _MOST_RECORDS:
         table.error("too-many", f"more than {_MOST_RECORDS} records")
-    last = max((max(g.at_ns, g.at_ns + (g.times - 1) * g.every_ns) for g in given), default=0)
     expectations = [
-        _expectation(expect, last) for expect in table.tables("expect", f"{table.where}, expect")
+        _expectation(expect, _end_of(g for g in given if g.line <= expect.line))
+        for expect in table.tables("expect", f"{table.where}, expect")
     ]
     if not expectations and not table.problems:
         table.error("no-expect", "the case expects nothing: say what with [[case.expect]]")
     name = table.text("name") or table.where
     return Case(name, table.line, tuple(given), tuple(expectations))
+
+
+def _end_of(given: Iterable[Given]) -> int:
+    """When the last of these records comes, ns after the case's start."""
+    return max((max(g.at_ns, g.at_ns + (g.times - 1) * g.every_ns) for g in given), default=0)
 
 
 # Records
@@ -336,7 +345,8 @@ def _expectation(table: Table, last: int) -> Expectation:
         message = f"say what is in force, with {', '.join(_ENTRY)} or nothing = true"
         table.error("no-expect", message)
     at_ns = table.duration("at", last)
-    return Expectation(table.line, last if at_ns is None else at_ns, entries, exact)
+    in_place = "at" not in table.data
+    return Expectation(table.line, last if at_ns is None else at_ns, in_place, entries, exact)
 
 
 def _entry(table: Table, kind: str) -> ExpectedEntry:

@@ -25,6 +25,7 @@ from sidecar.times import NS, format_rfc3339
 
 from .casefile import Case, CaseFile, Expectation, Given, read_cases
 from .comparing import Actual, Difference, compare, in_force
+from .coverage import Coverage
 from .records import ask_mx, encode, log_record, ready_queue
 from .text import counted, shown_duration
 
@@ -98,15 +99,20 @@ def _failure_document(failure: Failure) -> dict[str, Any]:
     }
 
 
-async def run_file(path: Path) -> FileResult:
-    """Run the cases in `path`; ProblemError when it, or what it names, can't be used."""
+async def run_file(path: Path, coverage: Coverage | None = None) -> FileResult:
+    """Run the cases in `path`; ProblemError when it, or what it names, can't be used.
+
+    `coverage` notes which rules match.
+    """
     cases = await read_cases(path)
     resolver = await _zones(cases)
     options = MergeOptions(dns_fail="Warn", null_mx="Warn", remote_load="Error")
     shaping = await load_shaping(cases.shaping, options=options, resolver=resolver)
     if shaping.errors:
         raise ProblemError(shaping.errors)
-    runner = _Runner(cases.file, shaping, Matcher(shaping), resolver)
+    if coverage is not None:
+        coverage.add(shaping.all_rules())
+    runner = _Runner(cases.file, shaping, Matcher(shaping), resolver, coverage)
     results = [await runner.run(case) for case in cases.cases]
     return FileResult(cases.file, tuple(results), shaping.warnings)
 
@@ -132,14 +138,15 @@ class _Runner:
     shaping: Shaping
     matcher: Matcher
     resolver: ZoneResolver
+    coverage: Coverage | None
 
     async def run(self, case: Case) -> CaseResult:
         """Send the records and look at the expectations, all in the order of time."""
         trial = _Trial(self.shaping)
         failures: list[Failure] = []
-        pending = sorted(case.expectations, key=lambda e: e.at_ns)
+        pending = sorted(case.expectations, key=lambda e: (e.at_ns, not e.in_place, e.line))
         for moment, given in _schedule(case.given):
-            while pending and pending[0].at_ns < moment:
+            while pending and _comes_before(pending[0], moment, given):
                 failures += trial.check(pending.pop(0))
             await self._send(given, START + moment, trial)
         for expectation in pending:
@@ -159,6 +166,9 @@ class _Runner:
         trial.counts["seen"] += tally.considered
         trial.counts["bad_recipient"] += tally.bad_recipient
         mx = await resolve_all(found, self.resolver)
+        if self.coverage is not None:
+            for one in found:
+                self.coverage.note(one.matches(mx.get(one.domain)), one.record.response_line)
         trial.automation.expire(time_ns)
         outcome = trial.automation.apply(found, mx=mx, now_ns=time_ns)
         trial.counts.update(outcome.counts)
@@ -184,6 +194,13 @@ class _Runner:
         record.pop("timestamp", None)
         record["event_time"] = format_rfc3339(time_ns)
         return encode(record)
+
+
+def _comes_before(expectation: Expectation, moment: int, given: Given) -> bool:
+    """Whether `expectation` is looked at before `given` comes at `moment`."""
+    if expectation.at_ns != moment:
+        return expectation.at_ns < moment
+    return expectation.in_place and expectation.line < given.line
 
 
 def _schedule(given: Iterable[Given]) -> list[tuple[int, Given]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,3 +208,55 @@ def test_a_shaping_file_in_place_of_a_test_file_is_told(tmp_path: Path) -> None:
     assert "is no file of tests" in result.stderr
     assert "`tsa-sidecar check`" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_expectation_without_a_time_is_looked_at_where_it_stands(tmp_path: Path) -> None:
+    text = (
+        'shaping = ["rules.toml"]\ndns_zones = ["example.zone"]\n'
+        '[[case]]\ndomain = "example.com"\nsource = "ip1"\n'
+        '[[case.record]]\nresponse = "421 slow down"\ntimes = 2\n'
+        "[[case.expect]]\nnothing = true\n"
+        '[[case.record]]\nresponse = "421 slow down"\n'
+        '[[case.expect]]\nexact = false\nsuspended = [{source = "ip1"}]\n'
+        '[[case.record]]\nresponse = "421 slow down"\nat = "2h"\n'
+        "[[case.expect]]\nnothing = true\n"
+    )
+    result = run("test", write(tmp_path, text))
+    assert result.exit_code == 0, result.output
+
+
+def test_coverage_lists_what_no_case_touches() -> None:
+    result = run("test", "--coverage", "shaping.test.toml")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1:] == [
+        "coverage: 4 of 5 rules touched",
+        "not touched  shaping.toml:14  [[default.automation]] rule 2",
+        "not touched  shaping.toml:28  "
+        r'[[provider."bigmail".automation]] rule 1: regex "\[BM42\]"',
+        'not touched  shaping.toml:33  [["alpha.example".automation]] rule 1: '
+        '"over quota" in regex "mailbox (?:full|over quota)"',
+    ]
+    document = json.loads(run("test", "--coverage", "--json", "shaping.test.toml").stdout)
+    assert (document["coverage"]["rules"], document["coverage"]["touched"]) == (5, 4)
+    assert [(one["line"], one["regex"], one["alternative"]) for one in _untouched(document)] == [
+        (14, None, None),
+        (28, r"\[BM42\]", None),
+        (33, "mailbox (?:full|over quota)", "over quota"),
+    ]
+    assert "coverage" not in json.loads(run("test", "--json", "shaping.test.toml").stdout)
+
+
+def _untouched(document: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = document["coverage"]["untouched"]
+    return found
+
+
+def test_files_of_tests_cover_the_same_rules_together(tmp_path: Path) -> None:
+    write(tmp_path, case("nothing = true", 'response = "421 slow down"'))
+    other = tmp_path / "sub"
+    other.mkdir()
+    text = case("nothing = true", 'response = "250 fine"').replace("rules.toml", "../rules.toml")
+    (other / "y.test.toml").write_text(text.replace("example.zone", "../example.zone"))
+    files = (str(other / "y.test.toml"), str(tmp_path / "x.test.toml"))
+    assert "coverage: 1 of 1 rule touched" in run("test", "--coverage", *files).stdout
+    assert "coverage: 0 of 1 rule touched" in run("test", "--coverage", files[0]).stdout
