@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -38,8 +38,10 @@ from .entries import (
     places,
 )
 from .episodes import Cause, Ended, Episode, How
+from .holds import RuleHold, RuleHolds
 from .matching import Candidate, Match
 from .offences import Offences
+from .selection import Made
 from .thresholds import Thresholds
 
 LATENESS = 3600
@@ -139,6 +141,8 @@ class _Step:
     """Those of the drafts that last as long as it takes, whatever the duration."""
     unadjusted: frozenset[str]
     """What of the rule should have a course and has none, and why."""
+    held: Mapping[str, int]
+    """Until when an operator holds which of the drafts, by key."""
 
 
 _Kind: TypeAlias = tuple[tuple[Match, ...], str, str, str, str, tuple[str, ...] | None]
@@ -206,6 +210,7 @@ class Automation:
         "entries",
         "episode_id",
         "episodes",
+        "holds",
         "max_entries",
         "newest_ns",
         "offences",
@@ -228,6 +233,8 @@ class Automation:
         """The story of each entry in force, by key."""
         self.episode_id = 0
         """The latest id of an episode."""
+        self.holds = RuleHolds()
+        """What operators have said must not strike: changed by :meth:`hold` and the like only."""
         self.thresholds = Thresholds()
         self.offences = Offences()
         """Whom rules with ``escalate`` have held."""
@@ -409,6 +416,23 @@ class Automation:
                 outcome.end(Ended(entry, story, now_ns, how, by, reason))
         return outcome
 
+    def hold(self, hold: RuleHold) -> None:
+        """Have nothing that `hold` means struck until its end, and count nothing towards it."""
+        self.holds.put(hold)
+        self._plans.clear()
+
+    def release(self, ids: Iterable[int]) -> list[RuleHold]:
+        """End the holds with these ids; returns those that there were."""
+        self._plans.clear()
+        return self.holds.remove(ids)
+
+    def forget_holds(self, now_ns: int) -> list[int]:
+        """Forget the holds that are over, for what is logged late as well; their ids."""
+        over = self.holds.over(now_ns - LATENESS * NS)
+        if over:
+            self.release(over)
+        return over
+
     def restore(self, entry: Entry, episode: Episode | None = None) -> None:
         """Take an entry of an earlier run into force; without `episode` its story begins here."""
         if episode is None:
@@ -455,6 +479,10 @@ class Automation:
         time_ns = min(record.time_ns, now.latest_ns)
         for step in self._plan(matches, record, domain, now.mx):
             outcome.rule_matches[step.label] += 1
+            held = _held_keys(step, min(time_ns, now_ns)) if step.held else ()
+            if held and all(key in held for key, _ in step.drafts if key):
+                outcome.counts["held"] += 1
+                continue
             if step.trigger is not None and not self._reached(now, step.trigger, step, record):
                 continue
             expires_ns, drafts = time_ns + step.duration_ns, step.drafts
@@ -464,6 +492,8 @@ class Automation:
             outcome.unadjusted |= step.unadjusted
             for key, draft in drafts:
                 self.seq += 1
+                if key in held:
+                    continue
                 if isinstance(draft, str):
                     outcome.counts[draft] += 1
                     continue
@@ -584,6 +614,7 @@ class Automation:
                     entry = course
             made.append(entry)
         drafts = tuple(("" if isinstance(one, str) else one.key, one) for one in made)
+        known = Made(rule=rule.sidecar.name, place=f"{rule.file}:{rule.line}", domains=(domain,))
         return _Step(
             rule=rule,
             label=rule.label,
@@ -597,6 +628,12 @@ class Automation:
                 if isinstance(one, Override) and one.course is not None
             ),
             unadjusted=frozenset(unadjusted),
+            held={
+                key: until_ns
+                for key, one in drafts
+                if self.holds and not isinstance(one, str)
+                if (until_ns := self.holds.until_ns(one, known))
+            },
         )
 
     def _action_hash(self, rule: Rule, number: int) -> str:
@@ -605,6 +642,11 @@ class Automation:
         if found is None:
             found = self._hashes[key] = action_hash(rule, rule.actions[number])
         return found
+
+
+def _held_keys(step: _Step, at_ns: int) -> Container[str]:
+    """The keys of the drafts of `step` that an operator holds at that moment."""
+    return {key for key, until_ns in step.held.items() if at_ns < until_ns}
 
 
 def _reason(rule: Rule, pattern: Pattern) -> str:

@@ -58,13 +58,18 @@ class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
             (not self.ids or made.id in self.ids)
             and (not self.keys or entry.key in self.keys)
             and (not self.kinds or entry.kind in self.kinds)
-            and _one(self.rules, _names(made))
+            and fits_rule(self.rules, made)
             and _one(self.sites, (entry.site, site_name(entry.site)))
             and _one(self.sources, (source(entry),))
             and _one(self.domains, _domains(entry, made))
             and _one(self.tenants, (getattr(entry, "tenant", None),))
             and _one(self.campaigns, (getattr(entry, "campaign", None),))
         )
+
+
+def fits_rule(rules: tuple[str, ...], made: Made) -> bool:
+    """Whether one of `rules` is what the rule is called; none asks nothing."""
+    return _one(rules, _names(made))
 
 
 def source(entry: Entry) -> str:

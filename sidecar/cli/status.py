@@ -17,17 +17,16 @@ from typing import Any
 import click
 from rich.text import Text
 
-from sidecar.automation.entries import Entry, Override
-from sidecar.automation.overlay import RESERVED
 from sidecar.publish.http import STATUS_PATH
 from sidecar.service.own_files import read_regular
 from sidecar.service.status import status_path
 from sidecar.settings import Address, Fixed
 from sidecar.shaping.specs import parse_duration
 from sidecar.store import is_locked, lock_path, read_saved
-from sidecar.times import NS, format_rfc3339
+from sidecar.times import NS
+from sidecar.tools.stories import as_json
 from sidecar.tools.stories import in_force as stories_in_force
-from sidecar.tools.text import shown_duration, shown_entry
+from sidecar.tools.text import shown_duration
 
 from .common import setting_options, settle
 from .console import output, print_json
@@ -91,7 +90,7 @@ LIMITS = _Limits()
 )
 @click.option("--behind", type=LIMITS, help="The same of the bytes that are still to be read.")
 @click.option("--in-force", type=LIMITS, help="The same of the number of entries in force.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def status(
     context: click.Context,
@@ -101,7 +100,7 @@ def status(
     age: Limits | None,
     behind: Limits | None,
     in_force: Limits | None,
-    as_json: bool,
+    as_json_: bool,
     **options: object,
 ) -> None:
     """Show on one screen whether the service runs, what is wrong, and what it does.
@@ -128,13 +127,14 @@ def status(
         click.echo(text)
         context.exit(code)
     stories = stories_in_force(read_saved(file), now_ns, file=str(file))
-    if as_json:
+    if as_json_:
+        known = verdicts(seen)
         print_json(
             {
                 "running": seen.running,
                 "troubles": list(seen.troubles),
                 "service": seen.document,
-                "entries": [_as_json(story.entry) for story in stories],
+                "entries": [as_json(story, known.get(story.entry.key)) for story in stories],
             }
         )
     else:
@@ -210,22 +210,3 @@ def _document(data: bytes) -> Document | None:
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) and "state" in document else None
-
-
-def _as_json(entry: Entry) -> Document:
-    return {
-        "number": entry.seq,
-        "kind": entry.kind,
-        "what": shown_entry(entry),
-        "site": entry.site,
-        "expires": format_rfc3339(entry.expires_ns),
-        "reason": entry.reason,
-        "key": entry.key,
-        "left_out": _is_left_out(entry),
-        "simulated": entry.simulated,
-    }
-
-
-def _is_left_out(entry: Entry) -> bool:
-    """Whether the overlay leaves it out: a section of that name would govern everything."""
-    return isinstance(entry, Override) and entry.domain in RESERVED

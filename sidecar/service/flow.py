@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sidecar.automation.decide import LATENESS, Outcome
 from sidecar.automation.matching import Candidate
 from sidecar.automation.pipeline import Tally, candidates
@@ -34,8 +36,10 @@ from .journal import Journal
 from .ledger import Ledger
 from .logging import Log
 from .mx import ask_for, known
+from .orders import Answer, Order, carry_out
 from .publisher import Publisher
 from .rules import RuleBook, Rules
+from .state import kept_holds
 from .waiting import WaitingRoom
 
 if TYPE_CHECKING:
@@ -332,14 +336,20 @@ class Flow:
             self._ledger.commits.add(Transaction(), refitted)
         return sum(story.rule_gone for story in automation.episodes.values())
 
-    def cancel(self, keys: Iterable[str], *, by: str = "", reason: str = "") -> list[str]:
-        """Take back entries by hand, once committed; returns the keys of those in force."""
-        outcome = self._ledger.automation.cancel(
-            keys, now_ns=self._clock(), how="cancelled", by=by, reason=reason
-        )
-        windows = {ended.episode.window for ended in outcome.ended} - {""}
-        self._ledger.commits.add(Transaction(drop_thresholds=windows), outcome)
-        return sorted(outcome.dropped)
+    def carry_out(self, order: Order, name: str) -> Answer:
+        """Do what an operator orders, once committed; `name` is the order's, done once only."""
+        known = self._ledger.answers.get(name)
+        if known is not None:
+            return msgspec.json.decode(known, type=Answer)
+        rules = self._book.rules.shaping.all_rules()
+        done = carry_out(self._ledger.automation, order, self._clock(), rules)
+        done.changes.add(self._ledger.keep_answer(name, msgspec.json.encode(done.answer).decode()))
+        self._ledger.commits.add(done.changes, done.outcome)
+        return done.answer
+
+    def answered(self, name: str) -> None:
+        """The operator has the answer: it need not be kept any longer."""
+        self._ledger.commits.add(self._ledger.forget_answer(name))
 
     def try_commit(self) -> bool:
         """Commit and publish what is pending; False where the disk won't have it now."""
@@ -358,6 +368,7 @@ class Flow:
         idle = set(self._ledger.automation.forget_idle_thresholds())
         since_ns = self._clock() - self._book.rules.settings.history_ns
         changes = Transaction(drop_thresholds=idle, prune_history=(since_ns, _HISTORY_ROWS))
+        changes.add(kept_holds((), self._ledger.automation.forget_holds(self._clock())))
         self._ledger.commits.add(changes)
         if self._settings.retention is None:
             tail.forget_before(self._needed_since_ns())

@@ -24,13 +24,16 @@ from sidecar.store import CheckpointRow, Saved, Store, Transaction
 from .checkpoints import to_rows
 from .commits import Commits
 from .logging import Log
-from .state import number, progress, restore, transaction
+from .state import kept_holds, number, progress, restore, transaction
 
 if TYPE_CHECKING:
     from .notify import Notifications
 
 _COPY = "copy:"
 """Before the URL in the name under which the state file keeps the last good copy."""
+
+_ANSWER = "answer:"
+"""Before the name of an order in the name under which its answer is kept."""
 
 _FLOOR = "floor_ns"
 _COMMITTED = "committed_ns"
@@ -88,6 +91,12 @@ class Ledger:
         }
         """The last good text of each shaping file that comes by HTTP, by URL."""
         self._copies_kept = dict(self.copies)
+        self.answers: dict[str, str] = {
+            name.removeprefix(_ANSWER): text
+            for name, text in saved.meta.items()
+            if name.startswith(_ANSWER)
+        }
+        """What operators were answered, or are to be, by the name of their order."""
         self.checkpoints: dict[str, CheckpointRow] = dict(saved.checkpoints)
         """How far each segment has been read."""
         self.kumod_ids: dict[str, str] = dict(saved.kumod_ids)
@@ -173,6 +182,16 @@ class Ledger:
             else:
                 self.kumod_ids[key] = given
 
+    def keep_answer(self, name: str, answer: str) -> Transaction:
+        """Keep the answer to an order, so that it is not carried out twice."""
+        self.answers[name] = answer
+        return Transaction(meta={_ANSWER + name: answer})
+
+    def forget_answer(self, name: str) -> Transaction:
+        """Forget the answer to an order that is there no more."""
+        self.answers.pop(name, None)
+        return Transaction(drop_meta={_ANSWER + name})
+
     def keep_copies(self, wanted: Iterable[str]) -> None:
         """Have the last good copies of the remote shaping files in `wanted` committed, no others.
 
@@ -212,6 +231,7 @@ class Ledger:
         whole.meta |= {
             OFFENCE + key: found.to_payload() for key, found in self.automation.offences.items()
         }
+        whole.add(kept_holds(self.automation.holds))
         whole.meta |= {_COPY + url: text for url, text in self.copies.items()}
         if isinstance(self._resolver, DnsResolver):
             whole.mx = dict(self._resolver.export())

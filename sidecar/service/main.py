@@ -37,6 +37,7 @@ from .clock import GuardedClock
 from .flow import Flow
 from .ledger import Ledger, refuse_other_kind
 from .logging import Log, everything_to
+from .orders import said
 from .overlay_place import ensure_overlay, locked_overlay, refuse_taken_place
 from .progress import progress_on_terminal
 from .published import Published
@@ -432,6 +433,7 @@ async def _run(sidecar: _Sidecar) -> None:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     works = _works(sidecar, hangup)
+    _carry_out(sidecar)  # what was ordered meanwhile comes before what is read
     sidecar.notifier.ready("reading the log")
     outside.log.info("started", pid=os.getpid(), log_dir=str(outside.settings.log_dir))
     try:
@@ -455,7 +457,7 @@ def _works(sidecar: _Sidecar, hangup: asyncio.Event) -> dict[str, Coroutine[Any,
         "publish": outside.publisher.run(),
         "reload": _reload(sidecar, hangup),
         "status": _tell_status(sidecar),
-        "cancel": _cancel(sidecar),
+        "cancel": _obey_operators(sidecar),
     }
     if outside.kumod is not None:
         works["kumod"] = outside.kumod.run()
@@ -485,12 +487,29 @@ async def _tell_status(sidecar: _Sidecar) -> None:
         await asyncio.sleep(until_tick(time.monotonic(), HEARTBEAT_SECONDS))
 
 
-async def _cancel(sidecar: _Sidecar) -> None:
-    """Take back what an operator asks for, for ever."""
+async def _obey_operators(sidecar: _Sidecar) -> None:
+    """Do what operators order, for ever."""
     while True:
-        for key in sidecar.requests.carry_out(sidecar.flow):
-            sidecar.outside.log.info("an entry was taken back by hand", key=key)
+        _carry_out(sidecar)
         await asyncio.sleep(until_tick(time.monotonic(), _CANCEL_SECONDS))
+
+
+def _carry_out(sidecar: _Sidecar) -> None:
+    for order, answer in sidecar.requests.carry_out(sidecar.flow):
+        about: dict[str, object] = {
+            "order": order.verb,
+            "selected": said(order.selection),
+            "by": order.by,
+            "reason": order.reason,
+            "cancelled": len(answer.cancelled),
+            "hold": answer.held,
+            "until": format_rfc3339(answer.until_ns) if answer.until_ns else "",
+            "released": len(answer.released),
+            "refused": answer.refused,
+        }
+        sidecar.outside.log.info(
+            "an operator's order", **{name: value for name, value in about.items() if value}
+        )
 
 
 def _keeper(outside: _Outside) -> Keeper | None:

@@ -6,11 +6,12 @@ what the store holds at start.  Out: an :class:`Automation` as it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sidecar.automation.decide import Automation, Outcome, scope_period
 from sidecar.automation.entries import from_payload, to_payload
 from sidecar.automation.episodes import Ended, Episode, episode_from_payload
+from sidecar.automation.holds import RuleHold, hold_from_payload
 from sidecar.automation.offences import OFFENCE, offence_from_payload
 from sidecar.problems import Problem
 from sidecar.store import EntryRow, HistoryRow, Saved, Transaction
@@ -18,6 +19,8 @@ from sidecar.store import EntryRow, HistoryRow, Saved, Transaction
 _SEQ = "seq"
 _NEWEST = "newest_ns"
 _EPISODE = "episode_id"
+_HOLD = "hold:"
+"""Before the id in the name under which the state file keeps an operator's hold."""
 
 
 def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
@@ -39,6 +42,7 @@ def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
         automation.restore(entry, _episode(row, problems))
         # An imported entry may have a higher number than the counter.
         seq = max(seq, entry.seq)
+    _restore_holds(saved, automation, cleaning, problems)
     windows: dict[str, dict[int, int]] = {}
     for (scope, second), count in saved.threshold_counts.items():
         windows.setdefault(scope, {})[second] = count
@@ -61,6 +65,33 @@ def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
     automation.newest_ns = number(saved.meta, _NEWEST)
     automation.thresholds.take_changes()
     return automation, cleaning, problems
+
+
+def holds(saved: Saved) -> list[RuleHold]:
+    """What operators hold, as the store has it.  A damaged one is left out."""
+    automation = Automation()
+    _restore_holds(saved, automation, Transaction(), [])
+    return list(automation.holds)
+
+
+def _restore_holds(
+    saved: Saved, automation: Automation, cleaning: Transaction, problems: list[Problem]
+) -> None:
+    for name, payload in saved.meta.items():
+        if name.startswith(_HOLD):
+            try:
+                automation.hold(hold_from_payload(payload))
+            except ValueError as error:
+                cleaning.drop_meta.add(name)
+                problems.append(_left_out(name, error))
+
+
+def kept_holds(kept: Iterable[RuleHold], gone: Iterable[int] = ()) -> Transaction:
+    """The transaction that keeps these holds, and forgets those with the ids in `gone`."""
+    return Transaction(
+        meta={f"{_HOLD}{hold.id}": hold.to_payload() for hold in kept},
+        drop_meta={f"{_HOLD}{id_}" for id_ in gone},
+    )
 
 
 def _episode(row: EntryRow, problems: list[Problem]) -> Episode | None:

@@ -16,6 +16,7 @@ from sidecar.shaping.rules import Rule
 from sidecar.store import Saved, Store, StoreError, Transaction
 from sidecar.store.tsa_daemon import TsaDaemonState, threshold_counts
 
+from .orders import Answer, Order, carry_out
 from .state import restore, transaction
 
 
@@ -63,9 +64,17 @@ def put_in_place(store: Store, imported: Saved, *, replace: bool, file: str) -> 
     _store(store, changes)
 
 
-def drop_entries(store: Store, keys: Iterable[str]) -> None:
-    """Remove entries from a state that no service uses."""
-    _store(store, Transaction(drop_entries=set(keys)))
+def carry_out_in(store: Store, order: Order, now_ns: int) -> tuple[Answer, Automation]:
+    """Do what an operator orders in a state that no service uses; the automation behind it."""
+    automation, cleaning, _ = restore(load(store))
+    outcome = automation.expire(now_ns)
+    done = carry_out(automation, order, now_ns, None)
+    outcome.add(done.outcome)
+    changes = cleaning
+    changes.add(transaction(automation, outcome))
+    changes.add(done.changes)
+    _store(store, changes)
+    return done.answer, automation
 
 
 def take_over(

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from sidecar.automation.decide import Automation
+from sidecar.automation.selection import Selection
 from sidecar.log.batches import Batch
 from sidecar.log.blocks import Block, Position
 from sidecar.log.identity import SegmentId
 from sidecar.log.segment import Checkpoint
 from sidecar.service import flow
+from sidecar.service.orders import Order
 from sidecar.service.rules import Settled, load_rules
 from sidecar.settings import resolve_settings
 from sidecar.shaping.mx import OfflineResolver
@@ -147,7 +149,8 @@ def test_an_entry_taken_back_before_its_commit_is_not_announced(
     sidecar.rules("busy", "1/hr")
     sidecar.process(sidecar.read("busy"))
     (entry,) = sidecar.made.ledger.automation.entries
-    assert sidecar.made.flow.cancel([entry.key]) == [entry.key]
+    answer = sidecar.made.flow.carry_out(Order("cancel", Selection(keys=(entry.key,))), "1")
+    assert answer.cancelled == (1,)
     assert sidecar.made.flow.try_commit()
     assert told == []
     sidecar.process(sidecar.read("busy"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.automation.selection import Selection
 from sidecar.service.cancel import ask, requests_path
+from sidecar.service.orders import Order
 
 from .support import Nursery, Setup, failure, until
 
@@ -25,7 +28,8 @@ def own(setup: Setup) -> None:
 
 def cancel(setup: Setup) -> tuple[int | None, str]:
     (row,) = setup.saved().entries.values()
-    running = setup.command("cancel", "--state", str(setup.state_file), str(row.seq))
+    id_ = json.loads(row.episode)["id"]
+    running = setup.command("cancel", "--state", str(setup.state_file), str(id_))
     return running.code, running.output
 
 
@@ -79,11 +83,10 @@ def test_a_request_that_is_made_before_the_service_is_there_belongs_to_it(
     unprivileged: Setup,
 ) -> None:
     setup = unprivileged
-    request = ask(setup.state_file, list(setup.saved().entries))
+    request = ask(setup.state_file, Order("cancel", Selection(keys=tuple(setup.saved().entries))))
     assert request.path.parent.stat().st_uid == request.path.stat().st_uid == OWNER
     running = setup.run(prepare="tests.service.broken:unprivileged")
-    until(lambda: not request.is_waiting())
-    assert request.failure() is None
+    assert until(request.answer).cancelled == (1,)
     until(lambda: setup.overlay() == {})
     assert running.stop() == 0, running.output
 
@@ -105,7 +108,7 @@ def test_a_request_that_cannot_be_read_is_answered_and_holds_up_nothing(
     else:
         with path.open("wb") as file:
             file.truncate(1 << 40)
-    answer = path.with_name("1.json.failed")
+    answer = path.with_name("1.json.answer")
     until(answer.exists)
     assert "can't be read by the service" in answer.read_text()
     assert cancel(setup)[0] == 0

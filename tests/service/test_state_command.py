@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from sidecar.automation.selection import Selection
 from sidecar.service.cancel import ask
+from sidecar.service.orders import Order
 from sidecar.store import Saved, Store
 from tests.kumod_standin import SCHED_Q, KumodStandin
 
@@ -287,7 +290,7 @@ def test_a_store_that_is_locked_by_this_very_test_is_refused(setup: Setup) -> No
 def numbered(setup: Setup) -> dict[str, str]:
     """What `status` shows → its number."""
     _, output = status(setup, "--json", listen=False)
-    return {e["what"]: str(e["number"]) for e in json.loads(output)["entries"]}
+    return {e["what"]: str(e["id"]) for e in json.loads(output)["entries"]}
 
 
 def cancel(setup: Setup, *numbers: str) -> tuple[int | None, str]:
@@ -305,7 +308,7 @@ def test_an_entry_is_taken_back_from_the_running_service_and_from_kumod(setup: S
         chosen = [n for what, n in numbers.items() if "set.example" in what or "tenant" in what]
         code, output = cancel(setup, *chosen)
         assert code == 0, output
-        assert 'taken back: set connection_limit = 1 for "set.example"' in output
+        assert 'cancelled 1: set connection_limit = 1 for "set.example"' in output
         until(lambda: setup.overlay().keys() == {"d3.example"})
         kumod.state.wait_for(lambda state: not state.held)
         until(lambda: setup.beside("suspended.json")["sched_q"] == [])
@@ -326,11 +329,11 @@ def test_a_request_that_was_left_behind_is_carried_out_at_the_next_start(setup: 
     setup.log(failure(1, domain="gone.example"))
     setup.once()
     (key,) = setup.saved().entries
-    directory = ask(setup.state_file, [key]).path.parent
+    directory = ask(setup.state_file, Order("cancel", Selection(keys=(key,)))).path.parent
     (directory / "rubbish.json").write_text("{")
     running = setup.run()
     until(lambda: setup.overlay() == {})
-    until(lambda: list(directory.iterdir()) == [directory / "rubbish.json.failed"])
+    until(lambda: {file.suffix for file in directory.iterdir()} == {".answer"})
     assert running.stop() == 0
     assert setup.saved().entries == {}
 
@@ -348,6 +351,9 @@ def test_what_was_taken_back_comes_again_with_the_next_match(setup: Setup) -> No
     setup.log(failure(1, domain="again.example"))
     setup.once()
     assert cancel(setup, *numbered(setup).values())[0] == 0
-    setup.log(failure(2, domain="again.example"))
+    setup.log(failure(2, domain="again.example", at=int(time.time()) - 60))
+    setup.once()
+    assert setup.overlay() == {}  # it was logged before, and read later
+    setup.log(failure(3, domain="again.example", at=int(time.time()) + 2))
     setup.once()
     assert setup.overlay().keys() == {"again.example"}
