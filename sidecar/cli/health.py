@@ -106,6 +106,17 @@ def _work(document: Document, now_ns: int) -> Iterator[str]:
     counters = document.get("counters", {})
     parts = [f"{one_line(str(name))} {count:,}" for name, count in counters.items() if count]
     yield _row("counted", ", ".join(parts) or "nothing")
+    yield from _told(document, now_ns)
+
+
+def _told(document: Document, now_ns: int) -> Iterator[str]:
+    targets = document.get("notify")
+    for name, target in targets.items() if isinstance(targets, dict) else ():
+        sent_ns = moment_of(target, "last_sent")
+        said = "nothing sent yet" if sent_ns is None else f"last sent {_ago(sent_ns, now_ns)}"
+        if target.get("waiting"):
+            said += f", {counted(target['waiting'], 'event')} waiting"
+        yield _row("notify", f"{one_line(str(name))}: {said}")
 
 
 def _ago(at_ns: int, now_ns: int) -> str:

@@ -8,6 +8,7 @@ with the outcome; messages to the targets; conditions, counts and a part of the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -71,6 +72,7 @@ class Notifications:
         self._failure: tuple[Problem, ...] = ()
         self._unknown: tuple[Problem, ...] = ()
         self._rules: Mapping[str, Rule] = {}
+        self._shown: set[str] = set()
         self._outbox, self._cleaning, reasons = restore(saved)
         for reason in reasons:
             log.problem(Problem("warning", "state-entry", f"left out of the outbox: {reason}"))
@@ -110,14 +112,19 @@ class Notifications:
 
     def rows_of(self, outcome: Outcome) -> Rows:
         """The rows that tell what began and what ended; to be committed with `outcome`."""
-        rows = Rows()
+        rows = self._rows_of_ended(outcome.ended)
         for entry, episode in outcome.began:
-            rule = self._rules.get(entry.action_hash)
             if entry.simulated:
                 continue
+            rule = self._rules.get(entry.action_hash)
             names = () if rule is None else rule.sidecar.notify
             rows |= self._delivery.begin(str(episode.id), _began(entry, episode), names)
-        for ended in outcome.ended:
+        # What began and ended in one outcome is told in this order.
+        return rows | self._rows_of_ended(outcome.ended)
+
+    def _rows_of_ended(self, stories: Iterable[Ended]) -> Rows:
+        rows = Rows()
+        for ended in stories:
             subject = str(ended.episode.id)
             if subject in self._outbox.told:
                 rows |= self._delivery.end(subject, _ended(ended))
@@ -159,6 +166,8 @@ class Notifications:
             return
         self._failure = ()
         rows, given_up = self._delivery.replace(loaded)
+        for name in self._shown - loaded.by_name.keys():
+            self._hide(name)
         for name, count in given_up.items():
             self._log.warning(
                 "a target is gone from the settings, and with it what it was not told",
@@ -221,7 +230,8 @@ class Notifications:
     def show(self) -> None:
         """Set the gauges."""
         metrics, now_ns = self._metrics, self._clock()
-        for name in self._delivery.targets.by_name:
+        self._shown = set(self._delivery.targets.by_name)
+        for name in self._shown:
             queue = self._outbox[name]
             oldest_ns = queue.oldest_ns
             age = 0.0 if oldest_ns is None else max(0.0, (now_ns - oldest_ns) / NS)
@@ -229,13 +239,26 @@ class Notifications:
             metrics.notify_oldest.labels(name).set(age)
             metrics.notify_dropped.labels(name).set(queue.fate.dropped)
 
+    def _hide(self, name: str) -> None:
+        """Take a target that is gone out of the metrics."""
+        metrics = self._metrics
+        for gauge in (metrics.notify_waiting, metrics.notify_oldest, metrics.notify_dropped):
+            gauge.remove(name)
+        for outcome in ("sent", "failed"):
+            with contextlib.suppress(KeyError):  # there may have been none
+                metrics.notify_messages.remove(name, outcome)
+
     def _note_attempt(self, target: str, error: str | None) -> None:
+        """Count it; say the first failure in a row, and the end of the row."""
         outcome = "sent" if error is None else "failed"
         self._metrics.notify_messages.labels(target, outcome).inc()
-        if error is not None:
+        failures = self._outbox[target].fate.failures
+        if error is not None and not failures:
             self._log.warning(
                 "a notification was not taken; it is tried again", target=target, reason=error
             )
+        elif error is None and failures:
+            self._log.info("the target takes notifications again", target=target)
 
     def _commit(self, rows: Rows) -> asyncio.Future[None]:
         assert self._commits is not None
@@ -280,13 +303,14 @@ def _load(file: Path) -> Targets | tuple[Problem, ...]:
 def _began(entry: Entry, episode: Episode) -> Event:
     until = format_rfc3339(entry.expires_ns // NS * NS)
     cause = "" if episode.latest is None else f" ({episode.latest.response})"
+    note = f"; {episode.note}" if episode.note else ""
     return Event(
         id=f"{episode.id}.{episode.began_ns}.began",
         kind="began",
         at_ns=episode.began_ns,
         subject="episode",
         label=episode.label,
-        what=f"{shown_entry(entry)} until {until}{cause}",
+        what=f"{shown_entry(entry)} until {until}{cause}{note}",
         fields={**_fields(entry, episode), "expires": format_rfc3339(entry.expires_ns)},
     )
 

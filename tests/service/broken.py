@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sidecar.faults import reached
 from sidecar.log.batches import Batch
 from sidecar.notify import alarms
 from sidecar.publish import overlay_file
@@ -181,6 +182,20 @@ def disk_hangs() -> None:
         fsync(fd)
 
     os.fsync = slow  # type: ignore[assignment]
+
+
+def told_later() -> None:
+    """Commit what is to be told after what it is about."""
+    commit = Store.commit
+
+    def broken(self: Store, transaction: Transaction) -> None:
+        late, transaction.outbox = transaction.outbox, {}
+        commit(self, transaction)
+        if any(key.startswith("event ") for key in late):
+            reached("notify-noted")
+        commit(self, Transaction(outbox=late))
+
+    Store.commit = broken  # type: ignore[method-assign]
 
 
 def alarms_at_once() -> None:

@@ -213,6 +213,7 @@ def test_a_reload_takes_effect_whole_or_not_at_all(setup: Setup, receiver: Recei
         targets(setup, hook(other, "other"))
         running.signal(signal.SIGHUP)
         until(lambda: list(setup.status()["notify"]) == ["other"])
+        until(lambda: b'target="oncall"' not in setup.get("/metrics"))
         setup.log(failure(2, domain="b.example"))
         until(lambda: told(other))
         assert told(other) == {("began", "b.example")}
@@ -266,7 +267,6 @@ def test_nothing_that_is_shown_holds_a_secret(setup: Setup, receiver: Receiver) 
     more = f'default = true\ntoken = "{SECRET}-too"\n'
     running = setup.run(notify=str(targets(setup, hook(receiver, more=more))))
     setup.log(failure(1, domain="a.example"))
-    until(lambda: "last_error" in json.dumps(setup.status()) and receiver.requests)
     until(lambda: setup.status()["notify"]["oncall"]["last_error"])
     shown = [
         running.output,
@@ -278,6 +278,7 @@ def test_nothing_that_is_shown_holds_a_secret(setup: Setup, receiver: Receiver) 
     ]
     assert running.stop() == 0
     assert "it answered 401 bad token ***" in shown[2]
+    assert "notify    oncall: nothing sent yet, 1 event waiting" in shown[3]
     for text in shown:
         assert SECRET not in text
     metrics = shown[1]
@@ -324,6 +325,23 @@ def test_however_often_it_is_killed_all_that_was_committed_is_told(
         assert by_message.setdefault(message["id"], message) == message
     once = [event["id"] for message in by_message.values() for event in message["events"]]
     assert len(once) == len(set(once))
+
+
+def test_the_crash_test_finds_a_sidecar_that_tells_in_another_transaction(
+    setup: Setup, receiver: Receiver
+) -> None:
+    file = str(targets(setup, hook(receiver)))
+    setup.log(failure(1, domain="a.example"))
+    running = setup.start(
+        notify=file, fault="notify-noted:1", prepare="tests.service.broken:told_later"
+    )
+    assert running.wait() == -signal.SIGKILL
+    running = setup.start(notify=file)
+    until(lambda: setup.status().get("pid") == running.pid)
+    until(lambda: nothing_waits(setup, running.pid))
+    assert running.stop() == 0
+    assert stories(setup) != []
+    assert receiver.events == []
 
 
 def nothing_waits(setup: Setup, pid: int) -> bool:
