@@ -273,9 +273,10 @@ SETTINGS: tuple[Setting, ...] = (
         parse_flag,
         False,
         "Publish nothing: rules match, entries are counted and listed, and kumod is neither "
-        "called nor given a file. No overlay is written, --kumod-api and --retention count for "
-        "nothing, and there is a listener only with --listen or its variable. The state file is "
-        "one of its own (state.simulated.db) unless one is named; a file of a real run is refused.",
+        "called nor given a file. No overlay is written, nobody is told, nothing is deleted: "
+        "--kumod-api, --notify and --retention count for nothing. There is a listener only with "
+        "--listen or its variable. The state file is one of its own (state.simulated.db) unless "
+        "one is named; a file of a real run is refused.",
         "true|false",
         "true",
         is_flag=True,

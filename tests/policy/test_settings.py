@@ -552,11 +552,16 @@ def test_what_sidecar_configure_takes_is_all_but_the_policy() -> None:
 
 def test_a_simulation_has_nothing_by_which_it_could_have_an_effect() -> None:
     said = policy_saying(
-        kumod_api="http://127.0.0.1:8000", retention="1 day", listen="0.0.0.0:8008", state="/p.db"
+        kumod_api="http://127.0.0.1:8000",
+        retention="1 day",
+        listen="0.0.0.0:8008",
+        state="/p.db",
+        notify="/notify.toml",
     )
     settings = settle({"simulate": True}, {"TSA_SIDECAR_KUMOD_API": "http://v:1"}, said)
     fixed = settings.fixed
     assert (fixed.kumod_api, fixed.retention, fixed.listen) == (None, None, None)
+    assert fixed.notify is None
     assert fixed.state == Path("/p.simulated.db")
     by_hand = {"simulate": True, "listen": "127.0.0.1:1", "state": "/o.db"}
     fixed = settle(by_hand, {}, said).fixed

@@ -1,0 +1,23 @@
+"""The rules and the tests that come with the package: they are right, and cover each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.support import run
+
+EXAMPLES = Path(__file__).parents[2] / "packaging" / "examples"
+
+
+def test_the_example_rules_are_without_a_finding() -> None:
+    document = json.loads(run("check", str(EXAMPLES / "shaping.toml"), "--no-dns", "--json").stdout)
+    assert document["problems"] == []
+    assert document["rules"] == 3
+
+
+def test_the_example_tests_pass_and_leave_nothing_out() -> None:
+    result = run("test", "--coverage", "--json", str(EXAMPLES / "shaping.test.toml"))
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["failed"], document["passed"]) == (0, 0, 4)
+    assert document["coverage"] == {"rules": 3, "touched": 3, "untouched": []}
