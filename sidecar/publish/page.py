@@ -11,11 +11,12 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension
+from sidecar.automation.episodes import Ended, Episode
 from sidecar.times import format_rfc3339
 
 _TEXT_MAX = 500
@@ -45,29 +46,52 @@ def _hash(page: bytes, name: bytes) -> str:
 
 def document(
     status: Mapping[str, Any],
-    entries: Sequence[Entry],
+    entries: Iterable[tuple[Entry, Episode | None]],
     *,
     total: int,
     at_ns: int,
-    ended: Iterable[Mapping[str, Any]] = (),
+    ended: Iterable[Ended] = (),
 ) -> bytes:
     """What the page shows, as JSON.
 
-    ``status`` is the status document.  ``ended``: the episodes that ended within a day.
-    Each has the fields of an entry in force and those that only episodes have, which
-    an entry leaves out until they are kept: id, rule {name, file, line}, began, first,
-    last, matches, cause {type, code, response, domain, source, at}; ended, how.
+    ``status`` is the status document; ``entries`` are in force, each with its episode
+    where that is known.  ``ended``: the episodes that ended within a day.
     """
     said = {
         "at": format_rfc3339(at_ns),
         **{key: status.get(key) for key in ("version", "state", "newest_record")},
         "bytes_waiting": status.get("bytes_waiting"),
         "conditions": status.get("conditions", []),
-        "in_force": [_entry(entry) for entry in entries],
+        "in_force": [_entry(entry) | _story(episode) for entry, episode in entries],
         "in_force_total": total,
-        "ended": list(ended),
+        "ended": [
+            _entry(one.entry)
+            | _story(one.episode)
+            | {"ended": format_rfc3339(one.at_ns), "how": one.how}
+            for one in ended
+        ],
     }
     return json.dumps(said).encode()
+
+
+def _story(episode: Episode | None) -> dict[str, object]:
+    if episode is None:
+        return {}
+    cause = episode.latest
+    return {
+        "id": episode.id,
+        "rule": {"name": episode.name, "file": episode.file, "line": episode.line},
+        "began": format_rfc3339(episode.began_ns) if episode.began_ns else None,
+        "matches": episode.matches,
+        "cause": cause
+        and {
+            "type": cause.type,
+            "response": cause.response,
+            "domain": cause.domain,
+            "source": cause.source,
+            "at": format_rfc3339(cause.time_ns),
+        },
+    }
 
 
 def _entry(entry: Entry) -> dict[str, object]:

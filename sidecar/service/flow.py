@@ -214,6 +214,7 @@ class Flow:
             now_ns = self._clock()
             self._publisher.publish(committed, now_ns)
             self._journal.tell(committed, now_ns)
+            self._ledger.note_ended(committed.ended)
 
     def _say_bad(self, block: Block, count: int) -> None:
         """Once in a run: where a log has lines of its own form, there are many."""
@@ -323,6 +324,7 @@ class Flow:
             # The view has dropped them by itself.
             self._ledger.commits.add_unpublished(outcome)
             self._journal.tell(outcome, now_ns)
+            self._ledger.note_ended(outcome.ended)
 
     def rules_changed(self) -> int:
         """Mark the entries whose rule is gone; returns how many there are.

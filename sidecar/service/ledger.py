@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from sidecar.automation.decide import Outcome
+from sidecar.automation.episodes import Ended
 from sidecar.automation.offences import OFFENCE
 from sidecar.automation.waiting import Waiting
 from sidecar.automation.waiting import from_payload as waiting_from_payload
@@ -20,17 +21,22 @@ from sidecar.problems import Problem, ProblemError
 from sidecar.settings import Fixed
 from sidecar.shaping.mx import DnsResolver, Resolver
 from sidecar.store import CheckpointRow, Saved, Store, Transaction
+from sidecar.times import NS
 
 from .checkpoints import to_rows
 from .commits import Commits
 from .logging import Log
-from .state import kept_holds, number, progress, restore, transaction
+from .state import ended_of, kept_holds, number, progress, restore, transaction
 
 if TYPE_CHECKING:
     from .notify import Notifications
 
 _COPY = "copy:"
 """Before the URL in the name under which the state file keeps the last good copy."""
+
+_DAY_NS = 86400 * NS
+_PAST = 500
+"""How many ended episodes are kept in memory, for the page; it shows fewer."""
 
 _ANSWER = "answer:"
 """Before the name of an order in the name under which its answer is kept."""
@@ -80,6 +86,8 @@ class Ledger:
         for problem in problems:
             log.problem(problem)
         gone = self.automation.expire(clock())
+        rows = store.ended(clock() - _DAY_NS, _PAST)
+        self._past: deque[Ended] = deque(ended_of(rows), maxlen=_PAST)
         self.waiting: dict[int, str] = dict(saved.waiting)
         """Records that wait for an MX, by number."""
         self.counters: dict[str, int] = dict(saved.counters)
@@ -139,6 +147,15 @@ class Ledger:
         for one in changes.drop_waiting:
             self.waiting.pop(one, None)
         return changes
+
+    def note_ended(self, ended: Iterable[Ended]) -> None:
+        """Remember what ended, for :meth:`past`."""
+        self._past.extend(ended)
+
+    def past(self) -> list[Ended]:
+        """What ended within a day, the latest last; the latest of very many."""
+        since_ns = self._clock() - _DAY_NS
+        return [ended for ended in self._past if ended.at_ns >= since_ns]
 
     def waited(self) -> list[Waiting]:
         """The records that wait."""

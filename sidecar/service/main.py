@@ -143,7 +143,12 @@ class _Outside:
         entries, at_ns = self.view.entries, self.clock()
         some, total = tuple(islice(entries, page.ENTRIES_MAX)), len(entries)
         some = tuple(e.at(at_ns) if isinstance(e, Override) else e for e in some)
-        endpoint.set_page_data(lambda: page.document(document, some, total=total, at_ns=at_ns))
+        episodes = self.ledger.automation.episodes
+        told = tuple((entry, episodes.get(entry.key)) for entry in some)
+        past = self.ledger.past()
+        endpoint.set_page_data(
+            lambda: page.document(document, told, total=total, at_ns=at_ns, ended=past)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,13 @@ what the store holds at start.  Out: an :class:`Automation` as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import cast, get_args
 
 from sidecar.automation.decide import Automation, Outcome, scope_period
 from sidecar.automation.entries import from_payload, to_payload
-from sidecar.automation.episodes import Ended, Episode, episode_from_payload
+from sidecar.automation.episodes import Ended, Episode, How, episode_from_payload
 from sidecar.automation.holds import RuleHold, hold_from_payload
 from sidecar.automation.offences import OFFENCE, offence_from_payload
 from sidecar.problems import Problem
@@ -154,6 +156,15 @@ def _history(ended: Ended) -> HistoryRow:
         ended.by,
         ended.reason,
     )
+
+
+def ended_of(rows: Iterable[HistoryRow]) -> Iterator[Ended]:
+    """The history's rows as what they tell; those that can't be read are left out."""
+    for row in rows:
+        with contextlib.suppress(ValueError):
+            entry, story = from_payload(row.kind, row.payload), episode_from_payload(row.episode)
+            how = row.how if row.how in get_args(How) else "expired"
+            yield Ended(entry, story, row.ended_ns, cast(How, how), row.by, row.reason)
 
 
 def progress(automation: Automation) -> Transaction:

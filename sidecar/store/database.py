@@ -30,7 +30,7 @@ from typing import NoReturn
 from ..problems import Problem, ProblemError
 from . import statements
 from .lock import FileLock, lock_state
-from .rows import Saved, Transaction
+from .rows import HistoryRow, Saved, Transaction
 from .schema import APPLICATION_ID, TABLES, VERSION, migrate, pragma, tables
 
 _ANOTHER = "or name another with --state or TSA_SIDECAR_STATE"
@@ -122,6 +122,17 @@ class Store:
                     self._failed(error)
                 except StoreLostError:
                     return Saved()
+
+    def ended(self, since_ns: int, most: int) -> list[HistoryRow]:
+        """The latest of the history since that moment, at most so many, the latest last.
+
+        Nothing where it can't be read now: it is for people to look at.
+        """
+        with self._thread_lock:
+            try:
+                return statements.read_ended(self._connected(), since_ns, most)
+            except (sqlite3.Error, OSError, ValueError):
+                return []
 
     def commit(self, transaction: Transaction) -> None:
         """Store `transaction` wholly, or raise StoreError and store nothing of it.

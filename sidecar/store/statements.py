@@ -258,6 +258,19 @@ def _read_entries(connection: sqlite3.Connection) -> dict[str, EntryRow]:
     }
 
 
+def read_ended(connection: sqlite3.Connection, since_ns: int, most: int) -> list[HistoryRow]:
+    """The latest that ended since that moment, at most so many, the latest last."""
+    rows = connection.execute(
+        "SELECT ended_ns, kind, payload, episode, how, by, reason FROM history"
+        " WHERE ended_ns >= ? ORDER BY ended_ns DESC, id DESC LIMIT ?",
+        (since_ns, most),
+    )
+    found = [
+        HistoryRow(ended_ns, kind, *map(unpack_text, texts)) for ended_ns, kind, *texts in rows
+    ]
+    return found[::-1]
+
+
 def _read_history(connection: sqlite3.Connection) -> dict[int, HistoryRow]:
     rows = connection.execute(
         "SELECT id, ended_ns, kind, payload, episode, how, by, reason FROM history"

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension, SchedQBounce
+from sidecar.automation.episodes import Cause, Ended, Episode
 from sidecar.publish import page
 from sidecar.publish.http import Endpoint
 from sidecar.times import NS
@@ -38,7 +39,11 @@ def test_the_document_names_entries_of_every_kind() -> None:
         SchedQBounce(site="q", domain="d", tenant="t", campaign=None, **common),
     ]
     status = {"version": "1", "state": "running", "newest_record": None, "bytes_waiting": 5}
-    said = json.loads(page.document(status, entries, total=7, at_ns=AT))
+    cause = Cause("TransientFailure", "421 slow", "d", "ip", AT)
+    story = Episode(4, AT, 3, "rules.toml", 7, "throttle", latest=cause)
+    past = [Ended(entries[1], Episode(3, 0, 1), AT + NS, "cancelled", "root")]
+    told = [(entries[0], story), *((entry, None) for entry in entries[1:])]
+    said = json.loads(page.document(status, told, total=7, at_ns=AT, ended=past))
     override, ready, bounce = said["in_force"]
     assert override["what"] == {"option": "n", "value": 3}
     assert (override["kind"], override["domain"], override["source"]) == ("override", "d", "ip")
@@ -46,4 +51,11 @@ def test_the_document_names_entries_of_every_kind() -> None:
     assert (bounce["tenant"], bounce["campaign"]) == ("t", None)
     assert len(override["reason"]) == 500
     assert override["expires"] == said["at"] == "2023-11-14T22:13:20Z"
-    assert (said["in_force_total"], said["bytes_waiting"], said["ended"]) == (7, 5, [])
+    assert (said["in_force_total"], said["bytes_waiting"]) == (7, 5)
+    assert (override["id"], override["matches"]) == (4, 3)
+    assert override["rule"] == {"name": "throttle", "file": "rules.toml", "line": 7}
+    assert override["began"] == override["cause"]["at"] == "2023-11-14T22:13:20Z"
+    assert override["cause"]["response"] == "421 slow"
+    (ended,) = said["ended"]
+    assert (ended["id"], ended["kind"], ended["began"]) == (3, "ready_q", None)
+    assert (ended["ended"], ended["how"]) == ("2023-11-14T22:13:21Z", "cancelled")

@@ -200,3 +200,25 @@ def test_the_files_of_a_stopped_service_are_rewritten(make_setup: Callable[..., 
     assert night.published() == (0, set())
     night.setup.once()
     assert night.published() == (0, set())
+
+
+def test_the_page_has_what_ended_also_after_a_restart(make_setup: Callable[..., Setup]) -> None:
+    setup = make_setup(rules=RULES)
+    night = Night(setup, runs=True)
+    night.responses("Throttled", 1, domain="one.example")
+    night.responses("Throttled", 2, domain="two.example")
+
+    def page() -> Any:
+        return json.loads(setup.get("/tsa/sidecar/page.json"))
+
+    until(lambda: len(page().get("in_force", ())) == 2)
+    (one,) = (entry for entry in page()["in_force"] if entry["domain"] == "one.example")
+    assert (one["rule"]["name"], one["matches"]) == ("throttle", 1)
+    assert one["began"]
+    night.ask("cancel", "--domain", "one.example")
+    (ended,) = until(lambda: page()["ended"])
+    assert (ended["id"], ended["how"]) == (one["id"], "cancelled")
+    night.end()
+    night = Night(setup, runs=True)
+    assert until(lambda: page().get("ended")) == [ended]
+    night.end()
