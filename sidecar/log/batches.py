@@ -6,7 +6,6 @@ recompressed, restored, replaced).  How segments are found is ``tail``'s busines
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -18,10 +17,11 @@ from sidecar.times import NS
 
 from .blocks import GIVE_UP_EFFORT, Block, Position
 from .codec import TURN_EFFORT, foreign_format
-from .file import CHUNK_SIZE, SegmentFile
+from .file import CHUNK_SIZE, FileStatus, SegmentFile
 from .identity import SegmentId, content_head, fingerprint, fingerprint_fits
 from .known import KnownSegments
 from .segment import Checkpoint, Segment
+from .states import HAS_NO_NAME, IS_TO_BE_READ, Event, State
 
 BATCH_SIZE: Final = 4 * 1024 * 1024
 """Bytes of the lines kept for a batch, about."""
@@ -116,7 +116,7 @@ class BatchReader:
             self._effort < BATCH_READ
             and kept < BATCH_SIZE
             and not fruitless
-            and (segment := self._pick()) is not None
+            and (segment := self._choose_segment()) is not None
         ):
             before = self._effort
             block = await self._read(segment)
@@ -152,7 +152,7 @@ class BatchReader:
     def retry_at(self) -> float:
         """When (monotonic) the next segment that was left alone is to be tried again."""
         now = time.monotonic()
-        waits = (s.retry_at for s in self.known.waiting() if s.state and s.copy_of is None)
+        waits = (s.retry_at for s in self.known.waiting() if s.state is not State.COPY)
         return min((at for at in waits if at > now), default=math.inf)
 
     async def close_all(self) -> None:
@@ -163,71 +163,86 @@ class BatchReader:
     # -- coming and going --------------------------------------------------------------
 
     async def vanish(self, segment: Segment) -> None:
-        """The segment's file is gone; if it is open and was deleted, it is read to its end."""
-        if segment.vanished_at is None:
-            self.known.vanish(segment)
-            if segment.file is not None and segment.file.is_deleted():
-                self._read_without_name(segment, segment.file)
+        """Note that the segment's name is gone; a deleted file that is open is read to its end."""
+        if segment.state in HAS_NO_NAME:
+            return
+        self.known.vanish(segment)
+        if segment.file is not None and segment.file.is_deleted():
+            await self._read_deleted(segment, segment.file)
+
+    async def appear(self, segment: Segment, status: FileStatus) -> None:
+        """Note that there is a file again under the name of a vanished segment."""
+        await self._close(segment)
+        segment.status = status
+        self.known.happens(segment, Event.APPEARED)
+
+    async def doubt(self, segment: Segment) -> None:
+        """Have it checked whether the segment's file is still the one that was read."""
+        await self._close(segment)
+        self.known.happens(segment, Event.CHANGED)
 
     async def forget(self, segment: Segment) -> None:
         """Forget a segment altogether."""
         await self._close(segment)
         self.known.remove(segment)
 
-    async def settle(self, *, grace: float, old: Collection[str] = ()) -> None:
-        """Conclude about vanished segments what can be concluded after `grace` seconds.
+    async def conclude_vanished(self, *, grace: float, old: Collection[str] = ()) -> None:
+        """Take the segments that vanished more than `grace` seconds ago for deleted.
 
-        What was not wholly read is lost.  Those that are wholly read are forgotten
+        What was not wholly read is lost.  Those that are complete are forgotten
         if they are among `old` (names), or too many.
         """
         due = time.monotonic() - grace
         vanished = self.known.vanished
-        for segment in list(vanished):
-            at = segment.vanished_at
-            if segment.done or segment.state is not None or at is None or at > due:
-                continue
-            if segment.file is not None:
-                self._read_without_name(segment, segment.file)
-            else:
+        for segment in [s for s in vanished if s.vanished_at <= due]:
+            if segment.file is not None and segment.state is State.MOVED:
+                await self._read_deleted(segment, segment.file)
+            elif segment.state is State.MISSING:
                 self._lose(segment)
-        for segment in [s for s in vanished if s.done and s.name in old]:
+        for segment in [s for s in vanished if s.state is State.GONE and s.name in old]:
             await self.forget(segment)
-        for segment in [s for s in vanished[: max(len(vanished) - VANISHED_KEPT, 0)] if s.done]:
+        too_many = vanished[: max(len(vanished) - VANISHED_KEPT, 0)]
+        for segment in [s for s in too_many if s.state is State.GONE]:
             await self.forget(segment)
 
-    def _read_without_name(self, segment: Segment, file: SegmentFile) -> None:
+    async def _read_deleted(self, segment: Segment, file: SegmentFile) -> None:
         """Have the rest of an open file that has lost its name read, in turns as any other."""
         file.read_to_the_end()
-        with contextlib.suppress(OSError):  # then the rest is lost, which is said later
-            segment.state = file.state()
-            segment.retry_at = 0.0
-            self.known.queue(segment)
+        try:
+            status = file.status()
+        except OSError:
+            await self._close(segment)  # the rest is lost, which is said later
+            return
+        self.known.happens(segment, Event.GRACE_OVER)
+        segment.status = status
+        segment.retry_at = 0.0
 
     def _lose(self, segment: Segment) -> None:
+        """Count a segment that was deleted before it was wholly read."""
         self._lost.append(segment.name)
-        # Of a segment that is done, frame_start is where its file ends.  Should this one
+        # Of a complete segment, frame_start is where its file ends.  Should this one
         # come back, what it then has beyond what was had of it is read after all.
         had = max(segment.read_to, segment.position.frame_start, 1)
         segment.position = replace(segment.position, frame_start=had)
-        self.known.done(segment)
+        self.known.complete(segment, Event.GRACE_OVER)
         what = f"what came after line {segment.position.lines} is lost"
-        self._problem(segment, "segment-lost", f"deleted before it was wholly read: {what}")
+        self._report(segment, "segment-lost", f"deleted before it was wholly read: {what}")
 
     # -- reading -----------------------------------------------------------------------
 
-    def _pick(self) -> Segment | None:
-        """Whose turn it is: the series whose records are oldest.
+    def _choose_segment(self) -> Segment | None:
+        """The segment whose turn it is: the first of the series whose records are oldest.
 
         Among equals, as live segments are, the one that has waited longest.
         """
         heads = list(self.known.heads())
-        nameless = [head for head in heads if head.vanished_at is not None]
-        if len(nameless) >= OPEN_MAX:
-            heads = nameless  # they can't be closed until they are read
+        deleted = [head for head in heads if head.state is State.DELETED]
+        if len(deleted) >= OPEN_MAX:
+            heads = deleted  # they can't be closed until they are read
         if self._fruitless.issuperset(heads):
             self._fruitless.clear()
         heads = [head for head in heads if head not in self._fruitless]
-        head = min(heads, key=_turn, default=None)
+        head = min(heads, key=_turn_order, default=None)
         if head is not None:
             self._turn += 1
             head.served = self._turn
@@ -241,49 +256,52 @@ class BatchReader:
             self._fruitless.clear()
 
     async def _read(self, segment: Segment) -> Block | None:
+        """The segment's next lines; None where its turn brings none."""
         try:
-            if (segment.file is None or segment.suspect) and not await self._begin(segment):
+            file = segment.file or await self._open_segment(segment)
+            if file is None:
                 return None
-            assert segment.file is not None
             self._open.remove(segment)
             self._open.append(segment)
-            if segment.skip_to and not await self._pass_over(segment, segment.file):
+            if segment.skip_to and not await self._pass_over(segment, file):
                 return None
-            return await self._next_block(segment, segment.file)
+            return await self._next_block(segment, file)
         except FileNotFoundError:
             await self._close(segment)
-            self.known.vanish(segment)
+            await self.vanish(segment)
         except OSError as error:
             await self._close(segment)
             segment.retry_at = time.monotonic() + RETRY_SECONDS
-            self._problem(segment, "segment-unreadable", f"can't be read: {error.strerror}")
+            self._report(segment, "segment-unreadable", f"can't be read: {error.strerror}")
         return None
 
     async def _next_block(self, segment: Segment, file: SegmentFile) -> Block | None:
+        """The next lines of an open segment; None where there are none now, or none any more."""
         before = file.raw_read
         effort = file.reader.effort
         block = await file.next_block()
         self._effort += file.reader.effort - effort
         if block is not None:
-            self._moved(segment, file, block.position)
+            self._set_position(segment, file, block.position)
             segment.lost += block.lost_bytes
             segment.time_ns = max(segment.time_ns, _last_time_ns(block.data))
             return self._sifted(block)
         if file.at_end:
-            await self._end(segment, file)
+            await self._complete(segment, file)
         elif not file.more:
-            segment.state = file.state()
-            if segment.state.size < file.raw_read:  # truncated: perhaps for other content
-                segment.suspect = True
-                segment.retry_at = time.monotonic() + RETRY_SECONDS / 4
+            segment.status = status = file.status()
             # There is more: it has just grown, or it says that it is larger than it is.
-            nothing_read = segment.state.size > file.raw_read == before
+            nothing_read = status.size > file.raw_read == before
             if nothing_read and segment.stuck:
                 segment.retry_at = time.monotonic() + RETRY_SECONDS
             segment.stuck = nothing_read
+            if status.size < file.raw_read:  # truncated: perhaps for other content
+                await self.doubt(segment)
+                segment.retry_at = time.monotonic() + RETRY_SECONDS / 4
         return None
 
     def _sifted(self, block: Block) -> Block:
+        """The block with those of its lines that are wanted."""
         if self._choose_sieve is None:
             return block
         if self._sieve is None:
@@ -298,24 +316,24 @@ class BatchReader:
         effort = file.reader.effort
         block = await file.next_block(stop_at=segment.skip_to)
         self._effort += file.reader.effort - effort
-        self._moved(segment, file, file.reader.position if block is None else block.position)
+        self._set_position(segment, file, file.reader.position if block is None else block.position)
         if block is not None or file.more:
             return False
         if file.raw_read >= segment.skip_to:
             segment.skip_to = 0
         if file.at_end:
-            await self._end(segment, file)
+            await self._complete(segment, file)
         elif segment.skip_to:
             segment.retry_at = time.monotonic() + RETRY_SECONDS / 4
         return segment.file is not None and not segment.skip_to
 
-    def _moved(self, segment: Segment, file: SegmentFile, position: Position) -> None:
+    def _set_position(self, segment: Segment, file: SegmentFile, position: Position) -> None:
         segment.position = position
         self._identify(segment, file)
         self.known.change(segment)
 
     def _identify(self, segment: Segment, file: SegmentFile) -> None:
-        """Keep the identity up to date while the first bytes are still coming."""
+        """Note more of what identifies the segment while its first bytes are still coming."""
         content = file.reader.content
         sizes = (len(file.head), len(content))
         if segment.id is not None and segment.identified == sizes:
@@ -324,114 +342,113 @@ class BatchReader:
         known = segment.id or SegmentId(segment.name, 0)
         now = SegmentId(
             segment.name,
-            known.inode if segment.state is None else segment.state.inode,
+            known.inode if segment.status is None else segment.status.inode,
             fingerprint(file.head),
             fingerprint(content) or known.content,
         )
         self.known.identify(segment, now)
 
-    async def _end(self, segment: Segment, file: SegmentFile) -> None:
-        """The segment is finished and wholly read."""
-        if segment.state is not None:
-            segment.state = None if segment.vanished_at is not None else file.state()
+    async def _complete(self, segment: Segment, file: SegmentFile) -> None:
+        """Note that the segment is finished and wholly read, and its copies with it."""
+        if segment.state is State.OPEN:
+            segment.status = file.status()
         end = file.reader.position if file.given_up else file.reader.end_position()
-        self._moved(segment, file, end)
+        self._set_position(segment, file, end)
         self._finished.append(segment.name)
         self._report_loss(segment, file)
-        await self._close(segment)
-        self.known.done(segment)
-        for copy in self.known.release_copies(segment):
-            await self._adopt(copy, segment, same_bytes=False)
+        await self._close(segment, Event.ENDED)
+        self.known.change(segment)
+        copies = self.known.release_copies(segment, Event.ALREADY_READ)
+        for copy in copies:
+            self._take_over(copy, segment, same_bytes=False)
+        if segment.state is State.GONE and copies:
+            await self.forget(segment)
 
     def _report_loss(self, segment: Segment, file: SegmentFile) -> None:
         damage = file.reader.damage
         if file.given_up:
             what = f"{_MEGABYTES} MB of it were read without a line. Is it a log of kumod's?"
             lost = f"Its rest is not read: {segment.lost} bytes are lost"
-            self._problem(segment, "segment-given-up", f"{what} {lost}")
+            self._report(segment, "segment-given-up", f"{what} {lost}")
         elif damage is not None:
             where = f"damaged at byte {damage.offset} ({damage.reason})"
-            self._problem(segment, "segment-damaged", f"{where}: {segment.lost} bytes are lost")
+            self._report(segment, "segment-damaged", f"{where}: {segment.lost} bytes are lost")
         elif segment.lost:
             where = f"ends in the middle of a line: {segment.lost} bytes are lost"
-            self._problem(segment, "segment-cut", f"{where}. Was kumod killed, or the disk full?")
+            self._report(segment, "segment-cut", f"{where}. Was kumod killed, or the disk full?")
 
     # -- opening: which segment is which -------------------------------------------------
 
-    async def _begin(self, segment: Segment) -> bool:
-        """Open the segment's file at its position; False where it isn't to be read (now)."""
-        await self._close(segment)
+    async def _open_segment(self, segment: Segment) -> SegmentFile | None:
+        """The segment's file, opened at its position; None where it isn't to be read (now)."""
         file = await SegmentFile.open(segment.path, final=self._final)
         try:
-            segment.state = file.state()
-            if not await self._recognise(segment, file):
-                segment.read_to = segment.state.size
-                return False
+            segment.status = file.status()
+            if not await self._recognise(segment, segment.status, file.first_chunk):
+                segment.read_to = segment.status.size
+                return None
             await file.begin(segment.name, segment.position)
             segment.file = file
-            segment.identified = (0, 0)
         finally:
             if segment.file is None:
                 await file.close()
+        segment.identified = (0, 0)
+        self.known.happens(segment, Event.OPENED)
         self._open.append(segment)
         while len(self._open) > OPEN_MAX:
             # A deleted one would be lost.
-            named = (s for s in self._open if s.vanished_at is None)
+            named = (s for s in self._open if s.state is State.OPEN)
             await self._close(next(named, self._open[0]))
-        return True
+        return file
 
-    async def _close(self, segment: Segment) -> None:
-        """Close the segment's file, if open; reading goes on at its position later."""
+    async def _close(self, segment: Segment, event: Event = Event.CLOSED) -> None:
+        """Close the segment's file if it is open; reading goes on at its position later."""
         file, segment.file = segment.file, None
         if file is not None:
             segment.read_to = file.raw_read
             self._open.remove(segment)
+            self.known.happens(segment, event)
             await file.close()
 
-    async def _recognise(self, segment: Segment, file: SegmentFile) -> bool:
-        """Find out what this file is; whether it is to be read, from ``segment.position``."""
-        raw = file.first_chunk
-        if self._is_foreign(segment, raw):
+    async def _recognise(self, segment: Segment, status: FileStatus, raw: bytes) -> bool:
+        """Find out which segment the closed file is that begins with `raw`.
+
+        Returns whether it is to be read now, from ``segment.position``.
+        """
+        if (unsupported := foreign_format(raw)) is not None:
+            self.known.happens(segment, Event.NOT_SUPPORTED)
+            what = f"is compressed with {unsupported}: not read"
+            self._report(segment, "unsupported-format", what)
+            return False
+        same = segment.id is None or self._compare(segment, segment.id, status, raw)
+        if same is None:
+            return False
+        if same:
+            self.known.happens(segment, Event.RECOGNISED)
+        else:
+            self.known.start_anew(segment)
+        segment.short_since = None
+        is_new = segment.id is None and segment.state is State.WAITING
+        if is_new and not await self._find_original(segment, status, raw):
             return False
         if segment.id is not None:
-            same = self._compare(segment, segment.id, raw)
-            if same is None:
-                return False
-            if not same:
-                self.known.replaced(segment)
-        if segment.id is None and not await self._find_original(segment, raw):
-            return False
-        segment.suspect = False
-        segment.short_since = None
-        if segment.id is not None and segment.state is not None:
-            now = replace(segment.id, inode=segment.state.inode, fingerprint=fingerprint(raw))
+            now = replace(segment.id, inode=status.inode, fingerprint=fingerprint(raw))
             if now != segment.id:
                 self.known.identify(segment, now)
                 self.known.change(segment)
-        if segment.done and _has_more(segment, raw):
-            segment.done = False
+        if segment.complete and _has_more(segment, status, raw):
             segment.position = replace(segment.position, frame_start=0, frame_offset=0)
+            self.known.happens(segment, Event.GROWN)
             self.known.change(segment)
-            self.known.queue(segment)
-        if segment.done:
-            self.known.unqueue(segment)
-        return not segment.done and segment.copy_of is None
+        return segment.state is State.WAITING
 
-    def _is_foreign(self, segment: Segment, raw: bytes) -> bool:
-        foreign = foreign_format(raw)
-        segment.foreign = foreign is not None
-        if segment.foreign:
-            segment.suspect = False
-            self.known.unqueue(segment)
-            self._problem(segment, "unsupported-format", f"is compressed with {foreign}: not read")
-        return segment.foreign
-
-    def _compare(self, segment: Segment, known: SegmentId, raw: bytes) -> bool | None:
+    def _compare(
+        self, segment: Segment, known: SegmentId, status: FileStatus, raw: bytes
+    ) -> bool | None:
         """Whether `raw` begins the known segment; None where that can't be said yet.
 
         Recompressed, it is to be read from its beginning up to where we were.
         """
-        assert segment.state is not None
         same = fingerprint_fits(known.fingerprint, raw)
         if same:
             return True
@@ -439,7 +456,7 @@ class BatchReader:
         if content and known.content:
             segment.position = replace(segment.position, frame_start=0, frame_offset=0)
             return True
-        if (same is None or content is None) and not segment.state.finished:
+        if (same is None or content is None) and not status.finished:
             now = time.monotonic()
             segment.short_since = segment.short_since or now
             if not raw or now < segment.short_since + RETRY_SECONDS:
@@ -447,14 +464,13 @@ class BatchReader:
                 return None
         return False
 
-    async def _find_original(self, segment: Segment, raw: bytes) -> bool:
+    async def _find_original(self, segment: Segment, status: FileStatus, raw: bytes) -> bool:
         """Find the segment that this unknown one is a copy of, and go on where that one is.
 
-        False where it can't be said yet whether there is one.
+        Returns False where it can't be said yet whether there is one.
         """
-        assert segment.state is not None
         content = content_head(raw)
-        growing = not segment.state.finished
+        growing = not status.finished
         if growing and not content and len(raw) < CHUNK_SIZE:
             return False  # nothing can be read of it yet either
         original = self.known.original(segment, content)
@@ -463,47 +479,47 @@ class BatchReader:
                 segment.retry_at = time.monotonic() + RETRY_SECONDS / 4
                 return False
             return True
-        if original.state is not None and not original.done and not original.suspect:
-            segment.copy_of = original
-            original.copies.append(segment)
+        if original.state in IS_TO_BE_READ:
+            self.known.wait_for(original, segment)
             return True
         assert original.id is not None
         same_bytes = bool(fingerprint_fits(original.id.fingerprint, raw))
-        await self._adopt(segment, original, same_bytes=same_bytes)
+        if original.complete:
+            self.known.happens(segment, Event.ALREADY_READ)
+        self._take_over(segment, original, same_bytes=same_bytes)
+        if original.state in HAS_NO_NAME:
+            await self.forget(original)
         return True
 
-    async def _adopt(self, segment: Segment, known: Segment, *, same_bytes: bool) -> None:
-        """`segment` is what `known` was, under another name or compressed another way."""
+    def _take_over(self, segment: Segment, known: Segment, *, same_bytes: bool) -> None:
+        """Take over how far `known` was read: `segment` has the same lines.
+
+        `same_bytes`: it is compressed in the same way, too.
+        """
         assert known.id is not None
         self.known.identify(segment, replace(known.id, name=segment.name))
         segment.position = known.position
         if not same_bytes:
             segment.position = replace(known.position, frame_start=0, frame_offset=0)
         segment.time_ns = max(segment.time_ns, known.time_ns)
-        if known.done:
-            self.known.done(segment)
+        if segment.complete:
             self._finished.append(segment.name)
         self.known.change(segment)
-        if known.state is None:
-            await self.forget(known)
 
-    def _problem(self, segment: Segment, code: str, message: str) -> None:
-        """Report it, once for each segment."""
+    def _report(self, segment: Segment, code: str, message: str) -> None:
+        """Report a problem, once for each segment."""
         if code not in segment.told:
             segment.told.add(code)
             self._on_problem(Problem("warning", code, message, file=str(segment.path)))
 
 
-def _has_more(segment: Segment, raw: bytes) -> bool:
-    """Whether the file of a segment that is done, beginning with `raw`, goes on behind its end.
+def _has_more(segment: Segment, status: FileStatus, raw: bytes) -> bool:
+    """Whether the file of a complete segment, beginning with `raw`, goes on behind its end.
 
     Where permission bits are not kept, any segment looks finished.  And of a segment
     with hardly more than a ``segment_header`` any other may seem to be a copy.
     """
-    assert segment.state is not None
-    return segment.grown_to(segment.state.size) or (
-        0 < segment.position.offset < len(content_head(raw))
-    )
+    return segment.grown_to(status.size) or (0 < segment.position.offset < len(content_head(raw)))
 
 
 def _keep_freed_memory() -> None:
@@ -518,7 +534,7 @@ def _keep_freed_memory() -> None:
     bytes(BATCH_SIZE)
 
 
-def _turn(segment: Segment) -> tuple[int, int]:
+def _turn_order(segment: Segment) -> tuple[int, int]:
     return (segment.time_ns // NS, segment.served)
 
 

@@ -114,7 +114,7 @@ class SegmentFile:
         """Take what is there as all there will be: the file has lost its name."""
         self._final = True
 
-    def state(self) -> FileStatus:
+    def status(self) -> FileStatus:
         """What ``fstat`` says now; OSError."""
         return FileStatus.of(os.fstat(self._file.fileno()), final=self._final)
 
@@ -154,7 +154,7 @@ class SegmentFile:
         turn_ends = reader.effort + TURN_EFFORT
         while (block := reader.next_block()) is None:
             if reader.hopeless:
-                block = reader.give_up(self.state().size)
+                block = reader.give_up(self.status().size)
                 self.at_end = self.given_up = True
                 break
             if reader.paused or reader.effort >= turn_ends:
@@ -175,14 +175,14 @@ class SegmentFile:
         Whether the file is finished is asked *before* the read that finds its
         end: kumod writes the last bytes before it takes the write bits away.
         """
-        state = self.state()
-        limit = state.size if stop_at is None else min(stop_at, state.size)
+        status = self.status()
+        limit = status.size if stop_at is None else min(stop_at, status.size)
         if self.raw_read < limit:
             raw = await self._file.read(min(CHUNK_SIZE, limit - self.raw_read))
             if raw:
                 self._take(raw)
                 return True
-        if not state.finished or (stop_at is not None and stop_at < state.size):
+        if not status.finished or (stop_at is not None and stop_at < status.size):
             return False
         self.reader.finish()
         self._fed_all = True

@@ -18,6 +18,7 @@ from .file import FileStatus
 from .identity import SegmentId, fingerprint, fingerprint_fits, is_unique
 from .names import parse_name
 from .segment import Checkpoint, Segment
+from .states import HAS_NO_NAME, IS_QUEUED, Event, State, first_state, next_state
 
 _LINE_FEED = ord("\n")
 
@@ -25,8 +26,8 @@ _LINE_FEED = ord("\n")
 class KnownSegments:
     """All segments that are known.
 
-    ``vanished`` are those whose file is gone, kept to recognise them should it
-    come back under any name.  ``changed`` (by name) and ``forgotten`` are what
+    ``vanished`` are those whose names are gone, kept to recognise their files should
+    they come back under any name.  ``changed`` (by name) and ``forgotten`` are what
     the next batch is to store; no name is in both.
     """
 
@@ -45,41 +46,103 @@ class KnownSegments:
         self,
         name: str,
         path: Path,
-        state: FileStatus | None,
+        status: FileStatus | None,
         *,
         checkpoint: Checkpoint | None = None,
         opened_ns: int = 0,
     ) -> Segment:
         """Make a segment known, `checkpoint` being how far an earlier run came.
 
-        `opened_ns` is for those whose name doesn't say it.
+        `status` is None where only the checkpoint is left of it.  `opened_ns` is for
+        those whose name doesn't say it.
         """
         parsed = parse_name(path.name)
         opened_ns = parsed.opened_ns or opened_ns
-        segment = Segment(name, path, parsed, opened_ns, state=state, time_ns=opened_ns)
+        state = first_state(
+            has_file=status is not None, complete=checkpoint is not None and checkpoint.done
+        )
+        segment = Segment(name, path, parsed, opened_ns, state, status=status, time_ns=opened_ns)
         if checkpoint is not None:
             self.identify(segment, checkpoint.id)
             segment.position = checkpoint.position
-            segment.done = checkpoint.done
         self.segments[name] = segment
         if parsed.identity is not None:
             self._by_identity.setdefault(parsed.identity, []).append(segment)
-        self.queue(segment)
+        if state in HAS_NO_NAME:
+            self._note_vanished(segment)
+        if state in IS_QUEUED:
+            self._queue(segment)
         return segment
 
     def remove(self, segment: Segment) -> None:
         """Forget a segment altogether, its checkpoint included."""
-        self.unqueue(segment)
+        self.happens(segment, Event.DROPPED)
         if self.segments.get(segment.name) is segment:
             del self.segments[segment.name]
             self.forget(segment.name)
-        if segment in self.vanished:
-            self.vanished.remove(segment)
         self.identify(segment, None)
         if segment.parsed.identity is not None:
             self._by_identity[segment.parsed.identity].remove(segment)
             if not self._by_identity[segment.parsed.identity]:
                 del self._by_identity[segment.parsed.identity]
+
+    # -- what happens to a segment -----------------------------------------------------
+
+    def happens(self, segment: Segment, event: Event) -> None:
+        """Bring a segment into the state that `event` leads to; ImpossibleEventError."""
+        before = segment.state
+        segment.state = state = next_state(before, event)
+        if state in HAS_NO_NAME:
+            segment.status = None
+            if before not in HAS_NO_NAME:
+                self._note_vanished(segment)
+        elif before in HAS_NO_NAME:
+            self.vanished.remove(segment)
+        if state is not State.COPY:
+            segment.original = None
+        if state in IS_QUEUED:
+            self._queue(segment)
+        else:
+            self._unqueue(segment)
+
+    def complete(self, segment: Segment, event: Event) -> None:
+        """Bring a segment to its end by `event`, and have that stored."""
+        self.happens(segment, event)
+        self.change(segment)
+
+    def vanish(self, segment: Segment) -> None:
+        """Note that the segment's name is gone: its file was deleted or renamed.
+
+        Copies wait for it no longer.  A copy that vanishes is forgotten, since its
+        original is read.
+        """
+        if segment.state is State.COPY:
+            self.remove(segment)
+            return
+        self.happens(segment, Event.VANISHED)
+        self.release_copies(segment)
+
+    def start_anew(self, segment: Segment) -> None:
+        """Make a new segment of this one, whose name another file has taken.
+
+        The old one is remembered as vanished.
+        """
+        self.release_copies(segment)
+        known, state = segment.id, first_state(has_file=False, complete=segment.complete)
+        self.identify(segment, None)
+        old = replace(segment, state=state, queued_in=None, status=None, copies=[])
+        self.identify(old, known)
+        self._note_vanished(old)
+        if old.parsed.identity is not None:
+            self._by_identity[old.parsed.identity].append(old)
+        segment.identified = (0, 0)
+        segment.position = START
+        segment.skip_to = 0
+        self.happens(segment, Event.REPLACED)
+
+    def _note_vanished(self, segment: Segment) -> None:
+        segment.vanished_at = time.monotonic()
+        self.vanished.append(segment)
 
     # -- what is to be stored ----------------------------------------------------------
 
@@ -96,30 +159,22 @@ class KnownSegments:
 
     # -- what is waiting ---------------------------------------------------------------
 
-    def queue(self, segment: Segment) -> None:
-        """Put a segment that may have something to read into its series."""
-        unread = not (segment.done or segment.foreign)
-        if segment.queued_in is None and (segment.suspect or unread):
+    def _queue(self, segment: Segment) -> None:
+        """Put a segment into its series unless it is there."""
+        if segment.queued_in is None:
             series = segment.queued_in = self._series_of(segment)
             insort(self._series.setdefault(series, []), segment, key=_order)
 
-    def unqueue(self, segment: Segment) -> None:
-        """Take a segment that has nothing to read out of its series."""
+    def _unqueue(self, segment: Segment) -> None:
+        """Take a segment out of its series if it is there."""
         series, segment.queued_in = segment.queued_in, None
         if series is not None:
             self._series[series].remove(segment)
             if not self._series[series]:
                 del self._series[series]
 
-    def done(self, segment: Segment) -> None:
-        """The segment need not be read (any more)."""
-        segment.done = True
-        segment.suspect = False
-        self.unqueue(segment)
-        self.change(segment)
-
     def waiting(self) -> Iterator[Segment]:
-        """Segments that are not done."""
+        """The segments that are queued: not complete, or in doubt."""
         for segments in self._series.values():
             yield from segments
 
@@ -137,45 +192,10 @@ class KnownSegments:
         Those with no moment in their names may well have been written side by
         side: each is a series of its own, unless it is finished and one of many.
         """
-        growing = segment.state is not None and not segment.state.finished
+        growing = segment.status is not None and not segment.status.finished
         alone = segment.parsed.opened_ns is None and (growing or self._side_by_side)
         series = segment.name if alone else segment.parsed.series
         return f"{segment.path.parent}/{series}{'/' if alone else ''}"
-
-    # -- coming and going --------------------------------------------------------------
-
-    def vanish(self, segment: Segment) -> None:
-        """The segment's file is gone: deleted, or renamed, which the next moments may show."""
-        segment.state = None
-        self.unqueue(segment)
-        if segment.vanished_at is None:
-            segment.vanished_at = time.monotonic()
-            self.vanished.append(segment)
-        self.release_copies(segment)
-
-    def appear(self, segment: Segment, state: FileStatus) -> None:
-        """The segment's file is (back) in its place, or perhaps another."""
-        if segment.vanished_at is not None:
-            segment.vanished_at = None
-            self.vanished.remove(segment)
-            segment.suspect = True
-        segment.state = state
-        self.queue(segment)
-
-    def replaced(self, segment: Segment) -> None:
-        """Another segment has taken this one's name: that one is gone, and this one is new."""
-        self.release_copies(segment)
-        known = segment.id
-        self.identify(segment, None)
-        old = replace(segment, queued_in=None, state=None, copies=[], vanished_at=time.monotonic())
-        self.identify(old, known)
-        self.vanished.append(old)
-        if old.parsed.identity is not None:
-            self._by_identity[old.parsed.identity].append(old)
-        segment.identified = (0, 0)
-        segment.position = START
-        segment.done = False
-        segment.skip_to = 0
 
     # -- which is a copy of which ------------------------------------------------------
 
@@ -193,13 +213,20 @@ class KnownSegments:
         if after:
             self._by_content.setdefault(after, []).append(segment)
 
-    def release_copies(self, segment: Segment) -> list[Segment]:
-        """Copies of this segment, which need not wait for it any longer."""
-        released = [copy for copy in segment.copies if copy.copy_of is segment]
+    def release_copies(self, segment: Segment, event: Event = Event.ORIGINAL_GONE) -> list[Segment]:
+        """End the waiting of this segment's copies by `event`, and return them."""
+        copies, segment.copies = segment.copies, []
+        released = [copy for copy in copies if copy.original is segment]
         for copy in released:
-            copy.copy_of = None
-        segment.copies.clear()
+            copy.read_to = 0
+            self.happens(copy, event)
         return released
+
+    def wait_for(self, original: Segment, copy: Segment) -> None:
+        """Have `copy` wait until `original`, which is still read, is complete or gone."""
+        self.happens(copy, Event.COPY_FOUND)
+        copy.original = original
+        original.copies.append(copy)
 
     def original(self, segment: Segment, content: bytes) -> Segment | None:
         """The known segment that this unknown one, beginning with `content`, is a copy of.
@@ -212,10 +239,10 @@ class KnownSegments:
             for end in ends - {0}
             for known in self._by_content.get(fingerprint(content[:end]), ())
             if known is not segment
-            and known.copy_of is None
+            and known.state is not State.COPY
             and (is_unique(content[:end]) or _may_be(segment, known))
         ]
-        return max(found, key=lambda known: (known.done, known.position.offset), default=None)
+        return max(found, key=lambda known: (known.complete, known.position.offset), default=None)
 
     def may_become_copy(self, segment: Segment, content: bytes) -> bool:
         """Whether a known segment of the same moment and series begins with more than `content`."""
@@ -232,9 +259,9 @@ def _may_be(segment: Segment, known: Segment) -> bool:
     mine, other = segment.parsed.identity, known.parsed.identity
     if mine is not None and mine == other:
         return True
-    inode = 0 if segment.state is None else segment.state.inode
-    if known.vanished_at is None:  # two names of one file?
-        return known.state is not None and known.state.inode == inode
+    inode = 0 if segment.status is None else segment.status.inode
+    if known.state not in HAS_NO_NAME:  # two names of one file?
+        return known.status is not None and known.status.inode == inode
     if mine is None and other is None:
         return True
     if mine is not None and other is not None:

@@ -1,4 +1,4 @@
-"""A segment: its file, how far it has been read, and what to store of it."""
+"""A segment: its state, its file, how far it has been read, and what to store of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from .blocks import START, Position
 from .file import FileStatus, SegmentFile
 from .identity import SegmentId
 from .names import SegmentName
+from .states import IS_COMPLETE, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,54 +25,60 @@ class Checkpoint:
 class Segment:
     """A segment and all that is known of it.
 
-    ``state`` is what its file was like when last looked at, None where there is
-    no such file.  ``time_ns`` is when its next record was written, about: its
-    name at first, then the last record read.
+    ``status`` is what ``stat`` last said of its file, None where there is no such file
+    (see ``states.HAS_NO_NAME``; a deleted file that is open has a status).
+    ``time_ns`` is about when its next record was written: the moment in its name
+    at first, then the time of the last record read.
     """
 
     name: str
     path: Path
     parsed: SegmentName
     opened_ns: int
+    state: State
     id: SegmentId | None = None
     position: Position = START
-    done: bool = False
-    state: FileStatus | None = None
-    file: SegmentFile | None = None
+    status: FileStatus | None = None
     time_ns: int = 0
-    suspect: bool = False  # may not be the segment its checkpoint is of
-    foreign: bool = False  # in a format not read here
-    copy_of: Segment | None = None  # which is still being read
-    copies: list[Segment] = field(default_factory=list)  # that wait until this one is read
-    read_to: int = 0  # raw bytes, of a file that is not open
+    file: SegmentFile | None = None  # in states of HAS_OPEN_FILE only
+    original: Segment | None = None  # in state COPY only: the segment that this one waits for
+    vanished_at: float = 0.0  # monotonic; in states of HAS_NO_NAME only
+    copies: list[Segment] = field(default_factory=list)  # that wait for this one
+    read_to: int = 0  # raw bytes read before the file was closed
     skip_to: int = 0  # raw bytes to be passed over unread
     lost: int = 0  # bytes, in this run
     served: int = 0  # when its last turn was
     retry_at: float = 0.0  # monotonic: left alone until then
-    stuck: bool = False  # read last time without getting on
-    short_since: float | None = None  # monotonic: too short since then to be recognised
-    vanished_at: float | None = None  # monotonic
-    queued_in: str | None = None  # the series it is waiting in
+    stuck: bool = False  # its last turn brought nothing although there is more
+    short_since: float | None = None  # monotonic: too short to be recognised since then
+    queued_in: str | None = None  # the series in which it waits
     identified: tuple[int, int] = (0, 0)  # how many first bytes `id` was made from
-    told: set[str] = field(default_factory=set)  # problems already reported
+    told: set[str] = field(default_factory=set)  # codes of problems already reported
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has been read, as far as it ever could be."""
+        return self.state in IS_COMPLETE
 
     def readable(self, now: float) -> bool:
-        """Whether there may be something to read."""
-        state = self.state
-        if state is None or self.copy_of is not None or now < self.retry_at:
+        """Whether there may be something to read at `now` (monotonic)."""
+        status = self.status
+        if status is None or now < self.retry_at:
             return False
-        if self.suspect:
-            return True
-        if self.done:
-            return False
-        if self.file is None:
-            return state.finished or state.size > self.read_to
-        return state.finished or state.size > self.file.raw_read or self.file.more
+        match self.state:
+            case State.WAITING:
+                return status.finished or status.size > self.read_to
+            case State.OPEN | State.DELETED:
+                assert self.file is not None
+                return status.finished or status.size > self.file.raw_read or self.file.more
+            case State.IN_DOUBT | State.COMPLETE_IN_DOUBT:
+                return True
+        return False
 
     def grown_to(self, size: int) -> bool:
-        """Whether a file of `size` bytes goes on behind the end of this segment, which is done."""
+        """Whether a file of `size` bytes goes on behind the end of this complete segment."""
         return 0 < self.position.frame_start < size
 
     def checkpoint(self) -> Checkpoint:
         """What to store."""
-        return Checkpoint(self.id or SegmentId(self.name, 0), self.position, self.done)
+        return Checkpoint(self.id or SegmentId(self.name, 0), self.position, self.complete)

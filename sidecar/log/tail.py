@@ -27,6 +27,7 @@ from .file import FileStatus, open_regular
 from .identity import HEAD_SIZE, fingerprint_fits
 from .names import parse_name
 from .segment import Checkpoint, Segment
+from .states import HAS_NO_NAME, Event, State
 from .watch import DirectoryWatch
 
 POLL_SECONDS: Final = 1.0
@@ -40,7 +41,7 @@ _LISTING_SECONDS_EVENTFUL: Final = 10.0  # between listings while events tell of
 _LISTING_SECONDS_MAX: Final = 60.0  # a directory's time isn't to be trusted on every file system
 _GROWING_MAX: Final = 256  # unfinished segments looked at in a poll; others wait for the listing
 _WATCH_RETRY_SECONDS: Final = 60.0
-_VERIFY_AT_ONCE: Final = 64
+_CHECKED_AT_ONCE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Tail:
         self._from_end = self._start.mode == "end" and not self._checkpoints
         self._poll_seconds = poll_seconds
         self._on_problem = on_problem
-        self._reading = BatchReader(on_problem=on_problem, sieve=sieve)
+        self._reader = BatchReader(on_problem=on_problem, sieve=sieve)
         self._wake = asyncio.Event()
         self._watch = DirectoryWatch(self._wake.set)
         self._following = False
@@ -93,22 +94,22 @@ class Tail:
         self._eventful = False  # there have been events since
         self._poll_at = 0.0
         self._skipped: set[str] = set()
-        self._unverified: list[Segment] = []
+        self._unchecked: list[Segment] = []
         self._told: set[str] = set()
 
     @property
     def waiting(self) -> int:
         """How many segments there are that are not wholly read (or still being written)."""
-        return sum(1 for _ in self._reading.known.waiting())
+        return sum(1 for _ in self._reader.known.waiting())
 
     @property
     def bytes_waiting(self) -> int:
         """How many raw bytes of them have not been read: for showing progress."""
         total = 0
-        for segment in self._reading.known.waiting():
-            if segment.state is not None:
+        for segment in self._reader.known.waiting():
+            if segment.status is not None:
                 read = segment.read_to if segment.file is None else segment.file.raw_read
-                total += max(segment.state.size - read, 0)
+                total += max(segment.status.size - read, 0)
         return total
 
     @property
@@ -141,7 +142,7 @@ class Tail:
 
     async def close(self) -> None:
         """Close all files and stop watching.  May be called again."""
-        await self._reading.close_all()
+        await self._reader.close_all()
         self._watch.stop()
 
     async def blocks(self, *, follow: bool) -> AsyncIterator[Batch]:
@@ -151,32 +152,32 @@ class Tail:
         `follow` it ends when everything that is there now has been handed on.
         """
         self._following = follow
-        await self._look(listing=True)
+        await self._notice_changes(listing=True)
         while True:
-            batch = await self._reading.next_batch()
-            if batch is None and self._reading.turn_over:
-                await self._look()
+            batch = await self._reader.next_batch()
+            if batch is None and self._reader.turn_over:
+                await self._notice_changes()
                 await asyncio.sleep(0)
                 continue
-            if batch is None and not await self._verify():
+            if batch is None and not await self._check_complete():
                 if follow:
                     await self._pause()
-                elif not await self._look(listing=True):
+                elif not await self._notice_changes(listing=True):
                     break
-                await self._look()
+                await self._notice_changes()
                 continue
             if batch is not None:
                 yield batch
-            await self._look()
+            await self._notice_changes()
             await asyncio.sleep(0)  # decompressing doesn't wait for anything, others may have to
-        await self._reading.settle(grace=0.0)
-        while (batch := await self._reading.next_batch()) is not None or self._reading.turn_over:
+        await self._reader.conclude_vanished(grace=0.0)
+        while (batch := await self._reader.next_batch()) is not None or self._reader.turn_over:
             if batch is not None:
                 yield batch
 
     async def _pause(self) -> None:
         """Wait for an event or the time to poll."""
-        timeout = max(min(self._poll_at, self._reading.retry_at()) - time.monotonic(), 0.0)
+        timeout = max(min(self._poll_at, self._reader.retry_at()) - time.monotonic(), 0.0)
         try:
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
@@ -185,13 +186,13 @@ class Tail:
 
     # -- looking ----------------------------------------------------------------------
 
-    async def _look(self, *, listing: bool = False) -> bool:
+    async def _notice_changes(self, *, listing: bool = False) -> bool:
         """Take notice of what has changed; whether there is something to read."""
         self._wake.clear()
         for name in self._watch.take():
             self._eventful = True
             if name:
-                await self._examine(name)
+                await self._look_at(name)
             else:  # the directory itself is gone, and the watch with it
                 self._stop_watching()
                 self._poll_at = 0.0
@@ -199,7 +200,7 @@ class Tail:
         if listing or now >= self._poll_at:
             self._poll_at = now + until_tick(now, self._poll_seconds)
             await self._poll(listing=listing)
-        return any(segment.readable(now) for segment in self._reading.known.waiting())
+        return any(segment.readable(now) for segment in self._reader.known.waiting())
 
     async def _poll(self, *, listing: bool) -> None:
         try:
@@ -211,20 +212,20 @@ class Tail:
             return
         if self._following:
             self._keep_watching(place)
-        growing = [s for s in self._reading.known.waiting() if not (s.state and s.state.finished)]
+        growing = [s for s in self._reader.known.waiting() if not (s.status and s.status.finished)]
         for segment in growing[-_GROWING_MAX:]:
-            await self._examine(segment.name)
+            await self._look_at(segment.name)
         if listing or self._listed is None or self._listed.due(place, eventful=self._eventful):
-            await self._list(place)
+            await self._list_directory(place)
             listing = True
         old = self._old_vanished() if listing else ()
-        await self._reading.settle(grace=VANISH_SECONDS, old=old)
+        await self._reader.conclude_vanished(grace=VANISH_SECONDS, old=old)
 
     def _no_directory(self, error: OSError) -> None:
         """It may come back, with all that was in it: nothing is concluded from its absence."""
         self._stop_watching()
         self._from_end = False  # all that will be in it was written later
-        self._tell(
+        self._report(
             "log-dir-unreadable",
             f"the log directory can't be read ({error.strerror}); waiting for it. "
             "Is --log-dir (TSA_SIDECAR_LOG_DIR) what kumod's configure_local_logs has as log_dir?",
@@ -245,7 +246,7 @@ class Tail:
             self._told.discard("watch-unavailable")
         except OSError as error:
             self._watch_retry_at = now + _WATCH_RETRY_SECONDS
-            self._tell(
+            self._report(
                 "watch-unavailable",
                 f"no file system events ({error.strerror}): looking every {self._poll_seconds:g} s"
                 " instead. Raise fs.inotify.max_user_instances and max_user_watches (sysctl)",
@@ -256,7 +257,7 @@ class Tail:
         self._watched = None
         self._listed = None
 
-    def _tell(self, code: str, message: str) -> None:
+    def _report(self, code: str, message: str) -> None:
         if code not in self._told:
             self._told.add(code)
             self._on_problem(Problem("warning", code, message, file=str(self.directory)))
@@ -269,7 +270,7 @@ class Tail:
             return False
         return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
 
-    async def _list(self, place: os.stat_result) -> None:
+    async def _list_directory(self, place: os.stat_result) -> None:
         """Look at every name there is."""
         began = time.monotonic()
         try:
@@ -278,32 +279,31 @@ class Tail:
         except OSError as error:
             self._no_directory(error)
             return
-        first = not self._reading.known.segments
-        known = self._reading.known.segments
+        first = not self._reader.known.segments
+        known = self._reader.known.segments
         old = self._closed_before(inodes)
         for name, checkpoint in self._checkpoints.items():
             if name not in inodes and self._matches(name):
-                segment = self._reading.known.add(
-                    name, self.directory / name, None, checkpoint=checkpoint
-                )
-                await self._reading.vanish(segment)
-        for name in [n for n, s in known.items() if s.vanished_at is None and n not in inodes]:
-            await self._reading.vanish(known[name])
+                path = self.directory / name
+                self._reader.known.add(name, path, None, checkpoint=checkpoint)
+        for segment in [s for n, s in known.items() if n not in inodes]:
+            await self._reader.vanish(segment)
         for name, inode in inodes.items():
             segment_known = known.get(name)
-            if name in self._skipped or (name in old and await self._skip(name, segment_known)):
+            if name in self._skipped or (
+                name in old and await self._leave_out(name, segment_known)
+            ):
                 continue
             if (
                 segment_known is None
-                or segment_known.vanished_at is not None
+                or segment_known.state is not State.COMPLETE
                 or segment_known.id is None
                 or segment_known.id.inode != inode
-                or not segment_known.done
             ):
-                await self._examine(name)
+                await self._look_at(name)
         self._checkpoints = {}
         if first:
-            self._unverified = [s for s in known.values() if s.done and s.state is not None]
+            self._unchecked = [s for s in known.values() if s.state is State.COMPLETE]
         self._from_end = False
         self._skipped &= inodes.keys()
         self._eventful = False
@@ -321,7 +321,7 @@ class Tail:
             return set()
         newest: dict[str, tuple[int, str]] = {}
         opened: list[tuple[int, str, str]] = []
-        known = self._reading.known.segments
+        known = self._reader.known.segments
         for name in names:
             if name in self._skipped:  # was closed before an earlier moment
                 continue
@@ -335,7 +335,7 @@ class Tail:
 
     def _old_vanished(self) -> set[str]:
         """Names of vanished segments that would be left alone if they came back."""
-        known, since_ns = self._reading.known, self._since_ns
+        known, since_ns = self._reader.known, self._since_ns
         if not known.vanished or since_ns is None:
             return set()
         closed = self._closed_before(known.segments)
@@ -356,8 +356,8 @@ class Tail:
             return False
         return not state.finished and state.mtime_ns >= (self._since_ns or 0)
 
-    async def _skip(self, name: str, segment: Segment | None) -> bool:
-        """Whether this old segment is to be left alone: not if reading it has begun."""
+    async def _leave_out(self, name: str, segment: Segment | None) -> bool:
+        """Leave an old segment out unless reading it has begun; returns whether that was done."""
         if segment is None:
             checkpoint = self._checkpoints.get(name)
             begun = checkpoint is not None and not checkpoint.done
@@ -365,67 +365,76 @@ class Tail:
                 return False
             self._skipped.add(name)
             if checkpoint is not None:
-                self._reading.known.forget(name)
+                self._reader.known.forget(name)
             return True
-        if segment.done and not segment.suspect:
-            await self._reading.forget(segment)
+        if segment.state in {State.COMPLETE, State.GONE}:
+            await self._reader.forget(segment)
             self._skipped.add(name)
             return True
         return False
 
-    async def _examine(self, name: str) -> None:
-        """Look at one name: a new segment, a known one, changed or gone, or none of ours."""
+    async def _look_at(self, name: str) -> None:
+        """Take notice of what became of one name's file: new, changed, gone, or none of ours."""
         if not self._matches(name) or name in self._skipped:
             return
-        segment = self._reading.known.segments.get(name)
+        segment = self._reader.known.segments.get(name)
         path = self.directory / name
         try:
-            status = os.stat(path)
+            found = os.stat(path)
         except OSError as error:
             if segment is not None and error.errno in {errno.ENOENT, errno.ENOTDIR}:
-                await self._reading.vanish(segment)
+                await self._reader.vanish(segment)
             return
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(found.st_mode):
             if segment is not None:
-                await self._reading.vanish(segment)
+                await self._reader.vanish(segment)
             return
-        state = FileStatus.of(status)
+        status = FileStatus.of(found)
         if segment is None:
-            self._found(name, path, state)
-            return
-        changed_file = segment.id is not None and segment.id.inode not in {0, state.inode}
-        read = 0 if segment.file is None else segment.file.raw_read
-        if changed_file or state.size < read or (segment.done and state != segment.state):
-            segment.suspect = True
-        self._reading.known.appear(segment, state)
+            self._add(name, path, status)
+        elif segment.state in HAS_NO_NAME:
+            await self._reader.appear(segment, status)
+        else:
+            if _may_be_another(segment, status):
+                await self._reader.doubt(segment)
+            segment.status = status
 
-    def _found(self, name: str, path: Path, state: FileStatus) -> None:
+    def _add(self, name: str, path: Path, status: FileStatus) -> None:
+        """Make a new file known as a segment, to be read from where an earlier run stopped."""
+        known = self._reader.known
         checkpoint = self._checkpoints.get(name)
-        segment = self._reading.known.add(
-            name, path, state, checkpoint=checkpoint, opened_ns=state.mtime_ns
-        )
+        segment = known.add(name, path, status, checkpoint=checkpoint, opened_ns=status.mtime_ns)
         if checkpoint is not None:
-            segment.suspect = checkpoint.done and checkpoint.id.inode not in {0, state.inode}
-            self._reading.known.queue(segment)
+            if checkpoint.done and checkpoint.id.inode not in {0, status.inode}:
+                known.happens(segment, Event.CHANGED)
         elif self._from_end:
-            segment.skip_to = state.size
-            if state.finished:
-                self._reading.known.done(segment)
+            segment.skip_to = status.size
+            if status.finished:
+                known.complete(segment, Event.ALREADY_READ)
 
-    async def _verify(self) -> bool:
-        """Make sure that segments done in an earlier run are still those; whether that was work.
+    async def _check_complete(self) -> bool:
+        """Check some of the segments that an earlier run completed; returns whether any were left.
 
         A few at a time, when there is nothing else to do: an inode's number is
         soon used again, so that another file may have both name and number.
         """
-        if not self._unverified:
+        if not self._unchecked:
             return False
-        some = self._unverified[:_VERIFY_AT_ONCE]
-        del self._unverified[:_VERIFY_AT_ONCE]
-        for segment in await asyncio.to_thread(_replaced, some):
-            segment.suspect = True
-            self._reading.known.queue(segment)
+        some = self._unchecked[:_CHECKED_AT_ONCE]
+        del self._unchecked[:_CHECKED_AT_ONCE]
+        changed = await asyncio.to_thread(_with_other_contents, some)
+        for segment in [s for s in changed if s.state is State.COMPLETE]:
+            await self._reader.doubt(segment)
         return True
+
+
+def _may_be_another(segment: Segment, status: FileStatus) -> bool:
+    """Whether a file of this status, under the segment's name, may be another than was read."""
+    if segment.id is not None and segment.id.inode not in {0, status.inode}:
+        return True
+    if segment.complete:
+        return status != segment.status
+    return segment.file is not None and status.size < segment.file.raw_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,7 +466,7 @@ class _Listing:
         return not self.settled or place.st_mtime_ns != self.mtime_ns
 
 
-def _replaced(segments: Iterable[Segment]) -> list[Segment]:
+def _with_other_contents(segments: Iterable[Segment]) -> list[Segment]:
     """Those whose files don't begin or end as when they were read (in a worker thread)."""
     found = []
     for segment in segments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 
 from sidecar.log import tail as tail_module
-from sidecar.log.batches import BatchReader
+from sidecar.log.batches import Batch, BatchReader
 from sidecar.log.blocks import Block
-from sidecar.log.file import SegmentFile
+from sidecar.log.file import FileStatus, SegmentFile
+from sidecar.log.segment import Segment
+from sidecar.log.states import State
 from sidecar.log.tail import Start
-from tests.kumod_writer import KumodWriter, record, take_write_bits
+from tests.kumod_writer import KumodWriter, record, segment_name, take_write_bits
 
 from .support import Follower, decompress, gzipped, run, zstd
 from .test_tail import NOON_NS, Clock, numbers, write_segments
@@ -995,3 +998,138 @@ def test_not_more_deleted_segments_are_remembered_than_is_sensible(
 
 def test_a_reading_without_segments_has_nothing() -> None:
     assert run(BatchReader(on_problem=print).next_batch()) is None
+
+
+# -- copies, at the level of the reader ----------------------------------------------------------
+
+
+def add_file(reader: BatchReader, path: Path) -> Segment:
+    """What the tail does with a new file."""
+    return reader.known.add(path.name, path, FileStatus.of(path.stat()))
+
+
+async def read_all(reader: BatchReader) -> list[Batch]:
+    batches = []
+    while (batch := await reader.next_batch()) is not None:
+        batches.append(batch)
+    return batches
+
+
+class Copied:
+    """A segment that is read as far as it is written, and copies of it that wait for it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.writer = KumodWriter(directory)
+        for number in range(500):
+            self.path = self.writer.log(record(number))
+        self.reader = BatchReader(on_problem=print)
+        self.got: list[int] = []
+        self.lost: list[str] = []
+
+    async def read(self) -> None:
+        for batch in await read_all(self.reader):
+            self.lost += batch.lost
+            self.got += numbers(b"".join(block.data for block in batch.blocks).splitlines())
+
+    async def begin(self) -> Segment:
+        original = add_file(self.reader, self.path)
+        await self.read()
+        assert original.state is State.OPEN
+        for number in range(500, 600):
+            self.writer.log(record(number))
+        return original
+
+    async def add_copy(self, ending: str) -> Segment:
+        """A copy that is writable, so that it may yet grow."""
+        path = self.path.with_name(self.path.name + ending)
+        path.write_bytes(gzipped(decompress(self.path.read_bytes())))
+        copy = add_file(self.reader, path)
+        await self.read()
+        assert copy.state is State.COPY
+        return copy
+
+
+def test_a_segment_deleted_while_open_may_have_several_copies(tmp_path: Path) -> None:
+    async def follow() -> None:
+        world = Copied(tmp_path)
+        original = await world.begin()
+        copies = [await world.add_copy(".gz"), await world.add_copy(".bak.gz")]
+        world.writer.close()
+        world.path.unlink()
+        await world.reader.vanish(original)
+        await world.read()
+        await world.reader.conclude_vanished(grace=-1)
+        await world.read()
+        await world.reader.close_all()
+        assert (world.got, world.lost) == (list(range(600)), [])
+        assert [copy.state for copy in copies] == [State.COMPLETE] * 2
+
+    run(follow())
+
+
+def test_a_deleted_copy_of_a_segment_that_is_being_read_is_no_loss(tmp_path: Path) -> None:
+    async def follow() -> None:
+        world = Copied(tmp_path)
+        original = await world.begin()
+        copy = await world.add_copy(".gz")
+        copy.path.unlink()
+        await world.reader.vanish(copy)
+        await world.reader.conclude_vanished(grace=-1)
+        world.writer.close()
+        original.status = FileStatus.of(world.path.stat())
+        await world.read()
+        await world.reader.close_all()
+        assert (world.got, world.lost) == (list(range(600)), [])
+
+    run(follow())
+
+
+def test_a_copy_that_may_yet_grow_stands_in_for_an_original_that_is_moved_away(
+    tmp_path: Path,
+) -> None:
+    async def follow() -> None:
+        world = Copied(tmp_path / "logs")
+        original = await world.begin()
+        world.writer.close()
+        await world.add_copy(".gz")
+        await world.reader._close(original)
+        world.path.rename(tmp_path / world.path.name)
+        await world.reader.vanish(original)
+        await world.read()
+        await world.reader.conclude_vanished(grace=-1)
+        await world.read()
+        await world.reader.close_all()
+        assert (world.got, world.lost) == (list(range(600)), [])
+
+    (tmp_path / "logs").mkdir()
+    run(follow())
+
+
+def test_an_empty_segment_that_is_deleted_and_made_again_holds_up_no_other(tmp_path: Path) -> None:
+    empty, other = tmp_path / segment_name(NOON_NS), tmp_path / segment_name(NOON_NS + 1)
+
+    async def follow() -> None:
+        reader = BatchReader(on_problem=print)
+        empty.touch()
+        segment = add_file(reader, empty)
+        await reader.next_batch()
+        empty.unlink()
+        await reader.vanish(segment)
+        empty.touch()
+        await reader.appear(segment, FileStatus.of(empty.stat()))
+        other.write_bytes(zstd(json_line(1)))
+        add_file(reader, other)
+        [batch] = await read_all(reader)
+        assert batch.blocks[0].data == json_line(1)
+        empty.write_bytes(zstd(json_line(2)))
+        segment.status = FileStatus.of(empty.stat())
+        [batch] = await read_all(reader)
+        assert batch.blocks[0].data == json_line(2)
+        await reader.close_all()
+
+    run(follow(), seconds=20)
+
+
+def json_line(number: int) -> bytes:
+    """A record as a line."""
+    return json.dumps(record(number)).encode() + b"\n"

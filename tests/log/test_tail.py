@@ -146,16 +146,16 @@ def test_what_is_written_between_the_last_read_and_the_end_is_read(
     writer = KumodWriter(tmp_path)
     for number in range(400):
         writer.log(record(number))
-    real = SegmentFile.state
+    real = SegmentFile.status
     times = itertools.count(1)
 
-    def state(self: SegmentFile) -> FileStatus:
+    def status(self: SegmentFile) -> FileStatus:
         found = real(self)
         if next(times) == looks:  # kumod finishes it just after we looked
             writer.close()
         return found
 
-    monkeypatch.setattr(SegmentFile, "state", state)
+    monkeypatch.setattr(SegmentFile, "status", status)
     follower = Follower(tmp_path)
     assert numbers(follower.once()) == list(range(400))
 
