@@ -281,7 +281,7 @@ def queue_document(queue: Queue) -> dict[str, Any]:
     }
 
 
-def end_untold(saved: Mapping[str, str], ended: Iterable[Ended]) -> Rows:
+def rows_of_ended(saved: Mapping[str, str], ended: Iterable[Ended]) -> Rows:
     """The rows that tell the end of what is taken back while no service runs."""
     outbox, _, _ = restore(saved)
     rows = Rows()

@@ -16,6 +16,7 @@ from sidecar.shaping.rules import Rule
 from sidecar.store import Saved, Store, StoreError, Transaction
 from sidecar.store.tsa_daemon import TsaDaemonState, threshold_counts
 
+from .notify import rows_of_ended
 from .orders import Answer, Order, carry_out
 from .state import restore, transaction
 
@@ -66,13 +67,15 @@ def put_in_place(store: Store, imported: Saved, *, replace: bool, file: str) -> 
 
 def carry_out_in(store: Store, order: Order, now_ns: int) -> tuple[Answer, Automation]:
     """Do what an operator orders in a state that no service uses; the automation behind it."""
-    automation, cleaning, _ = restore(load(store))
+    saved = load(store)
+    automation, cleaning, _ = restore(saved)
     outcome = automation.expire(now_ns)
     done = carry_out(automation, order, now_ns, None)
     outcome.add(done.outcome)
     changes = cleaning
     changes.add(transaction(automation, outcome))
     changes.add(done.changes)
+    changes.outbox |= rows_of_ended(saved.outbox, outcome.ended)
     _store(store, changes)
     return done.answer, automation
 

@@ -286,6 +286,29 @@ def test_nothing_that_is_shown_holds_a_secret(setup: Setup, receiver: Receiver) 
     assert 'tsa_sidecar_notify_messages_total{outcome="failed",target="oncall"}' in metrics
 
 
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
+def test_what_somebody_cancels_is_told(setup: Setup, receiver: Receiver, runs: bool) -> None:
+    file = str(targets(setup, hook(receiver)))
+    running = setup.run(notify=file)
+    setup.log(failure(1, domain="a.example"))
+    until(lambda: told(receiver))
+    if not runs:
+        assert running.stop() == 0
+    done = setup.command(
+        "cancel", "--state", str(setup.state_file), "--domain", "a.example", "--reason", "calm"
+    )
+    assert done.code == 0, done.output
+    if not runs:
+        running = setup.run(notify=file)
+    until(lambda: ("ended", "a.example") in told(receiver))
+    assert running.stop() == 0
+    began, ended = receiver.events
+    assert (ended["how"], ended["reason"]) == ("cancelled", "calm")
+    assert ended["by"]
+    assert ended["episode"] == began["episode"]
+    assert not any(key.startswith("told") for key in setup.saved().outbox)
+
+
 def test_what_was_kept_for_nobody_is_dropped(setup: Setup, receiver: Receiver) -> None:
     receiver.status = 500
     setup.log(failure(1, domain="a.example"))
