@@ -17,7 +17,7 @@ from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.rules import Action, Adjust, TomlValue
 
 from .address import site_name
-from .course import Course, Law, ends_ns, next_step_ns, resting, struck
+from .course import Course, Law, ends_ns, next_step_ns, resting, struck, value_at
 from .entries import Override
 
 _STEPS: Final = 5
@@ -80,6 +80,12 @@ def floor(entry: Override) -> TomlValue | None:
     if entry.course is None or entry.baseline is None:
         return None
     return setting(entry.name, entry.course.floor, entry.baseline)
+
+
+def share_at(entry: Override, at_ns: int) -> float:
+    """How much of the baseline `entry` lets through at a moment: from 0 to 1."""
+    assert entry.course is not None
+    return value_at(entry.course, at_ns) / entry.course.baseline
 
 
 def steps(entry: Override, now_ns: int) -> list[tuple[int, TomlValue]]:

@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sidecar.automation.decide import Automation
+from sidecar.automation.entries import Entry, Override
 from sidecar.problems import ProblemError, one_line
 from sidecar.service.rules import Rules
 from sidecar.service.state import restore
@@ -238,10 +239,14 @@ def _print_step(console: Console, step: Step, text: str) -> None:
     for reason in step.reasons:
         console.print(f"          {one_line(reason)}")
     for entry in step.entries:
-        until = (
-            f"until {format_rfc3339(entry.expires_ns)} ({shown_duration(step.rule.duration_ns)})"
-        )
+        until = f"until {format_rfc3339(entry.expires_ns)} ({_lasts(step, entry)})"
         console.print(line("          ", (f"{shown_entry(entry)}, {until}", "bold")))
+
+
+def _lasts(step: Step, entry: Entry) -> str:
+    if isinstance(entry, Override) and entry.course is not None:
+        return "back by itself, if no more come"
+    return shown_duration(step.rule.duration_ns)
 
 
 def _print_span(console: Console, found: Found, text: str) -> None:

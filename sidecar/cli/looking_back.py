@@ -174,7 +174,14 @@ def _bounds(read: Read, told: Sequence[Told]) -> tuple[int, int]:
 
 def _spans(told: Sequence[Told]) -> list[Span]:
     return [
-        Span(row_of(one.entry), one.entry.kind, one.began_ns, one.until_ns, _explained(one))
+        Span(
+            row_of(one.entry),
+            one.entry.kind,
+            one.began_ns,
+            one.until_ns,
+            _explained(one),
+            share=one.share_at if one.cuts else None,
+        )
         for one in told
     ]
 

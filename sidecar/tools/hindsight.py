@@ -8,11 +8,13 @@ counted for the episodes in force where they went.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 from sidecar.automation.address import QueueName, site_name
+from sidecar.automation.adjusting import share_at
 from sidecar.automation.decide import Automation, Outcome
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension
 from sidecar.automation.episodes import Episode
@@ -34,7 +36,8 @@ class Told:
     """One episode: from when until when its entry held, and what mail went there meanwhile.
 
     ``until_ns`` is when it ends if nothing more comes, perhaps behind the logs' end.
-    ``values`` are those it set, in order, without repetition.
+    ``values`` are those it set, in order, without repetition.  ``cuts`` are, of one that
+    adjusts itself, the entry after each cut, in order.
     """
 
     entry: Entry
@@ -44,6 +47,7 @@ class Told:
     matches: int
     values: list[TomlValue]
     sent: int = 0
+    cuts: list[Override] = field(default_factory=list)
 
     @property
     def scope(self) -> Scope:
@@ -54,6 +58,15 @@ class Told:
     def seconds(self) -> float:
         """How long it lasted."""
         return (self.until_ns - self.began_ns) / 1e9
+
+    def share_at(self, at_ns: int) -> float:
+        """How much of what holds without us it let through then; 0 of what has no measure."""
+        at = bisect_right(self.cuts, at_ns, key=_cut_ns) - 1
+        return share_at(self.cuts[max(at, 0)], at_ns) if self.cuts else 0.0
+
+
+def _cut_ns(entry: Override) -> int:
+    return 0 if entry.course is None else entry.course.cut_ns
 
 
 def scope_of(entry: Entry) -> Scope:
@@ -99,6 +112,10 @@ class Hindsight:
             told.entry, told.matches, told.until_ns = entry, story.matches, entry.expires_ns
             if isinstance(entry, Override) and told.values[-1:] != [entry.value]:
                 told.values.append(entry.value)
+            if isinstance(entry, Override) and entry.course is not None:
+                if told.cuts and _cut_ns(told.cuts[-1]) == _cut_ns(entry):
+                    told.cuts.pop()  # a match that cut nothing only puts off the way back
+                told.cuts.append(entry)
 
     def _begin(self, key: str, entry: Entry, story: Episode) -> Told:
         told = Told(entry, story.label, story.began_ns, entry.expires_ns, 0, [])

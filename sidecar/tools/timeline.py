@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
@@ -14,6 +14,7 @@ from sidecar.times import NS, format_rfc3339
 
 KINDS: Final = ("override", "ready_q", "sched_q", "bounce")
 _LETTERS: Final = {"override": "-", "ready_q": "#", "sched_q": "=", "bounce": "x"}
+_LEVELS: Final = "▁▂▃▄▅▆▇█"
 _WORDS: Final = {
     "override": "limited",
     "ready_q": "ready queue held",
@@ -33,7 +34,8 @@ _COLOURS: Final = {
 class Span:
     """One episode in the picture: on which row, of what kind, from when until when.
 
-    ``text`` is shown where the pointer rests on it.
+    ``text`` is shown where the pointer rests on it.  ``share``: at a moment, how much is
+    let through, from 0 to 1, of what adjusts itself.
     """
 
     row: str
@@ -41,6 +43,7 @@ class Span:
     begin_ns: int
     end_ns: int
     text: str
+    share: Callable[[int], float] | None = None
 
 
 def row_of(entry: Entry) -> str:
@@ -67,11 +70,20 @@ def as_text(spans: Sequence[Span], *, begin_ns: int, end_ns: int, width: int) ->
             first = _column(span.begin_ns, begin_ns, end_ns, columns)
             last = _column(span.end_ns, begin_ns, end_ns, columns)
             for column in range(first, min(last, columns - 1) + 1):
-                cells[column] = _LETTERS[span.kind]
+                cells[column] = _cell(span, begin_ns + (end_ns - begin_ns) * column // columns)
         lines.append(f"{_cut(row, label):{label}} |{''.join(cells).rstrip()}")
-    used = {span.kind for span in spans}
-    legend = ", ".join(f"{_LETTERS[kind]} {_WORDS[kind]}" for kind in KINDS if kind in used)
-    return [*lines, legend]
+    used = {span.kind for span in spans if span.share is None}
+    legend = [f"{_LETTERS[kind]} {_WORDS[kind]}" for kind in KINDS if kind in used]
+    if any(span.share is not None for span in spans):
+        legend.append(f"{_LEVELS[0]} to {_LEVELS[-1]} limited to so much of what is configured")
+    return [*lines, ", ".join(legend)]
+
+
+def _cell(span: Span, at_ns: int) -> str:
+    if span.share is None:
+        return _LETTERS[span.kind]
+    share = span.share(max(at_ns, span.begin_ns))
+    return _LEVELS[min(int(share * len(_LEVELS)), len(_LEVELS) - 1)]
 
 
 def _rows(spans: Sequence[Span]) -> dict[str, list[Span]]:
@@ -134,9 +146,29 @@ def as_svg(spans: Sequence[Span], *, begin_ns: int, end_ns: int, title: str) -> 
 def _bar(span: Span, y: int, begin_ns: int, end_ns: int) -> str:
     first = min(_column(span.begin_ns, begin_ns, end_ns, _WIDE), _WIDE - 2)
     last = min(_column(span.end_ns, begin_ns, end_ns, _WIDE), _WIDE)
+    if span.share is not None:
+        last = max(last, first + 2)
+        moments = [begin_ns + (end_ns - begin_ns) * x // _WIDE for x in range(first, last + 1)]
+        return _levels(span, y, first, [span.share(max(at, span.begin_ns)) for at in moments])
     return (
         f'<rect x="{_LEFT + first}" y="{y + 3}" width="{max(last - first, 2)}" height="{_ROW - 6}" '
         f'fill="{_COLOURS[span.kind]}"><title>{_safe(span.text)}</title></rect>'
+    )
+
+
+def _levels(span: Span, y: int, first: int, shares: Sequence[float]) -> str:
+    """As high, at each moment, as what is let through; above it what is not, pale."""
+    bottom, full, last = y + _ROW - 3, _ROW - 6, first + len(shares) - 1
+    tops = (
+        f"{_LEFT + column},{bottom - full * share:.1f}"
+        for column, share in enumerate(shares, start=first)
+    )
+    points = " ".join([f"{_LEFT + first},{bottom}", *tops, f"{_LEFT + last},{bottom}"])
+    colour = _COLOURS[span.kind]
+    return (
+        f"<g><title>{_safe(span.text)}</title>"
+        f'<rect x="{_LEFT + first}" y="{y + 3}" width="{last - first}" height="{full}" '
+        f'fill="{colour}" opacity=".15"/><polygon points="{points}" fill="{colour}"/></g>'
     )
 
 

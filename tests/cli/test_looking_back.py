@@ -183,3 +183,39 @@ def test_a_moment_and_a_look_back_exclude_each_other(files: Path) -> None:
     result = run("replay", "--at", "now", "--timeline", "--shaping", "rules.toml", "log")
     assert result.exit_code == 2
     assert "leave it out" in result.stderr
+
+
+ADJUSTING = """
+[default]
+max_message_rate = "1000/min"
+[[default.automation]]
+regex = "busy"
+action = {SetConfig = {name = "max_message_rate", value = "1/min"}}
+duration = "1 hour"
+sidecar.adjust = true
+"""
+
+
+def test_what_adjusts_itself_is_drawn_as_high_as_what_is_let_through(files: Path) -> None:
+    (files / "rules.toml").write_text(ADJUSTING)
+    (files / "log").write_bytes(b"".join(line("busy", minute) for minute in (0, 1, 2, 30)))
+    options = ("--timeline", "--svg", "picture.svg", "--shaping", "rules.toml")
+    result = run("replay", *options, "log", COLUMNS="80")
+    assert result.exit_code == 0, result.output
+    (row,) = (text for text in result.output.splitlines() if text.startswith("a.example"))
+    levels = row.partition("|")[2]
+    assert set(levels) <= set("▁▂▃▄▅▆▇█")
+    assert levels.index("▁") < levels.index("▄") < levels.index("▆")
+    assert "limited to so much of what is configured" in result.output
+    picture = ET.fromstring((files / "picture.svg").read_text())
+    (drawn,) = picture.iter("{http://www.w3.org/2000/svg}polygon")
+    heights = [float(point.partition(",")[2]) for point in drawn.attrib["points"].split()]
+    assert len(set(heights)) > 5
+
+
+def test_explain_does_not_promise_the_duration_to_what_comes_back_by_itself(files: Path) -> None:
+    (files / "rules.toml").write_text(ADJUSTING)
+    result = run("explain", "--shaping", "rules.toml", "--domain", "a.example", "421 busy")
+    text = " ".join(result.output.split())
+    assert 'set max_message_rate = "700/m" (of "1000/min")' in text
+    assert "(back by itself, if no more come)" in text
