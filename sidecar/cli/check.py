@@ -44,7 +44,8 @@ def check(
              in a rule's table "sidecar" that would be ignored
     warning  is very probably a mistake
     note     a rule that costs time: it names no text that a record must hold
-             to match, so every record has to be decoded
+             to match, so every record has to be decoded; or what the rule
+             would do in kumo-tsa-daemon, which ignores its table "sidecar"
 
     \b
     Exit code: 0 no error; 1 an error (with --strict: or a warning); 2 the

@@ -7,7 +7,7 @@ every record is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from sidecar.shaping.mx import Resolver
 from sidecar.shaping.rules import Rule
 from sidecar.shaping.sidecar_table import CODE
 
-from .text import counted
+from .text import counted, shown_duration, shown_value
 
 _LEVELS: Final = ("error", "warning", "note")
 
@@ -32,17 +32,21 @@ class Report:
 
     ``files`` as given; ``rules`` counts those in them, None when the files do
     not load; ``problems`` are in the order of file and line; ``slow`` are the
-    rules on whose account every record is decoded.
+    rules on whose account every record is decoded, ``differences`` what rules do
+    otherwise in kumo-tsa-daemon.
     """
 
     files: tuple[str, ...]
     rules: int | None
     problems: tuple[Problem, ...]
     slow: tuple[Rule, ...] = ()
+    differences: tuple[Problem, ...] = ()
 
     def count(self, level: str) -> int:
         """How many errors, warnings or notes there are."""
-        return len(self.slow) if level == "note" else sum(p.level == level for p in self.problems)
+        if level == "note":
+            return len(self.slow) + len(self.differences)
+        return sum(p.level == level for p in self.problems)
 
     def with_problems(self, problems: Iterable[Problem]) -> Report:
         """The same, and `problems` found elsewhere."""
@@ -57,8 +61,8 @@ class Report:
 
     def findings(self) -> list[tuple[str, Problem]]:
         """Problems and notes in the order of file and line, each with its level."""
-        notes = [("note", _slow_problem(rule)) for rule in self.slow]
-        found = [*((p.level, p) for p in self.problems), *notes]
+        notes = [*(_slow_problem(rule) for rule in self.slow), *self.differences]
+        found = [*((p.level, p) for p in self.problems), *(("note", p) for p in notes)]
         return sorted(found, key=lambda item: _order(item[1]))
 
     def document(self) -> dict[str, Any]:
@@ -116,6 +120,7 @@ async def check(
         rules=sum(len(block.rules) for file in shaping.files for block in file.blocks),
         problems=_problems(shaping),
         slow=_slow(shaping),
+        differences=tuple(_differences(shaping)),
     )
     if targets is None:
         return report
@@ -156,6 +161,29 @@ def _refused(problem: Problem) -> Problem:
     The service warns of it and goes on: kumod loads such a file, too.
     """
     return replace(problem, level="error") if problem.code == CODE else problem
+
+
+def _differences(shaping: Shaping) -> Iterator[Problem]:
+    """What kumo-tsa-daemon would do otherwise with the same rules: it ignores our keys."""
+    for rule in shaping.all_rules():
+        for key, otherwise in _otherwise(rule):
+            message = f"sidecar.{key}: in kumo-tsa-daemon {otherwise}"
+            yield Problem("warning", "differs", message, rule.file, rule.line, rule.where)
+
+
+def _otherwise(rule: Rule) -> Iterator[tuple[str, str]]:
+    table, lasts = rule.sidecar, shown_duration(rule.duration_ns)
+    if table.adjust is not None:
+        for action in rule.actions:
+            if action.option is not None:
+                value = shown_value(action.value)
+                yield "adjust", f"{action.option} is set to {value} for {lasts}"
+    if table.when is not None:
+        yield "when", "the rule acts on every response that its regex matches"
+    if table.escalate is not None:
+        yield "escalate", f"each hold is for {lasts}"
+    if table.simulate:
+        yield "simulate", "the rule is in force"
 
 
 def _slow(shaping: Shaping) -> tuple[Rule, ...]:

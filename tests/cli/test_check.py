@@ -162,3 +162,24 @@ def test_files_are_given_as_anybody_types_them() -> None:
     assert run("check", "shaping.toml", "doubtful.toml", "--no-dns").stdout == by_option.stdout
     both = run("check", "doubtful.toml", "--shaping", "shaping.toml", "--no-dns")
     assert both.stdout == by_option.stdout
+
+
+def test_what_our_keys_change_against_upstream_is_a_note(tmp_path: Path) -> None:
+    rules = tmp_path / "shaping.toml"
+    rules.write_text(
+        '[default]\nconnection_limit = 9\n[[default.automation]]\nregex = "busy"\n'
+        'action = ["Suspend", {SetConfig = {name = "connection_limit", value = 1}}]\n'
+        'duration = "1 hour"\nsidecar.adjust = true\nsidecar.when = {code = "4xx"}\n'
+        "sidecar.escalate = true\nsidecar.simulate = true\n"
+    )
+    result = run("check", "--no-dns", "--json", str(rules))
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    said = [p["message"] for p in document["problems"] if p["level"] == "note"]
+    assert said == [
+        "sidecar.adjust: in kumo-tsa-daemon connection_limit is set to 1 for 1h",
+        "sidecar.escalate: in kumo-tsa-daemon each hold is for 1h",
+        "sidecar.simulate: in kumo-tsa-daemon the rule is in force",
+        "sidecar.when: in kumo-tsa-daemon the rule acts on every response that its regex matches",
+    ]
+    assert document["summary"].endswith("0 errors, 0 warnings, 4 notes")

@@ -114,7 +114,7 @@ class _Road:
 
     def _tries(self, limit: float) -> int:
         each = limit / 60
-        self.credit = min(self.credit + each, max(1.0, each))
+        self.credit = min(self.credit + each, each + 1)  # a part of a message is kept
         tried = int(min(self.credit, self.queue))
         self.credit -= tried
         self.queue -= tried
