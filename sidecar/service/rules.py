@@ -20,6 +20,8 @@ from sidecar.settings import Reloaded, Settings, restart_problem
 from sidecar.shaping.blocks import all_simulated
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
 from sidecar.shaping.mx import Resolver
+from sidecar.shaping.rules import SidecarTable
+from sidecar.shaping.sidecar_table import CODE
 from sidecar.shaping.specs import shown
 from sidecar.times import NS
 
@@ -67,6 +69,15 @@ class Rules:
     def count(self) -> int:
         """How many rules there are."""
         return len(self.shaping.all_rules())
+
+    @cached_property
+    def own_keys(self) -> tuple[list[SidecarTable], list[Problem]]:
+        """The rules' tables ``sidecar``, and what is wrong in them.
+
+        Not all of it is in the hash of the files: a name is no part of what a rule does.
+        """
+        tables = [rule.sidecar for rule in self.shaping.all_rules()]
+        return tables, [problem for problem in self.shaping.warnings if problem.code == CODE]
 
     @cached_property
     def patterns(self) -> tuple[Pattern, ...]:
@@ -241,6 +252,7 @@ class RuleBook:
         self.failure = ()
         changed = rules.shaping.hash != self.rules.shaping.hash
         changed = changed or rules.settings != self.rules.settings
+        changed = changed or rules.own_keys != self.rules.own_keys
         self.settled, self.rules = settled, rules
         return changed
 

@@ -71,6 +71,19 @@ def test_broken_rules_leave_the_last_good_ones_in_force_until_mended(setup: Setu
     assert running.stop() == 0
 
 
+def test_a_new_name_and_a_misspelt_key_are_picked_up_and_told(setup: Setup) -> None:
+    running = setup.run()
+    replace(setup.rules, RULES.rstrip() + '\nsidecar.name = "bounces"\n')
+    running.says("the rules were replaced")
+    setup.log(failure(1, "Bounce it", domain="named.example"))
+    until(lambda: setup.beside("bounced.json"))
+    (bounce,) = setup.beside("bounced.json")
+    assert bounce["reason"].startswith("automation rule: bounces: Bounce it")
+    replace(setup.rules, RULES.rstrip() + '\nsidecar.name = "bounces"\nsidecar.simulat = true\n')
+    running.says('key "simulat" means nothing')
+    assert running.stop() == 0
+
+
 def rule(regex: str) -> str:
     return f"[[default.automation]]\nregex = '{regex}'\naction = 'Suspend'\nduration = '1h'\n"
 
