@@ -11,6 +11,7 @@ import click
 import pytest
 
 from sidecar.cli import main
+from sidecar.notify.file import FORMAT
 from sidecar.publish.metrics import Metrics
 from sidecar.service.status import Status
 from sidecar.shaping.rules import SidecarTable
@@ -74,6 +75,10 @@ def test_the_page_of_rules_has_every_key_that_is_ours() -> None:
     page = (PACKAGING / "doc" / "rules.md").read_text()
     named = re.findall(r"^\| `sidecar\.(\w+)`", page, re.MULTILINE)
     assert sorted(named) == sorted(field.name for field in fields(SidecarTable))
+
+
+def test_the_page_of_notifications_shows_the_format_that_is_read() -> None:
+    assert FORMAT in (PACKAGING / "doc" / "notifications.md").read_text()
 
 
 def test_the_page_for_the_night_has_every_condition_and_no_other() -> None:
