@@ -173,7 +173,11 @@ def _key(*parts: str | None) -> str:
 
 
 def _made_key(*parts: str | None) -> str:
-    return json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
+    # json.dumps of the whole takes three times as long.
+    return "[" + ",".join(["null" if part is None else _quoted(part) for part in parts]) + "]"
+
+
+_quoted = json.JSONEncoder(ensure_ascii=True).encode
 
 
 # Keys are made several times for each match, and matches repeat themselves.

@@ -191,3 +191,15 @@ def test_what_is_served_of_a_kind_is_what_is_not_simulated() -> None:
     entries.put(simulated)
     assert entries.of_kind("ready_q") == [real]
     assert entries.of_kind("ready_q", simulated=True) == [simulated]
+
+
+@given(site=st.text(), source=st.text(), domain=st.text())
+def test_a_key_is_the_json_that_earlier_versions_stored(
+    site: str, source: str, domain: str
+) -> None:
+    entry = Override("a" * 64, site, "why", NOW, 1, domain, True, source, "connection_limit", 1)
+    parts = ["override", "a" * 64, site, domain, source]
+    assert entry.key == json.dumps(parts, separators=(",", ":"))
+    bounce = SchedQBounce("b" * 64, site, "why", NOW, 1, domain, None, source)
+    parts_of_bounce = ["bounce", "b" * 64, site, domain, None, source]
+    assert bounce.key == json.dumps(parts_of_bounce, separators=(",", ":"))
