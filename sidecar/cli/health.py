@@ -148,6 +148,8 @@ def _last_match(story: Story, now_ns: int) -> Iterator[str]:
 def _roads(document: Document) -> Iterator[str]:
     roads = document.get("roads")
     kumod = document.get("kumod")
+    if roads == {}:
+        yield _row("road", "none: a run with --simulate publishes nothing")
     for name, to in roads.items() if isinstance(roads, dict) else ():
         said = one_line(f"{name} {to}")
         if name == "kumod" and isinstance(kumod, dict):

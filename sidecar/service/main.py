@@ -101,7 +101,8 @@ class _Outside:
         )
 
     def _roads(self) -> Iterator[tuple[str, str]]:
-        yield "overlay", str(self.settings.overlay)
+        if not self.settings.simulate:
+            yield "overlay", str(self.settings.overlay)
         if self.endpoint is not None:
             yield "listener", self.endpoint.url
         if self.settings.kumod_api is not None:

@@ -51,9 +51,12 @@ def test_a_simulation_publishes_nothing_on_any_road(setup: Setup) -> None:
 
 
 def test_a_simulation_goes_on_where_it_stopped(setup: Setup) -> None:
-    running = setup.run("--simulate")
+    running = setup.run("--simulate", listen=False)
     setup.log(*EVERYTHING)
     until(lambda: simulated(setup) == 4)
+    shown = setup.command("status", "--state", str(setup.state_file)).output
+    assert "road      none: a run with --simulate publishes nothing" in shown
+    assert "4 simulated" in shown
     assert running.stop() == 0
     running = setup.run("--simulate")
     until(lambda: simulated(setup) == 4)
