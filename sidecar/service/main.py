@@ -597,9 +597,9 @@ async def _reload_once(sidecar: _Sidecar, reason: str) -> None:
     log = outside.log
     waiting = book.awaiting_restart
     notifications = outside.notifications
+    changed = await book.reload()
     if notifications is not None:
         await notifications.reload()
-    changed = await book.reload()
     for problem in book.failure:
         log.problem(problem)
     if book.failure:

@@ -181,10 +181,10 @@ class Notifications:
         self._look_for_unknown()
 
     def _look_for_unknown(self) -> None:
-        before = self._unknown
-        self._unknown = tuple(
-            unknown_targets(dict.fromkeys(self._rules.values()), self._delivery.targets)
-        )
+        before, targets = self._unknown, self._delivery.targets
+        if self._failure and not targets.by_name:
+            return  # the file was never read: that is what is wrong
+        self._unknown = tuple(unknown_targets(dict.fromkeys(self._rules.values()), targets))
         for problem in self._unknown:
             if problem not in before:
                 self._log.problem(problem)

@@ -229,6 +229,7 @@ def test_a_file_that_cannot_be_used_costs_the_notifications_only(setup: Setup) -
     status = setup.command("status", "--state", str(setup.state_file))
     assert status.code == 1
     assert "missing.toml: No such file" in status.output
+    assert "there is no target" not in status.output
     assert running.stop() == 0
 
 
