@@ -6,10 +6,8 @@ known of its rule.  Out: whether it is meant.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import msgspec
 
@@ -99,10 +97,22 @@ def _names(made: Made) -> Iterable[str]:
 def _one(patterns: tuple[str, ...], texts: Iterable[str | None]) -> bool:
     if not patterns:
         return True
-    known = [text for text in texts if text]
-    return any(_pattern(pattern).fullmatch(text) for pattern in patterns for text in known)
+    known = [text.lower() for text in texts if text]
+    return any(_is_like(pattern.lower(), text) for pattern in patterns for text in known)
 
 
-@lru_cache(maxsize=256)
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, text.split("*"))), re.IGNORECASE | re.DOTALL)
+def _is_like(pattern: str, text: str) -> bool:
+    """Whether `text` is `pattern`, whose ``*`` stand for anything; in one pass over it."""
+    first, *others = pattern.split("*")
+    if not others:
+        return text == first
+    *between, last = others
+    at, end = len(first), len(text) - len(last)
+    if not text.startswith(first) or not text.endswith(last) or at > end:
+        return False
+    for part in between:
+        found = text.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True

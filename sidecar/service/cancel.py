@@ -129,7 +129,9 @@ class Requests:
         """
         done: list[tuple[Order, Answer]] = []
         self._failure = None
-        for request in self._waiting():
+        waiting = self._waiting()
+        flow.forget_answers(but={request.name for request in waiting})
+        for request in waiting:
             try:
                 order = msgspec.json.decode(read_regular(request, limit=_REQUEST_BYTES), type=Order)
             except (OSError, ValueError, RecursionError) as error:
@@ -137,7 +139,6 @@ class Requests:
                 continue
             answer = flow.carry_out(order, request.name)
             if flow.try_commit() and self._reply(request, answer):
-                flow.answered(request.name)
                 done.append((order, answer))
         return done
 

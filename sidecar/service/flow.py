@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -349,9 +349,10 @@ class Flow:
         self._ledger.commits.add(done.changes, done.outcome)
         return done.answer
 
-    def answered(self, name: str) -> None:
-        """The operator has the answer: it need not be kept any longer."""
-        self._ledger.commits.add(self._ledger.forget_answer(name))
+    def forget_answers(self, *, but: Container[str]) -> None:
+        """Forget the answers to orders that are there no more, which `but` are not."""
+        for name in [name for name in self._ledger.answers if name not in but]:
+            self._ledger.commits.add(self._ledger.forget_answer(name))
 
     def try_commit(self) -> bool:
         """Commit and publish what is pending; False where the disk won't have it now."""

@@ -22,7 +22,7 @@ from sidecar.store import Transaction
 from sidecar.tools.stories import made_of
 from sidecar.tools.text import shown_entry
 
-from .state import kept_holds
+from .state import ids_given, kept_holds
 
 Verb = Literal["cancel", "hold", "release"]
 _ABOUT_MAX = 300
@@ -97,6 +97,7 @@ def carry_out(
         changes.drop_thresholds |= windows
     held = _holds(automation, order, fitting, now_ns)
     changes.add(kept_holds(held))
+    changes.add(ids_given(automation))
     lasting = [hold for hold in held if hold.until_ns > now_ns]
     answer = Answer(
         cancelled=tuple(sorted(ended.episode.id for ended in outcome.ended)),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import cast, get_args
 
 from sidecar.automation.decide import Automation, Outcome, scope_period
-from sidecar.automation.entries import from_payload, to_payload
+from sidecar.automation.entries import Entry, from_payload, to_payload
 from sidecar.automation.episodes import Ended, Episode, How, episode_from_payload
 from sidecar.automation.holds import RuleHold, hold_from_payload
 from sidecar.automation.offences import OFFENCE, offence_from_payload
@@ -29,11 +30,13 @@ def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
     """The automation that the store holds.
 
     Rows that can't be read are left out and reported.  The transaction removes
-    them from the store, so that this happens once.
+    them from the store, and keeps the ids of entries that had none, so that this
+    happens once.
     """
     automation, cleaning, problems = Automation(), Transaction(), []
     seq = number(saved.meta, _SEQ)
     automation.episode_id = number(saved.meta, _EPISODE)
+    nameless: list[tuple[EntryRow, Entry]] = []
     for key, row in saved.entries.items():
         try:
             entry = from_payload(row.kind, row.payload)
@@ -41,10 +44,22 @@ def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
             cleaning.drop_entries.add(key)
             problems.append(_left_out(f"entry {key}", e))
             continue
-        automation.restore(entry, _episode(row, problems))
+        story = _episode(row, problems)
+        if story is None:
+            nameless.append((row, entry))
+            continue
+        automation.restore(entry, story)
+        automation.episode_id = max(automation.episode_id, story.id)
         # An imported entry may have a higher number than the counter.
         seq = max(seq, entry.seq)
     _restore_holds(saved, automation, cleaning, problems)
+    for row, entry in nameless:
+        automation.restore(entry)
+        seq = max(seq, entry.seq)
+        episode = automation.episodes[entry.key].to_payload()
+        cleaning.entries[row.key] = replace(row, episode=episode)
+    if nameless:
+        cleaning.add(ids_given(automation))
     windows: dict[str, dict[int, int]] = {}
     for (scope, second), count in saved.threshold_counts.items():
         windows.setdefault(scope, {})[second] = count
@@ -82,10 +97,17 @@ def _restore_holds(
     for name, payload in saved.meta.items():
         if name.startswith(_HOLD):
             try:
-                automation.hold(hold_from_payload(payload))
+                hold = hold_from_payload(payload)
+                automation.hold(hold)
+                automation.episode_id = max(automation.episode_id, hold.id)
             except ValueError as error:
                 cleaning.drop_meta.add(name)
                 problems.append(_left_out(name, error))
+
+
+def ids_given(automation: Automation) -> Transaction:
+    """The transaction that keeps the latest id, so that none is given twice."""
+    return Transaction(meta={_EPISODE: str(automation.episode_id)})
 
 
 def kept_holds(kept: Iterable[RuleHold], gone: Iterable[int] = ()) -> Transaction:
