@@ -22,7 +22,7 @@ from sidecar.log.record import Record
 from sidecar.shaping.hashes import action_hash
 from sidecar.shaping.load import Shaping
 from sidecar.shaping.mx import MxAnswer
-from sidecar.shaping.rules import Action, Rule, Threshold
+from sidecar.shaping.rules import Action, Escalate, Rule, Threshold
 from sidecar.times import NS
 
 from .address import QueueName, recipient_domain
@@ -139,6 +139,7 @@ class _Step:
     drafts: tuple[_Draft, ...]
     courses: tuple[_Draft, ...]
     """Those of the drafts that last as long as it takes, whatever the duration."""
+    escalate: Escalate | None
     unadjusted: frozenset[str]
     """What of the rule should have a course and has none, and why."""
     held: Mapping[str, int]
@@ -486,10 +487,11 @@ class Automation:
             if step.trigger is not None and not self._reached(now, step.trigger, step, record):
                 continue
             expires_ns, drafts = time_ns + step.duration_ns, step.drafts
-            if expires_ns <= now_ns and step.rule.sidecar.escalate is None:
+            if expires_ns <= now_ns and step.escalate is None:
                 drafts = step.courses
                 outcome.counts["already_expired"] += not drafts
-            outcome.unadjusted |= step.unadjusted
+            if step.unadjusted:
+                outcome.unadjusted |= step.unadjusted
             for key, draft in drafts:
                 self.seq += 1
                 if key in held:
@@ -497,8 +499,10 @@ class Automation:
                 if isinstance(draft, str):
                     outcome.counts[draft] += 1
                     continue
-                if step.rule.sidecar.escalate is not None and (key, draft) not in step.courses:
-                    expires_ns = time_ns + self._held_longer(step, key, time_ns)
+                if step.escalate is not None and (key, draft) not in step.courses:
+                    expires_ns = time_ns + self.offences.strike(
+                        key, step.escalate, step.duration_ns, time_ns, room=self.max_entries
+                    )
                     if expires_ns <= now_ns:
                         outcome.counts["already_expired"] += 1
                         continue
@@ -522,12 +526,6 @@ class Automation:
                 else:
                     made.draft, made.expires_ns, made.seq = entry, ends_ns, self.seq
                     made.latest, made.matches = (record, domain), made.matches + 1
-
-    def _held_longer(self, step: _Step, key: str, time_ns: int) -> int:
-        """For how long a match at `time_ns` holds, ns; it is remembered."""
-        escalate = step.rule.sidecar.escalate
-        assert escalate is not None
-        return self.offences.strike(key, escalate, step.duration_ns, time_ns, room=self.max_entries)
 
     def _held(self, now: _Round, key: str) -> Override | None:
         """The override of `key` that this round or one before has made."""
@@ -627,6 +625,7 @@ class Automation:
                 for key, one in drafts
                 if isinstance(one, Override) and one.course is not None
             ),
+            escalate=rule.sidecar.escalate,
             unadjusted=frozenset(unadjusted),
             held={
                 key: until_ns

@@ -244,9 +244,10 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     def matches(self, mx: MxAnswer | None) -> tuple[Match, ...]:
         """All matches in order, given the MX of :attr:`domain` (None: it does not resolve)."""
         found = self.common.fitting(self.domain, mx) + self.specific
-        if all(match.when is None for match in found):
-            return found
-        return tuple(m for m in found if m.when is None or fits(m.when, self.record))
+        for match in found:
+            if match.when is not None:
+                return tuple(m for m in found if m.when is None or fits(m.when, self.record))
+        return found
 
     def parts(self) -> tuple[Candidate | None, Candidate, Candidate | None]:
         """The same in order: what needs no MX, what needs one, what comes behind and needs none."""
