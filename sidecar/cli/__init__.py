@@ -63,4 +63,11 @@ def main() -> None:
 
     Tails the log files that kumod writes, matches the rules of shaping.toml and
     publishes the overlay: as a file, over HTTP, or through kumod's admin API.
+
+    \b
+    Mail to gmail.com is stuck:
+      tsa-sidecar status                   is the sidecar well?
+      tsa-sidecar list --domain gmail.com  what is in force there
+      tsa-sidecar show 17                  since when, and by which response
+      tsa-sidecar cancel 17 --for 2h       take it back, and keep it away
     """
