@@ -441,8 +441,8 @@ def test_a_client_that_does_not_read_gives_way_too(start: StartEndpoint) -> None
 
 def test_half_open_requests_earn_nobody_a_refusal(start: StartEndpoint) -> None:
     endpoint = start(connections=8, head_seconds=60, grace_seconds=60, head_grace_seconds=0.0)
-    with contextlib.ExitStack() as stack:
-        for _ in range(50):
+    for _ in range(50):
+        with contextlib.ExitStack() as stack:
             for _ in range(20):
                 sock = stack.enter_context(connected(endpoint))
                 sock.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
