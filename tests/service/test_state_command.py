@@ -223,7 +223,7 @@ def test_status_says_what_is_in_force_and_why(setup: Setup) -> None:
     assert "in force  1 option set, 1 ready queue held" in output
 
 
-def test_status_shows_people_the_latest_match_and_programs_all_entries(setup: Setup) -> None:
+def test_status_shows_people_the_latest_and_programs_all(setup: Setup) -> None:
     setup.log(*(failure(n, domain=f"d{n}.example") for n in range(1, 251)))
     setup.once()
     output = status(setup)[1]
