@@ -165,7 +165,7 @@ class KumodState:
             self.markers.clear()
             self._changed.notify_all()
 
-    def wait_for(self, what: Callable[[KumodState], object], *, seconds: float = 60.0) -> None:
+    def wait_for(self, what: Callable[[KumodState], object], *, seconds: float = 180.0) -> None:
         """Until `what` holds; AssertionError when it doesn't in time."""
         with self._changed:
             assert self._changed.wait_for(lambda: what(self), timeout=seconds), (

@@ -223,13 +223,17 @@ def test_status_says_what_is_in_force_and_why(setup: Setup) -> None:
     assert "in force  1 option set, 1 ready queue held" in output
 
 
-def test_status_shows_people_the_latest_and_programs_all(setup: Setup) -> None:
+def test_status_is_one_screen_however_much_is_in_force(setup: Setup) -> None:
     setup.log(*(failure(n, domain=f"d{n}.example") for n in range(1, 251)))
     setup.once()
     output = status(setup)[1]
     assert "in force  250 options set (tsa-sidecar list)" in output
     assert "d250.example: 421 10.0.0.1 Throttled #250" in output
     assert len(json.loads(status(setup, "--json")[1])["entries"]) == 250
+    assert len(output.splitlines()) < 24
+    listed = setup.command("list", "--state", str(setup.state_file)).output
+    assert listed.count("connection_limit") == 100
+    assert "150 more end earlier: --all has them" in listed
 
 
 def test_status_says_what_is_wrong(setup: Setup) -> None:
