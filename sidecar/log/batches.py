@@ -108,7 +108,7 @@ class BatchReader:
         _keep_freed_memory()
 
     async def next_batch(self) -> Batch | None:
-        """What can be read now, up to about a batch; None where there is nothing new."""
+        """The next batch of what can be read now; None where there is nothing new."""
         blocks: list[Block] = []
         self._effort = kept = 0
         fruitless = False
@@ -309,7 +309,7 @@ class BatchReader:
         return replace(block, data=self._sieve.sift(block.data))
 
     async def _pass_over(self, segment: Segment, file: SegmentFile) -> bool:
-        """Pass over a little of what was there when we came; True when all of it is passed over.
+        """Skip a part of what the file held when it was found; True once all of it is skipped.
 
         Returns False, too, where the segment turns out to end there.
         """

@@ -146,7 +146,7 @@ class Tail:
         self._watch.stop()
 
     async def blocks(self, *, follow: bool) -> AsyncIterator[Batch]:
-        """What there is to read, oldest first, then (`follow`) what is written, as it is written.
+        """Batches of what there is to read, oldest first; with `follow` what is written later, too.
 
         A batch counts as dealt with when the next one is asked for.  Without
         `follow` it ends when everything that is there now has been handed on.
@@ -187,7 +187,7 @@ class Tail:
     # -- looking ----------------------------------------------------------------------
 
     async def _notice_changes(self, *, listing: bool = False) -> bool:
-        """Take notice of what has changed; whether there is something to read."""
+        """Look for changed files; returns whether there is something to read."""
         self._wake.clear()
         for name in self._watch.take():
             self._eventful = True
@@ -265,7 +265,7 @@ class Tail:
     # -- segments ---------------------------------------------------------------------
 
     def _matches(self, name: str) -> bool:
-        """Whether it may be a segment's: no dot-file, and text, as kumod has it, too."""
+        """Whether `name` may be a segment's: it fits the pattern, is text, and is no dot-file."""
         if name.startswith(".") or self._pattern.match(name) is None:
             return False
         return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
@@ -374,7 +374,7 @@ class Tail:
         return False
 
     async def _look_at(self, name: str) -> None:
-        """Take notice of what became of one name's file: new, changed, gone, or none of ours."""
+        """Look at the file of one name: it may be new, changed, gone, or no segment."""
         if not self._matches(name) or name in self._skipped:
             return
         segment = self._reader.known.segments.get(name)
@@ -467,7 +467,10 @@ class _Listing:
 
 
 def _with_other_contents(segments: Iterable[Segment]) -> list[Segment]:
-    """Those whose files don't begin or end as when they were read (in a worker thread)."""
+    """The segments whose files begin or end otherwise than when they were read.
+
+    Reads the files, so call it in a worker thread.
+    """
     found = []
     for segment in segments:
         try:
