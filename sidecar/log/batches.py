@@ -385,7 +385,9 @@ class BatchReader:
         try:
             segment.status = file.status()
             if not await self._recognise(segment, segment.status, file.first_chunk):
-                segment.read_to = segment.status.size
+                # One that is too short to be recognised is looked at again though it does not grow.
+                too_short = segment.short_since is not None
+                segment.read_to = 0 if too_short else segment.status.size
                 return None
             await file.begin(segment.name, segment.position)
             segment.file = file
