@@ -168,8 +168,9 @@ def test_meanwhile_an_effect_comes_out_within_a_second(two: tuple[Setup, Setup],
     with ATTACKS[name](attacked):
         under_attack, in_peace = effects(attacked, quiet)
         print(name, under_attack, in_peace)
-        # One of twenty may have been held up by the machine.
-        assert under_attack[-2] < in_peace[-2] + 1
+        assert statistics.median(under_attack) < statistics.median(in_peace) + 1
+        # The slowest are as slow as the machine is: of twenty, one may have been held up by it.
+        assert under_attack[-2] < in_peace[-2] + 4
     began = time.monotonic()
     assert attacked.started[-1].stop() == 0
     assert time.monotonic() - began < SECONDS / 4
