@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import Progress as Bar
 from rich.table import Table
 
-from sidecar.automation.entries import Kind, Override, ReadyQSuspension, Suspension
-from sidecar.problems import one_line
-from sidecar.service.replay import Progress, Replay, newest_record
-from sidecar.service.replay import replay as run_replay
-from sidecar.service.rules import Rules, load_rules
+from sidecar.automation.entries import Entry, Kind, Override, ReadyQSuspension
+from sidecar.problems import Problem, ProblemError, one_line
+from sidecar.service.rules import Rules
+from sidecar.settings import Settings
+from sidecar.shaping.mx import Resolver
 from sidecar.times import format_rfc3339
+from sidecar.tools.changed_rules import Change
+from sidecar.tools.hindsight import Hindsight, Read, Told, look_back
+from sidecar.tools.loading import rules_for_a_tool
+from sidecar.tools.logs import read_logs
+from sidecar.tools.replay import Standing, episode_document, read_document
 from sidecar.tools.text import distinct, shown_entry
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
-from .console import output
-from .looking_back import Asked, look
+from .console import output, print_json
+from .looking_back import comparison, comparison_document, summary, svg_of, timeline_of
+from .reading import no_logs, with_progress
 
 _WHAT: dict[Kind, str] = {
     "ready_q": "suspend ready queue",
@@ -35,9 +39,12 @@ _WHAT: dict[Kind, str] = {
 @setting_options(
     "policy",
     "shaping",
+    "merge_options",
     "dns_zones",
+    "nameservers",
     "skip_record_types",
     "additional_skip_record_types",
+    "max_entries",
 )
 @click.option(
     "--at",
@@ -65,10 +72,10 @@ _WHAT: dict[Kind, str] = {
     help="Compare with another trigger or duration of a rule: shaping.toml:12:trigger=10/hr.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("logs", metavar="LOG...", nargs=-1, required=True)
 def replay(
     *,
-    logs: tuple[Path, ...],
+    logs: tuple[str, ...],
     at: str | None,
     timeline: bool,
     svg: Path | None,
@@ -79,70 +86,166 @@ def replay(
 ) -> None:
     """Show what the rules would have made of these logs by TIME. Writes nothing.
 
-    LOG is a segment (zstd, gzip or plain) or a directory of them.
+    LOG is a segment (zstd, gzip or plain), a directory of them, or - for stdin.
 
-    With --timeline, --svg, --compare or --compare-set each record is decided at its
-    own time, as the service would have; LOG may be - for stdin then.
+    Each record is decided at its own time, as the service would have.
     """
     settings = settle(options, require=("shaping",)).settings
-    at_ns = None if at is None else moment(at)
-    asked = Asked(compare, changes, timeline, svg)
-    if asked:
-        if at is not None:
-            raise click.UsageError("--at is for the report on one moment: leave it out here.")
-        look([str(path) for path in logs], settings, asked, as_json=as_json)
-        return
-
-    async def work() -> tuple[Replay, Rules]:
-        resolver = resolver_for(settings)
-        rules = await load_rules(settings.reloaded, resolver, warnings=settings.warnings)
-        with ExitStack() as stack:
-            progress = _progress(stack, logs, passes=1 if at_ns is not None else 2)
-            now_ns = at_ns
-            if now_ns is None:
-                now_ns = await newest_record(
-                    logs,
-                    skip_types=settings.reloaded.skip_record_types,
-                    progress=progress,
-                )
-            result = await run_replay(
-                logs,
-                rules=rules,
-                resolver=resolver,
-                now_ns=now_ns,
-                progress=progress,
-            )
-        return result, rules
-
-    result, rules = run_async(work())
-    if as_json:
-        json.dump(result.document(rules), sys.stdout, indent=1)
-        click.echo()
-        return
-    report([*rules.problems, *result.problems])
-    _tables(result)
+    asked = _Asked(None if at is None else moment(at), compare, changes)
+    stream = _JsonStream() if as_json and not asked.compares else None
+    kept = asked.compares or timeline or svg is not None
+    on_end = None if kept else _forget if stream is None else stream.add
+    seen = run_async(_look(logs, settings, asked, on_end=on_end, quiet=as_json))
+    if svg is not None:
+        svg.write_text(svg_of(seen.read, seen.sides[-1].told), encoding="utf-8")
+    if stream is not None:
+        stream.end(seen)
+    elif as_json:
+        document = comparison_document(*seen.sides)
+        print_json({**read_document(seen.read, seen.sides[0]), **document, **_said(seen.problems)})
+    else:
+        _print(seen, asked, timeline=timeline)
+    if svg is not None and not as_json:
+        output().print(f"the picture is in {one_line(str(svg))}")
 
 
-def _progress(stack: ExitStack, logs: tuple[Path, ...], *, passes: int) -> Progress:
-    """A bar on a terminal, by bytes decompressed.  Their total is not known."""
-    if not sys.stderr.isatty():
-        return lambda _count: None
-    bar = stack.enter_context(Bar(console=Console(stderr=True), transient=True))
-    task = bar.add_task(f"reading {len(logs)} log(s), {passes} pass(es)", total=None)
-    return lambda count: bar.update(task, advance=count)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The options given.  ``compare``: other shaping files; ``changes``: keys of rules."""
+
+    at_ns: int | None
+    compare: tuple[str, ...]
+    changes: tuple[str, ...]
+
+    @property
+    def compares(self) -> bool:
+        return bool(self.compare or self.changes)
 
 
-def _tables(result: Replay) -> None:
-    console = output(tables=True)
-    counts = result.counts
-    console.print(
-        f"{counts['read']} lines read, {counts['considered']} records considered, "
-        f"{counts['matched']} matched, bad lines: {counts['bad']}, "
-        f"bytes lost: {counts['bytes_lost']}; in force "
-        f"{f'at {format_rfc3339(result.now_ns)}' if result.now_ns else 'without a record'}:"
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was read and decided, by each set of rules; ``problems``: of rules and logs."""
+
+    read: Read
+    sides: Sequence[Hindsight]
+    now_ns: int
+    problems: list[Problem]
+
+
+async def _look(
+    logs: Sequence[str],
+    settings: Settings,
+    asked: _Asked,
+    *,
+    on_end: Callable[[Told], None] | None,
+    quiet: bool,
+) -> _Seen:
+    """Read the logs; problems are told as they come, but for `quiet`."""
+    problems: list[Problem] = []
+
+    def tell(problem: Problem) -> None:
+        problems.append(problem)
+        if not quiet:
+            report([problem])
+
+    resolver = resolver_for(settings)
+    rules = await rules_for_a_tool(settings, resolver)
+    sides = [Hindsight(rules, on_end=on_end)]
+    if asked.compares:
+        sides.append(Hindsight(await _changed(settings, rules, asked, resolver)))
+    for problem in dict.fromkeys(p for side in sides for p in side.rules.problems):
+        tell(problem)
+    blocks = with_progress(read_logs(logs, on_problem=tell))
+    read = await look_back(blocks, *sides, resolver=resolver, until_ns=asked.at_ns)
+    for problem in no_logs(read.no_logs, some=bool(read.considered), named=logs):
+        tell(problem)
+    now_ns = read.last_ns or 0 if asked.at_ns is None else asked.at_ns
+    return _Seen(read, sides, now_ns, problems)
+
+
+async def _changed(settings: Settings, rules: Rules, asked: _Asked, resolver: Resolver) -> Rules:
+    if asked.compare:
+        reloaded = replace(settings.reloaded, shaping=asked.compare)
+        rules = await rules_for_a_tool(replace(settings, reloaded=reloaded), resolver)
+    for text in asked.changes:
+        try:
+            rules = Change.parse(text).apply(rules)
+        except ValueError as error:
+            raise ProblemError.one("bad-option", str(error), where="--compare-set") from None
+    return rules
+
+
+def _forget(_told: Told) -> None:
+    """Episodes that are over are not kept: of a long log there are many."""
+
+
+# JSON.
+
+
+class _JsonStream:
+    """Writes one JSON object: each episode when it ends, the rest when all has been read.
+
+    So memory is bounded by what is in force, however long the logs.
+    """
+
+    def __init__(self) -> None:
+        self._written = 0
+
+    def add(self, told: Told) -> None:
+        """Write an episode, on a line of its own."""
+        before = ",\n" if self._written else '{\n"episodes": [\n'
+        click.echo(before + json.dumps(episode_document(told)), nl=False)
+        self._written += 1
+
+    def end(self, seen: _Seen) -> None:
+        """Write those not over yet, and what else there is to say."""
+        side, standing = seen.sides[0], Standing(seen.sides[0], seen.now_ns)
+        for told in side.told:
+            self.add(told)
+        rest = {
+            **read_document(seen.read, side),
+            **standing.document(),
+            **_said([*seen.problems, *standing.problems()]),
+        }
+        click.echo("\n],\n" if self._written else '{\n"episodes": [],\n', nl=False)
+        click.echo(json.dumps(rest, indent=1).removeprefix("{\n"))
+
+
+def _said(problems: Iterable[Problem]) -> dict[str, list[str]]:
+    found = list(problems)
+    return {
+        f"{level}s": [str(problem) for problem in found if problem.level == level]
+        for level in ("warning", "error")
+    }
+
+
+# Text.
+
+
+def _print(seen: _Seen, asked: _Asked, *, timeline: bool) -> None:
+    console = output()
+    texts = (
+        comparison(seen.read, *seen.sides) if asked.compares else summary(seen.read, seen.sides[0])
     )
+    for text in texts:
+        console.print(text)
+    if timeline:
+        names = ("now", "then") if asked.compares else ("",)
+        for side, name in zip(seen.sides, names, strict=True):
+            for text in timeline_of(seen.read, side.told, name):
+                console.print(text)
+    elif not asked.compares:
+        standing = Standing(seen.sides[0], seen.now_ns)
+        report(standing.problems())
+        _print_standing(standing)
+
+
+def _print_standing(standing: Standing) -> None:
+    console = output(tables=True)
+    at = f"at {format_rfc3339(standing.now_ns)}" if standing.now_ns else "without a record"
+    console.print(f"in force {at}:")
     overrides = _table("domain", "mx_rollup", "source", "option", "expires", "reason")
-    for effective in result.overrides():
+    for effective in standing.overrides():
         o = effective.override
         _add(
             overrides,
@@ -154,10 +257,11 @@ def _tables(result: Replay) -> None:
             o.reason,
         )
     held = _table("what", "queue", "expires", "reason")
-    for cells in [cells for kind in _WHAT for cells in _of(result, kind)]:
-        _add(held, *cells)
+    entries = list(standing.held())
+    for entry, queue in zip(entries, distinct(entries, map(_queue, entries)), strict=True):
+        _add(held, _WHAT[entry.kind], queue, format_rfc3339(entry.expires_ns), entry.reason)
     simulated = _table("simulated", "expires", "reason")
-    for entry in result.simulated():
+    for entry in standing.simulated():
         what = shown_entry(entry).removeprefix("simulated: ")
         _add(simulated, what, format_rfc3339(entry.expires_ns), entry.reason)
     if not overrides.row_count and not held.row_count:
@@ -179,22 +283,8 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _of(result: Replay, kind: Kind) -> list[tuple[str, str, str, str]]:
-    entries = [e for e in result.view.entries.of_kind(kind) if not isinstance(e, Override)]
-    queues = distinct(entries, map(_queue, entries))
-    return [
-        (
-            _WHAT[entry.kind],
-            queue,
-            format_rfc3339(entry.expires_ns),
-            entry.reason,
-        )
-        for entry, queue in zip(entries, queues, strict=True)
-    ]
-
-
-def _queue(entry: Suspension) -> str:
-    if isinstance(entry, ReadyQSuspension):
+def _queue(entry: Entry) -> str:
+    if isinstance(entry, ReadyQSuspension | Override):
         return entry.site
     parts = {"domain": entry.domain, "tenant": entry.tenant, "campaign": entry.campaign}
     return " ".join(f"{n}={v}" for n, v in parts.items() if v is not None)

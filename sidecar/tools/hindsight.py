@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
 from sidecar.automation.address import QueueName, site_name
 from sidecar.automation.adjusting import share_at
@@ -26,6 +27,7 @@ from sidecar.service.mx import resolve_all
 from sidecar.service.rules import Rules
 from sidecar.shaping.mx import MxAnswer, Resolver
 from sidecar.shaping.rules import TomlValue
+from sidecar.times import NS
 
 Scope = tuple[str, ...]
 """What an episode is about, whichever rule it is by: kind, option, domain or queue, source."""
@@ -41,13 +43,16 @@ class Told:
     """
 
     entry: Entry
-    rule: str
-    began_ns: int
+    story: Episode
     until_ns: int
-    matches: int
-    values: list[TomlValue]
+    values: list[TomlValue] = field(default_factory=list)
     sent: int = 0
     cuts: list[Override] = field(default_factory=list)
+
+    @property
+    def began_ns(self) -> int:
+        """When its entry came into force."""
+        return self.story.began_ns
 
     @property
     def scope(self) -> Scope:
@@ -79,37 +84,64 @@ def scope_of(entry: Entry) -> Scope:
     return entry.kind, entry.tenant or "", entry.domain, entry.campaign or ""
 
 
-@dataclass(slots=True)
 class Hindsight:
     """One set of rules, and what they would have done so far."""
 
-    rules: Rules
-    automation: Automation = field(default_factory=Automation)
-    told: list[Told] = field(default_factory=list)
-    matched: int = 0
-    _open: dict[str, Told] = field(default_factory=dict)
-    _by_place: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    def __init__(self, rules: Rules, *, on_end: Callable[[Told], None] | None = None) -> None:
+        """`on_end` is told each episode when it ends; without it they are all kept."""
+        self.rules = rules
+        self.automation = Automation(max_entries=rules.settings.max_entries)
+        self.counts: Counter[str] = Counter()
+        """What became of the records that a rule matches: ``matched``, ``no_tenant``, …"""
+        self._ended: list[Told] = []
+        self._on_end = on_end or self._ended.append
+        self._open: dict[str, Told] = {}
+        self._tidied_ns = 0
+        self._by_place: dict[_Place, set[str]] = {}
+        self._went: dict[tuple[str, str, str], tuple[_Place, ...]] = {}
+
+    @property
+    def told(self) -> list[Told]:
+        """The episodes that are kept, and those not over yet, in the order of their beginnings."""
+        return sorted((*self._ended, *self._open.values()), key=lambda told: told.story.id)
+
+    def candidate(self, record: Record) -> Candidate | None:
+        """The rules that match the text of `record`; None where none does."""
+        try:
+            return self.rules.matcher.candidate(record)
+        except ValueError:  # its recipient is no address: upstream does nothing about it, either
+            self.counts["bad_recipient"] += 1
+            return None
 
     def expire(self, now_ns: int) -> None:
         """Have what is over by then end."""
-        self._take(self.automation.expire(now_ns))
+        upcoming = self.automation.entries.next_expiry()
+        if upcoming is not None and upcoming <= now_ns:
+            self._take(self.automation.expire(now_ns))
 
     def decide(self, candidate: Candidate, mx: MxAnswer | None, now_ns: int) -> None:
         """Decide one record."""
         answers = {} if mx is None else {candidate.domain: mx}
         outcome = self.automation.apply((candidate,), mx=answers, now_ns=now_ns)
-        self.matched += outcome.counts["matched"]
+        self.counts.update(outcome.counts)
         self._take(outcome)
+
+    def tidy(self, now_ns: int) -> None:
+        """Forget the windows that can't count any more, once in a minute of the logs' time."""
+        if now_ns - self._tidied_ns >= 60 * NS:
+            self._tidied_ns = now_ns
+            self.automation.forget_idle_thresholds()
 
     def _take(self, outcome: Outcome) -> None:
         for ended in outcome.ended:
             told = self._open.pop(ended.entry.key)
             told.until_ns = ended.at_ns
-            self._by_place[_place(told.entry)].discard(told.entry.key)
+            self._leave(told)
+            self._on_end(told)
         for key, entry in outcome.entries.items():
             story = outcome.episodes[key]
             told = self._open.get(key) or self._begin(key, entry, story)
-            told.entry, told.matches, told.until_ns = entry, story.matches, entry.expires_ns
+            told.entry, told.story, told.until_ns = entry, story, entry.expires_ns
             if isinstance(entry, Override) and told.values[-1:] != [entry.value]:
                 told.values.append(entry.value)
             if isinstance(entry, Override) and entry.course is not None:
@@ -118,108 +150,150 @@ class Hindsight:
                 told.cuts.append(entry)
 
     def _begin(self, key: str, entry: Entry, story: Episode) -> Told:
-        told = Told(entry, story.label, story.began_ns, entry.expires_ns, 0, [])
+        told = Told(entry, story, entry.expires_ns)
         self._open[key] = told
         self._by_place.setdefault(_place(entry), set()).add(key)
-        self.told.append(told)
         return told
+
+    def _leave(self, told: Told) -> None:
+        place = _place(told.entry)
+        keys = self._by_place[place]
+        keys.discard(told.entry.key)
+        if not keys:
+            del self._by_place[place]
 
     def deliver(self, record: Record) -> None:
         """Count a delivery for what is in force where it went."""
-        queue = QueueName.parse(record.queue)
-        site = site_name(record.site, record.egress_source)
-        for place in (("ready", record.site), ("site", site), ("domain", queue.domain)):
+        went = record.queue, record.site, record.egress_source
+        places = self._went.get(went)
+        if places is None:
+            if len(self._went) >= _KNOWN:
+                self._went.clear()
+            places = self._went[went] = tuple(dict.fromkeys(_places(*went)))
+        for place in places:
             for key in self._by_place.get(place, ()):
-                told = self._open[key]
-                told.sent += _covers(told.entry, record, queue)
+                self._open[key].sent += 1
 
 
-def _place(entry: Entry) -> tuple[str, str]:
-    """Where to look for what covers a record."""
+_KNOWN: Final = 4096
+
+_Place: TypeAlias = tuple[str | None, ...]
+"""What an entry covers; every record that went there is covered."""
+
+
+def _place(entry: Entry) -> _Place:
     if isinstance(entry, ReadyQSuspension):
         return "ready", entry.site
-    if isinstance(entry, Override) and entry.mx_rollup:
-        return "site", site_name(entry.site, entry.source)
-    return "domain", entry.domain
+    if not isinstance(entry, Override):
+        return "queue", entry.domain, entry.tenant, entry.campaign
+    if entry.mx_rollup:
+        return "site", site_name(entry.site, entry.source), entry.source
+    return "domain", entry.domain, entry.source
 
 
-def _covers(entry: Entry, record: Record, queue: QueueName) -> bool:
-    if isinstance(entry, ReadyQSuspension):
-        return True
-    if isinstance(entry, Override):
-        return entry.source == record.egress_source
-    return entry.tenant in (None, queue.tenant) and entry.campaign in (None, queue.campaign)
+def _places(queue: str, ready_queue: str, source: str) -> Iterator[_Place]:
+    """All the places that what covers a record may be at."""
+    to = QueueName.parse(queue)
+    yield "ready", ready_queue
+    yield "site", site_name(ready_queue, source), source
+    yield "domain", to.domain, source
+    for tenant in (to.tenant, None):
+        for campaign in (to.campaign, None):
+            yield "queue", to.domain, tenant, campaign
 
 
 @dataclass(slots=True)
 class Read:
-    """What was read: lines, records that rules see, deliveries, the first and last moment."""
+    """What was read.
+
+    ``considered``: records that rules see; ``bad``: lines that are no records; ``later``:
+    records that a rule may match, of a time behind the moment asked for; ``files``: of each
+    file whether it holds a record.
+    """
 
     lines: int = 0
     considered: int = 0
     bad: int = 0
+    lost_bytes: int = 0
+    later: int = 0
     deliveries: int = 0
     first_ns: int | None = None
     last_ns: int | None = None
+    files: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def no_logs(self) -> list[str]:
+        """The files without a log record, though there are lines in them."""
+        return [name for name, has_record in self.files.items() if not has_record]
+
+    def add(self, block: Block, tally: Tally) -> None:
+        """Count a block and what `tally` has counted in it."""
+        bad = block.bad_lines + tally.bad
+        self.lines += block.lines
+        self.bad += bad
+        self.lost_bytes += block.lost_bytes
+        self.considered += tally.considered
+        if block.lines:
+            known = self.files.get(block.segment, False)
+            self.files[block.segment] = known or bad < block.lines
+
+    def note_time(self, time_ns: int) -> None:
+        """Note the time of a record that rules see."""
+        if self.first_ns is None or time_ns < self.first_ns:
+            self.first_ns = time_ns
+        if self.last_ns is None or time_ns > self.last_ns:
+            self.last_ns = time_ns
 
 
 async def look_back(
-    blocks: AsyncIterator[Block], *sides: Hindsight, resolver: Resolver, count_deliveries: bool
+    blocks: AsyncIterator[Block],
+    *sides: Hindsight,
+    resolver: Resolver,
+    until_ns: int | None = None,
 ) -> Read:
     """Have each of `sides` decide everything in `blocks`; what was read.
 
-    With `count_deliveries` every line is decoded, else only those that a rule may match.
+    Records behind `until_ns` have not happened yet: they are only counted.  "Behind" is by
+    more than a second, since a moment may be given in whole seconds.  At the end it is
+    `until_ns`, or else the time of the newest record.
     """
     read, now_ns = Read(), 0
+    skip_types = sides[0].rules.settings.skip_record_types
+    end_ns = None if until_ns is None else until_ns + NS
     async for block in blocks:
         tally = Tally()
-        everything = [
-            (record, [_candidate(side, record) for side in sides])
-            for record in _records(block, sides, tally, everything=count_deliveries)
-        ]
-        found = (c for _, candidates in everything for c in candidates if c is not None)
-        mx = await resolve_all(found, resolver)
-        for record, candidates in everything:
+        found: list[tuple[Record, list[Candidate | None]]] = []
+        for line in block.data.split(b"\n"):
+            record = consider(line, skip_types=skip_types, tally=tally)
+            if record is None:
+                continue
+            candidates = [side.candidate(record) for side in sides]
+            if end_ns is not None and record.time_ns > end_ns:
+                read.later += candidates[0] is not None
+                continue
+            read.note_time(record.time_ns)
+            if any(candidates) or record.type == _DELIVERY:
+                found.append((record, candidates))
+        mx = await resolve_all((c for _, cs in found for c in cs if c is not None), resolver)
+        for record, candidates in found:
             now_ns = max(now_ns, record.time_ns)
-            delivery = count_deliveries and record.type == "Delivery"
+            delivery = record.type == _DELIVERY
             read.deliveries += delivery
             for side, candidate in zip(sides, candidates, strict=True):
-                if candidate is None and not delivery:
-                    continue
                 side.expire(now_ns)
                 if candidate is not None:
                     side.decide(candidate, mx.get(candidate.domain), now_ns)
                 if delivery:
                     side.deliver(record)
-        read.lines += block.lines
-        read.considered += tally.considered
-        read.bad += tally.bad + block.bad_lines
-        times = [record.time_ns for record, _ in everything]
-        if times:
-            read.first_ns = min(times) if read.first_ns is None else min(read.first_ns, *times)
-            read.last_ns = max(times) if read.last_ns is None else max(read.last_ns, *times)
+        read.add(block, tally)
+        for side in sides:
+            side.tidy(now_ns)
+    for side in sides:
+        side.expire(until_ns if until_ns is not None else read.last_ns or 0)
     return read
 
 
-def _records(
-    block: Block, sides: tuple[Hindsight, ...], tally: Tally, *, everything: bool
-) -> Iterator[Record]:
-    skipped = sides[0].rules.settings.skip_record_types
-    if everything or len(sides) > 1:
-        lines = iter(block.data.split(b"\n"))
-    else:
-        lines = iter(sides[0].rules.prefilter.wanted(block.data))
-    for line in lines:
-        record = consider(line, skip_types=skipped, tally=tally)
-        if record is not None:
-            yield record
-
-
-def _candidate(side: Hindsight, record: Record) -> Candidate | None:
-    try:
-        return side.rules.matcher.candidate(record)
-    except ValueError:
-        return None  # its recipient is no address: upstream does nothing about it, either
+_DELIVERY: Final = "Delivery"
 
 
 # Two sides compared.
@@ -271,8 +345,3 @@ def _overlap(one: Told, other: Told) -> bool:
 
 def _began(pair: Pair) -> int:
     return min(told.began_ns for told in (pair.before, pair.after) if told is not None)
-
-
-def verdicts(found: list[Pair]) -> Counter[str]:
-    """How many episodes of each verdict."""
-    return Counter(pair.verdict for pair in found)

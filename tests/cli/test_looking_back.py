@@ -72,7 +72,7 @@ def test_each_record_is_decided_at_its_own_time(files: Path) -> None:
     first, second = document["episodes"]
     assert (first["seconds"], first["matches"], first["rule"]) == (900, 2, "slow-down")
     assert (second["seconds"], second["matches"]) == (600, 1)
-    assert document["matched"] == 4
+    assert document["records"]["matched"] == 4
 
 
 def test_a_threshold_in_place_of_another(files: Path) -> None:
@@ -107,7 +107,7 @@ def test_mail_that_was_delivered_meanwhile_is_counted_where_it_went(files: Path)
     document = look(files, *lines, options=("--compare", "rules.toml"))
     sent = {pair["now"]["kind"]: pair["now"]["delivered_meanwhile"] for pair in document["pairs"]}
     assert sent == {"ready_q": 2, "override": 1}
-    assert document["deliveries"] == 6
+    assert document["records"]["deliveries"] == 6
     assert {pair["verdict"] for pair in document["pairs"]} == {"same"}
 
 
@@ -118,16 +118,13 @@ def test_a_comparison_with_itself_differs_in_nothing() -> None:
     assert all(len(text) <= 80 for text in result.stdout.splitlines())
 
 
-def test_a_look_back_ends_with_what_a_replay_has_in_force() -> None:
-    """The same decisions, whether each record is decided at its time or all at the last one's."""
-    at_once = json.loads(run("replay", "--json", *REAL).stdout)
-    looked = json.loads(run("replay", "--json", "--timeline", *REAL).stdout)
-    assert looked["matched"] == at_once["records"]["matched"]
-    episodes = looked["episodes"]
-    suspended = at_once["suspended"]
+def test_episodes_end_with_what_a_replay_has_in_force() -> None:
+    document = json.loads(run("replay", "--json", *REAL).stdout)
+    episodes = document["episodes"]
+    suspended = document["suspended"]
     held = sorted(e["expires"] for e in suspended["ready_q"] + suspended["sched_q"])
     assert held == sorted(e["until"] for e in episodes if e["kind"] in ("ready_q", "sched_q"))
-    bounced = sorted(e["expires"] for e in at_once["bounced"])
+    bounced = sorted(e["expires"] for e in document["bounced"])
     assert bounced == sorted(e["until"] for e in episodes if e["kind"] == "bounce")
 
 
@@ -179,10 +176,12 @@ def test_a_change_that_cannot_be_made_is_explained(files: Path, change: str, say
     assert_one_line_error(result, 1, "--compare-set", says)
 
 
-def test_a_moment_and_a_look_back_exclude_each_other(files: Path) -> None:
-    result = run("replay", "--at", "now", "--timeline", "--shaping", "rules.toml", "log")
-    assert result.exit_code == 2
-    assert "leave it out" in result.stderr
+def test_what_is_later_than_the_moment_asked_for_has_not_happened(files: Path) -> None:
+    at = ("--timeline", "--at", str(BEGIN + 6 * 60))
+    document = look(files, line("slow"), line("slow", 5), line("slow", 20), options=at)
+    (episode,) = document["episodes"]
+    assert (episode["seconds"], episode["matches"]) == (900, 2)
+    assert document["left_out"]["later"] == 1
 
 
 ADJUSTING = """

@@ -80,9 +80,11 @@ def test_plain_counts_every_line() -> None:
         "read": 3150,
         "considered": 1500,
         "matched": 150,
+        "deliveries": 1292,
         "bad": 0,
         "bytes_lost": 0,
     }
+    assert (ours["first"][:16], ours["last"][:16]) == ("2026-11-22T15:17", "2026-11-22T15:17")
 
 
 def test_without_a_time_it_is_that_of_the_newest_record() -> None:
@@ -97,7 +99,8 @@ def test_an_earlier_time_leaves_out_what_had_not_happened_yet() -> None:
     assert early["records"]["read"] == whole["records"]["read"]
     assert early["left_out"]["later"] > 0
     assert early["records"]["matched"] + early["left_out"]["later"] == whole["records"]["matched"]
-    assert 0 < len(early["events"]) < len(whole["events"])
+    matches = [sum(one["matches"] for one in it["episodes"]) for it in (early, whole)]
+    assert 0 < matches[0] < matches[1]
 
 
 def test_a_later_time_leaves_less_in_force() -> None:
@@ -239,11 +242,47 @@ def test_rules_that_do_not_load_are_named_and_the_exit_code_is_1(tmp_path: Path)
     ],
 )
 def test_a_wrong_argument_is_one_clear_line(arguments: list[str], says: str) -> None:
-    result = run("--shaping", str(RULES), *arguments, str(LOGS / "plain" / "logs"))
+    result = run("--shaping", str(RULES), *zones(), *arguments, str(LOGS / "plain" / "logs"))
     assert result.exit_code == 1
     assert says in result.stderr
     assert "Traceback" not in result.output
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_file_that_is_no_log_is_named_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "README").write_text("nothing of kumod's\n" * 3)
+    (tmp_path / "log").write_bytes(busy_record() + b"\n")
+    ours = replay(tmp_path / "README", tmp_path / "log", rules=busy_rules(tmp_path))
+    assert ours["files_without_a_record"] == [str(tmp_path / "README")]
+    assert (ours["records"]["matched"], ours["records"]["bad"]) == (1, 3)
+    assert any("README" in said and "no log record" in said for said in ours["warnings"])
+    alone = run("--json", "--shaping", str(tmp_path / "rules.toml"), str(tmp_path / "README"))
+    assert (alone.exit_code, alone.stdout) == (1, "")
+    assert "give segments of kumod's JSON log" in alone.stderr
+
+
+def test_episodes_are_written_as_they_end_and_those_in_force_at_last(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    first = busy_record().replace(b"15:16:40Z", b"12:00:00Z")
+    second = busy_record().replace(b"15:16:40Z", b"12:20:00Z").replace(b"ip1", b"ip2")
+    log.write_bytes(b"\n".join([first, second, busy_record()]) + b"\n")
+    ours = replay(log, rules=busy_rules(tmp_path), at=None)
+    held = [one for one in ours["episodes"] if one["kind"] == "ready_q"]
+    assert [(one["began"][11:16], one["until"][11:16]) for one in held] == [
+        ("12:00", "13:00"),
+        ("12:20", "13:20"),
+        ("15:16", "16:16"),
+    ]
+    (suspended,) = ours["suspended"]["ready_q"]
+    assert suspended["expires"] == held[-1]["until"]
+    assert held[0]["place"] == f"{tmp_path / 'rules.toml'}:1"
+    assert held[0]["response"] == "421 busy"
+
+
+def test_stdin_is_read_as_a_file_is(tmp_path: Path) -> None:
+    arguments = ["replay", "--json", "--shaping", str(busy_rules(tmp_path)), "-"]
+    result = CliRunner().invoke(main, arguments, input=busy_record() + b"\n")
+    assert json.loads(result.stdout)["records"]["matched"] == 1
 
 
 def test_expiries_are_to_the_nanosecond() -> None:
@@ -259,7 +298,8 @@ def test_what_simulated_rules_would_do_is_listed_apart(tmp_path: Path) -> None:
     shadow.write_text(text.replace("automation]]\n", "automation]]\nsidecar.simulate = true\n"))
     real = replay(LOGS / "plain" / "logs")
     ours = replay(LOGS / "plain" / "logs", rules=shadow)
-    assert (ours["overrides"], ours["bounced"], ours["events"]) == ([], [], [])
+    assert (ours["overrides"], ours["bounced"]) == ([], [])
+    assert {one["simulated"] for one in ours["episodes"]} == {True}
     assert ours["suspended"] == {"ready_q": [], "sched_q": []}
     kinds = [entry["kind"] for entry in ours["simulated"]]
     assert kinds.count("ready_q") == len(real["suspended"]["ready_q"]) > 0

@@ -1,0 +1,40 @@
+"""What the commands that read logs share: how far they are, and what was no log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from sidecar.log.blocks import Block
+from sidecar.problems import Problem, ProblemError
+
+
+async def with_progress(blocks: AsyncIterator[Block]) -> AsyncIterator[Block]:
+    """The same blocks; on a terminal a line says how far they are."""
+    if not sys.stderr.isatty():
+        async for block in blocks:
+            yield block
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task, lines, size = shown.add_task("reading", total=None), 0, 0
+        async for block in blocks:
+            lines, size = lines + block.lines, size + block.size
+            said = f"{lines:,} lines, {size / 1e6:,.0f} MB of text read"
+            shown.update(task, description=said)
+            yield block
+
+
+def no_logs(files: Sequence[str], *, some: bool, named: Sequence[str]) -> Iterator[Problem]:
+    """A problem for each of `files`, which hold no record; ProblemError where nothing else was.
+
+    `some`: there were records in others.  `named`: the logs that the command was given.
+    """
+    if files and not some:
+        message = "holds no record that rules see: give segments of kumod's JSON log"
+        raise ProblemError.one("no-log", message, file=named[0] if len(named) == 1 else None)
+    for file in files:
+        yield Problem("warning", "no-log", "holds no log record and was left out", file=file)
