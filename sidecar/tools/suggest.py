@@ -48,7 +48,8 @@ KINDS: Final = (
     Kind(
         "mailbox",
         r"user unknown|unknown (user|recipient)|no such (user|recipient|mailbox|address)"
-        r"|mailbox (is )?(full|unavailable|not found|disabled)|does not exist|over ?quota"
+        r"|mailbox (is )?(temporarily )?(full|unavailable|not found|disabled)"
+        r"|does not exist|over ?quota"
         r"|out of storage|(invalid|bad) recipient|doesn't have an? \S+ account"
         r"|inactive (user|account)",
         "it is about one recipient: suspending others' mail does not help",
@@ -69,6 +70,14 @@ KINDS: Final = (
         r"|connection (limit|rate)|connexions",
         "it asks for fewer connections",
         '{SetConfig = {name = "connection_limit", value = 1}}',
+        "1 hour",
+    ),
+    Kind(
+        "messages per connection",
+        r"(messages?|mails?|e-?mails?|deliveries) (per|in this|for this|on this) "
+        r"(connection|session)",
+        "it asks for fewer messages in one connection",
+        '{SetConfig = {name = "max_deliveries_per_connection", value = 10}}',
         "1 hour",
     ),
     Kind(
@@ -95,6 +104,15 @@ KINDS: Final = (
         '"Suspend"',
         "2 hours",
     ),
+    Kind(
+        "deferral",
+        r"^4\d\d .*(try (it )?(again )?later|come back later|temporar(il)?y (deferred|rejected)"
+        r"|temporary (server |system )?(error|problem)|\b(server|system) (is )?(too )?busy"
+        r"|service (is )?(temporarily )?(unavailable|not available))",
+        "it asks to come back later: mail waits here meanwhile",
+        '"Suspend"',
+        "15 minutes",
+    ),
 )
 """What texts are taken for; the first that fits counts."""
 
@@ -108,7 +126,8 @@ def kind_of(shape: str) -> Kind | None:
 # The regex.
 
 _LONG: Final = 60
-_SPLIT: Final = re.compile("|".join(map(re.escape, PLACEHOLDERS)) + r"|https?://\S+")
+_SPLIT: Final = re.compile("|".join(map(re.escape, PLACEHOLDERS)) + r"|<[^<>\s]*>|https?://\S+")
+"""Placeholders, and what else is from one mail only: what stands in angle brackets, links."""
 _EDGES: Final = " \t[](){}<>\"',;:#=-"
 """What stands around something that varies says nothing."""
 _REPLY: Final = re.compile(r"^\d{3}(?: [245]\.\d{1,3}\.\d{1,3})? ?")
