@@ -5,18 +5,22 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final
 
 from rich.text import Text
 
 from sidecar.problems import one_line
 from sidecar.times import NS, format_rfc3339
-from sidecar.tools.hindsight import VERDICTS, Hindsight, Pair, Read, Told, pairs
+from sidecar.tools.hindsight import Hindsight, Read, Told
+from sidecar.tools.pairs import VERDICTS, Pair, Sum, by_scope, pairs
 from sidecar.tools.replay import episode_document
 from sidecar.tools.text import counted, shown_duration, shown_entry, shown_value
 from sidecar.tools.timeline import Span, as_svg, as_text, row_of
 
 from .console import line
+
+_SCOPES: Final = 20
 
 # Text.
 
@@ -66,10 +70,28 @@ def comparison(read: Read, before: Hindsight, after: Hindsight) -> Iterator[str 
     verdicts = Counter(pair.verdict for pair in found)
     yield ", ".join(f"{verdicts[name]} {name}" for name in VERDICTS if verdicts[name]) or "nothing"
     yield from _not_read(read)
+    yield from _sums(found)
     for pair in found:
         if pair.verdict != "same":
             yield ""
             yield from _difference(pair)
+
+
+def _sums(found: Sequence[Pair]) -> Iterator[str | Text]:
+    """What differs of each thing that is limited or held: minutes, matches, mail."""
+    rows = [one for one in by_scope(found) if one.before != one.after]
+    if not rows:
+        return
+    yield ""
+    yield line((f"{'MINUTES':>17} {'MATCHES':>15} {'DELIVERED':>15}", "bold"))
+    yield line((f"{'NOW':>8} {'THEN':>8} {'NOW':>7} {'THEN':>7} {'NOW':>7} {'THEN':>7}", "bold"))
+    for one in rows[:_SCOPES]:
+        both = (one.before, one.after)
+        minutes = (f"{of.seconds / 60:>8,.1f}" for of in both)
+        counts = (f"{n:>7,}" for name in ("matches", "sent") for n in map(attrgetter(name), both))
+        yield one_line(" ".join([*minutes, *counts, "", row_of(one.example.entry)]))
+    if len(rows) > _SCOPES:
+        yield f"and {len(rows) - _SCOPES} more (--json has all)"
 
 
 def _row(name: str, *cells: str) -> str:
@@ -146,6 +168,15 @@ def comparison_document(before: Hindsight, after: Hindsight) -> dict[str, Any]:
     found = pairs(before.told, after.told)
     verdicts = Counter(pair.verdict for pair in found)
     return {
+        "scopes": [
+            {
+                "kind": one.example.entry.kind,
+                "where": row_of(one.example.entry),
+                "now": _sum_document(one.before),
+                "then": _sum_document(one.after),
+            }
+            for one in by_scope(found)
+        ],
         "verdicts": {name: verdicts[name] for name in VERDICTS},
         "pairs": [
             {
@@ -156,3 +187,7 @@ def comparison_document(before: Hindsight, after: Hindsight) -> dict[str, Any]:
             for pair in found
         ],
     }
+
+
+def _sum_document(of: Sum) -> dict[str, Any]:
+    return {"seconds": of.seconds, "matches": of.matches, "delivered_meanwhile": of.sent}

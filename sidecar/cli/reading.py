@@ -10,6 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sidecar.log.blocks import Block
 from sidecar.problems import Problem, ProblemError
+from sidecar.tools.logs import LinesRead
 
 
 async def with_progress(blocks: AsyncIterator[Block]) -> AsyncIterator[Block]:
@@ -28,13 +29,13 @@ async def with_progress(blocks: AsyncIterator[Block]) -> AsyncIterator[Block]:
             yield block
 
 
-def no_logs(files: Sequence[str], *, some: bool, named: Sequence[str]) -> Iterator[Problem]:
-    """A problem for each of `files`, which hold no record; ProblemError where nothing else was.
+def no_logs(read: LinesRead, named: Sequence[str]) -> Iterator[Problem]:
+    """A problem for each file that holds no record; ProblemError where no file held one.
 
-    `some`: there were records in others.  `named`: the logs that the command was given.
+    `named`: the logs that the command was given.
     """
-    if files and not some:
-        message = "holds no record that rules see: give segments of kumod's JSON log"
+    if read.no_logs and not any(read.files.values()):
+        message = "holds no log record: give segments of kumod's JSON log"
         raise ProblemError.one("no-log", message, file=named[0] if len(named) == 1 else None)
-    for file in files:
+    for file in read.no_logs:
         yield Problem("warning", "no-log", "holds no log record and was left out", file=file)

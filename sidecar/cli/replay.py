@@ -157,7 +157,7 @@ async def _look(
         tell(problem)
     blocks = with_progress(read_logs(logs, on_problem=tell))
     read = await look_back(blocks, *sides, resolver=resolver, until_ns=asked.at_ns)
-    for problem in no_logs(read.no_logs, some=bool(read.considered), named=logs):
+    for problem in no_logs(read, logs):
         tell(problem)
     now_ns = read.last_ns or 0 if asked.at_ns is None else asked.at_ns
     return _Seen(read, sides, now_ns, problems)

@@ -17,6 +17,7 @@ from sidecar.tools.unmatched import Group, Survey, Wanted, records
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
+from .reading import no_logs, with_progress
 
 _EFFECTS = 10
 
@@ -69,11 +70,12 @@ def suggest(
         rules = await rules_for_a_tool(settings, resolver)
         report(rules.problems)
         survey = Survey(rules.shaping)
-        blocks = read_logs(logs, on_problem=lambda problem: report([problem]))
+        blocks = with_progress(read_logs(logs, on_problem=lambda problem: report([problem])))
         await survey.read(blocks, rules=rules, resolver=resolver, wanted=wanted)
+        report(no_logs(survey.lines_read, logs))
         found = _group(survey, group)
         trial = Trial(found.shape)
-        async for block in read_logs(logs, on_problem=lambda _: None):
+        async for block in with_progress(read_logs(logs, on_problem=lambda _: None)):
             for record, _, _ in records(block, rules):
                 trial.add(record)
         pattern = trial.best()
@@ -83,7 +85,7 @@ def suggest(
         suggestion = Suggestion(found, pattern.source, table, why, kind_of(found.shape))
         effects = []
         if suggestion.acts:
-            blocks = read_logs(logs, on_problem=lambda _: None)
+            blocks = with_progress(read_logs(logs, on_problem=lambda _: None))
             effects = await would_have_done(
                 suggestion, blocks, settings=settings, resolver=resolver, wanted=wanted
             )

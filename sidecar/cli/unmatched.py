@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from sidecar.problems import ProblemError, one_line
+from sidecar.problems import one_line
 from sidecar.shaping.rules import Rule
 from sidecar.times import format_rfc3339
 from sidecar.tools.loading import rules_for_a_tool
@@ -19,6 +19,7 @@ from sidecar.tools.unmatched import Group, Survey, Wanted
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
+from .reading import no_logs, with_progress
 
 _SHOWN = 20
 _NAMES = 4
@@ -80,14 +81,12 @@ def unmatched(
         rules = await rules_for_a_tool(settings, resolver)
         report(rules.problems)
         survey = Survey(rules.shaping)
-        blocks = read_logs(logs, on_problem=lambda problem: report([problem]))
+        blocks = with_progress(read_logs(logs, on_problem=lambda problem: report([problem])))
         await survey.read(blocks, rules=rules, resolver=resolver, wanted=wanted)
         return survey
 
     survey = run_async(work())
-    if survey.bad and not survey.considered:
-        message = "holds no record that rules see: give segments of kumod's JSON log"
-        raise ProblemError.one("no-log", message, file=logs[0] if len(logs) == 1 else None)
+    report(no_logs(survey.lines_read, logs))
     groups = survey.groups(least=least)
     if as_json:
         print_json(survey.document(groups))
@@ -130,8 +129,8 @@ def _summary(survey: Survey, groups: Sequence[Group]) -> Iterator[str]:
         yield f"{survey.further:,} more are of shapes beyond the most that are kept apart"
     if survey.internal:
         yield f"{survey.internal:,} failures of kumod's own making are left out"
-    if survey.bad:
-        yield f"{counted(survey.bad, 'line')} are no log records and are left out"
+    if survey.lines_read.bad:
+        yield f"{counted(survey.lines_read.bad, 'line')} are no log records and are left out"
 
 
 def _details(survey: Survey, group: Group, width: int) -> Iterator[str]:
@@ -141,6 +140,8 @@ def _details(survey: Survey, group: Group, width: int) -> Iterator[str]:
         f"from source {_names(group.sources)}",
         _span(group.first_ns, group.last_ns),
     ]
+    if classes := Counter({name: n for name, n in group.classifications.items() if name}):
+        texts.append(f"classified as {_names(classes)}")
     elsewhere = survey.elsewhere(group)
     texts += [f"would match elsewhere: {shown_rule(rule)}" for rule in elsewhere[:_RULES]]
     if len(elsewhere) > _RULES:
@@ -152,8 +153,8 @@ def _details(survey: Survey, group: Group, width: int) -> Iterator[str]:
 
 def _wrapped(text: str, width: int, hanging: str = "") -> list[str]:
     wrapper = textwrap.TextWrapper(
-        width, subsequent_indent=hanging, break_on_hyphens=False, drop_whitespace=True
-    )
+        width, subsequent_indent=hanging, break_on_hyphens=False, break_long_words=False
+    )  # a link stays whole, to be opened
     return wrapper.wrap(one_line(text)) or [""]
 
 

@@ -29,6 +29,8 @@ from sidecar.shaping.mx import MxAnswer, Resolver
 from sidecar.shaping.rules import TomlValue
 from sidecar.times import NS
 
+from .logs import LinesRead
+
 Scope = tuple[str, ...]
 """What an episode is about, whichever rule it is by: kind, option, domain or queue, source."""
 
@@ -203,39 +205,16 @@ def _places(queue: str, ready_queue: str, source: str) -> Iterator[_Place]:
 
 
 @dataclass(slots=True)
-class Read:
-    """What was read.
+class Read(LinesRead):
+    """What was read, and when its records are of.
 
-    ``considered``: records that rules see; ``bad``: lines that are no records; ``later``:
-    records that a rule may match, of a time behind the moment asked for; ``files``: of each
-    file whether it holds a record.
+    ``later``: records that a rule may match, of a time behind the moment asked for.
     """
 
-    lines: int = 0
-    considered: int = 0
-    bad: int = 0
-    lost_bytes: int = 0
     later: int = 0
     deliveries: int = 0
     first_ns: int | None = None
     last_ns: int | None = None
-    files: dict[str, bool] = field(default_factory=dict)
-
-    @property
-    def no_logs(self) -> list[str]:
-        """The files without a log record, though there are lines in them."""
-        return [name for name, has_record in self.files.items() if not has_record]
-
-    def add(self, block: Block, tally: Tally) -> None:
-        """Count a block and what `tally` has counted in it."""
-        bad = block.bad_lines + tally.bad
-        self.lines += block.lines
-        self.bad += bad
-        self.lost_bytes += block.lost_bytes
-        self.considered += tally.considered
-        if block.lines:
-            known = self.files.get(block.segment, False)
-            self.files[block.segment] = known or bad < block.lines
 
     def note_time(self, time_ns: int) -> None:
         """Note the time of a record that rules see."""
@@ -294,54 +273,3 @@ async def look_back(
 
 
 _DELIVERY: Final = "Delivery"
-
-
-# Two sides compared.
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """An episode before and after the change; None where there is none."""
-
-    before: Told | None
-    after: Told | None
-
-    @property
-    def verdict(self) -> str:
-        """``new``, ``gone``, ``other value``, ``longer``, ``shorter`` or ``same``."""
-        if self.before is None:
-            return "new"
-        if self.after is None:
-            return "gone"
-        if self.before.values != self.after.values:
-            return "other value"
-        if self.before.seconds == self.after.seconds:
-            return "same"
-        return "longer" if self.after.seconds > self.before.seconds else "shorter"
-
-
-VERDICTS = ("new", "gone", "longer", "shorter", "other value", "same")
-
-
-def pairs(before: list[Told], after: list[Told]) -> list[Pair]:
-    """The episodes of both sides: those of one scope that overlap are the same one."""
-    waiting: dict[Scope, list[Told]] = {}
-    for told in after:
-        waiting.setdefault(told.scope, []).append(told)
-    found = []
-    for told in before:
-        candidates = waiting.get(told.scope, [])
-        match = next((one for one in candidates if _overlap(told, one)), None)
-        if match is not None:
-            candidates.remove(match)
-        found.append(Pair(told, match))
-    found += [Pair(None, told) for rest in waiting.values() for told in rest]
-    return sorted(found, key=lambda pair: (_began(pair), (pair.after or pair.before).scope))  # type: ignore[union-attr]
-
-
-def _overlap(one: Told, other: Told) -> bool:
-    return one.began_ns < other.until_ns and other.began_ns < one.until_ns
-
-
-def _began(pair: Pair) -> int:
-    return min(told.began_ns for told in (pair.before, pair.after) if told is not None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from sidecar.automation.pipeline import Tally
 from sidecar.log.batches import OnProblem
 from sidecar.log.blocks import Block, SegmentReader
 from sidecar.log.paths import read_paths
@@ -15,6 +17,41 @@ from sidecar.problems import Problem
 
 STDIN: Final = "-"
 _PIECE: Final = 256 * 1024
+
+
+@dataclass(slots=True)
+class LinesRead:
+    """How much was read.
+
+    ``considered``: records that rules see; ``bad``: lines that are no records; ``files``: of
+    each file with lines, whether one of them is a record.
+    """
+
+    lines: int = 0
+    considered: int = 0
+    bad: int = 0
+    lost_bytes: int = 0
+    files: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def no_logs(self) -> list[str]:
+        """The files without a log record, though there are lines in them."""
+        return [name for name, has_record in self.files.items() if not has_record]
+
+    def add(self, block: Block, tally: Tally) -> None:
+        """Count a block and what `tally` has counted in it."""
+        bad = block.bad_lines + tally.bad
+        self.lines += block.lines
+        self.bad += bad
+        self.lost_bytes += block.lost_bytes
+        self.considered += tally.considered
+        if block.lines:
+            known = self.files.get(block.segment, False)
+            self.files[block.segment] = known or not bad or bad + _blank(block.data) < block.lines
+
+
+def _blank(data: bytes) -> int:
+    return sum(line.isspace() for line in data.splitlines(keepends=True))
 
 
 async def read_logs(names: Sequence[str], *, on_problem: OnProblem) -> AsyncIterator[Block]:

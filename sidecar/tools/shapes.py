@@ -47,6 +47,9 @@ PLACEHOLDERS: Final = ("<address>", "<ip>", "<host>", "<id>", "<number>", "<time
 """What stands in a shape for what varies."""
 
 
+REPLY: Final = re.compile(r"^\d{3}(?: [245]\.\d{1,3}\.\d{1,3})? ?")
+"""The reply code of a response, and its enhanced code."""
+
 LONGEST: Final = 1000
 """Characters of a response that make its shape."""
 

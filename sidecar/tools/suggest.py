@@ -25,7 +25,7 @@ from sidecar.shaping.blocks import Shaping
 from sidecar.shaping.mx import MxAnswer, Resolver
 
 from .loading import rules_for_a_tool
-from .shapes import PLACEHOLDERS, shape
+from .shapes import PLACEHOLDERS, REPLY, shape
 from .unmatched import Group, Wanted, records
 
 
@@ -130,12 +130,11 @@ _SPLIT: Final = re.compile("|".join(map(re.escape, PLACEHOLDERS)) + r"|<[^<>\s]*
 """Placeholders, and what else is from one mail only: what stands in angle brackets, links."""
 _EDGES: Final = " \t[](){}<>\"',;:#=-"
 """What stands around something that varies says nothing."""
-_REPLY: Final = re.compile(r"^\d{3}(?: [245]\.\d{1,3}\.\d{1,3})? ?")
 
 
 def regexes(shape: str) -> list[str]:
     """Regexes that match every response of a shape, the plainest first."""
-    reply = _REPLY.match(shape)
+    reply = REPLY.match(shape)
     start = 0 if reply is None else reply.end()
     parts = [part.strip(_EDGES) for part in _SPLIT.split(shape[start:])]
     telling = max(parts, key=lambda part: sum(map(str.isalpha, part)), default="")

@@ -25,12 +25,16 @@ from sidecar.shaping.mx import MxAnswer, Resolver
 from sidecar.shaping.rules import Rule
 from sidecar.times import format_rfc3339
 
-from .shapes import group_name, links, shape
+from .logs import LinesRead
+from .shapes import LONGEST, REPLY, group_name, links, shape
 
 GROUPS_MAX: Final = 10_000
 """Shapes kept apart; what comes later in another shape is counted together."""
 
 _NAMES_MAX: Final = 1000
+_NAMES_IN_ALL: Final = 100_000
+_NAMES_FEW: Final = 8
+_NAME_LENGTH: Final = 255
 _SAMPLES: Final = 3
 _KNOWN_TEXTS: Final = 4096
 _KNOWN_LENGTH: Final = 512
@@ -40,8 +44,10 @@ _KNOWN_LENGTH: Final = 512
 class Group:
     """The unmatched failures of one shape.
 
-    ``domains``, ``sites``, ``sources`` and ``types`` count records, of the first
-    thousand names each; ``samples`` are the first few different responses.
+    ``domains``, ``sites``, ``sources``, ``types`` and ``classifications`` (those of kumod's
+    bounce classifier) count records, of the first thousand names each, or the first few where
+    all groups together have very many.  ``samples`` are the first few different responses, as
+    much of each as makes its shape.
     """
 
     name: str
@@ -53,24 +59,35 @@ class Group:
     sites: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     types: Counter[str] = field(default_factory=Counter)
+    classifications: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
 
-    def add(self, record: Record, domain: str, text: str) -> None:
-        """Count one of its records."""
+    def add(self, record: Record, domain: str, text: str, *, most: int = _NAMES_MAX) -> int:
+        """Count one of its records; how many names are new.  `most`: how many it may have."""
         self.count += 1
         self.first_ns = min(self.first_ns, record.time_ns)
         self.last_ns = max(self.last_ns, record.time_ns)
         site = site_name(record.site, record.egress_source)
+        new = 0
         for counter, name in (
-            (self.domains, domain),
-            (self.sites, site),
-            (self.sources, record.egress_source),
-            (self.types, record.type),
+            (self.domains, domain[:_NAME_LENGTH]),
+            (self.sites, site[:_NAME_LENGTH]),
+            (self.sources, record.egress_source[:_NAME_LENGTH]),
+            (self.types, record.type[:_NAME_LENGTH]),
+            (self.classifications, record.classification[:_NAME_LENGTH]),
         ):
-            if name in counter or len(counter) < _NAMES_MAX:
+            if name in counter or len(counter) < most:
+                new += name not in counter
                 counter[name] += 1
-        if len(self.samples) < _SAMPLES and text not in self.samples:
-            self.samples.append(text)
+        if len(self.samples) < _SAMPLES and (sample := text[:LONGEST]) not in self.samples:
+            self.samples.append(sample)
+        return new
+
+    @property
+    def codes(self) -> list[str]:
+        """The reply code and the enhanced one, which are the same in all of them."""
+        found = REPLY.match(self.shape)
+        return [] if found is None else found[0].split()
 
     @property
     def links(self) -> list[str]:
@@ -90,6 +107,10 @@ class Group:
             "sites": dict(self.sites.most_common()),
             "sources": dict(self.sources.most_common()),
             "types": dict(self.types.most_common()),
+            "codes": self.codes,
+            "classifications": {
+                name: count for name, count in self.classifications.most_common() if name
+            },
             "samples": self.samples,
             "links": self.links,
             "would_match_elsewhere": [_place(rule) for rule in elsewhere],
@@ -120,14 +141,10 @@ class Survey:
         self._shaping = shaping
         self._groups: dict[str, Group] = {}
         self._shapes: dict[tuple[str, str], str] = {}
+        self._names = 0  # of all groups
         self._matches: Counter[int] = Counter()  # by id() of the rule
         self._anywhere: RuleList[tuple[Match, ...]] | None = None
-        self.lines = 0
-        """Lines read."""
-        self.considered = 0
-        """Records that rules see."""
-        self.bad = 0
-        """Lines that are no log records."""
+        self.lines_read = LinesRead()
         self.failures = 0
         """Failing responses of servers."""
         self.internal = 0
@@ -163,21 +180,20 @@ class Survey:
         if group is None:
             self.further += 1
         else:
-            group.add(record, domain, text)
+            most = _NAMES_MAX if self._names < _NAMES_IN_ALL else _NAMES_FEW
+            self._names += group.add(record, domain, text, most=most)
 
     async def read(
         self, blocks: AsyncIterator[Block], *, rules: Rules, resolver: Resolver, wanted: Wanted
     ) -> None:
         """Add the records of `blocks` that are `wanted`."""
         async for block in blocks:
-            self.lines += block.lines
             tally = Tally()
             found = [one for one in records(block, rules, tally) if wanted.takes(one[0], one[1])]
             mx = await resolve_all((c for _, _, c in found if c is not None), resolver)
             for record, domain, candidate in found:
                 self.add(record, domain, candidate, mx.get(domain))
-            self.considered += tally.considered
-            self.bad += block.bad_lines + tally.bad
+            self.lines_read.add(block, tally)
 
     def _shape(self, text: str, recipient: str) -> str:
         key = text, recipient
@@ -220,9 +236,10 @@ class Survey:
     def document(self, groups: Sequence[Group]) -> dict[str, Any]:
         """As ``unmatched --json`` prints it."""
         return {
-            "lines": self.lines,
-            "considered": self.considered,
-            "bad_lines": self.bad,
+            "lines": self.lines_read.lines,
+            "considered": self.lines_read.considered,
+            "bad_lines": self.lines_read.bad,
+            "files_without_a_record": self.lines_read.no_logs,
             "failures": self.failures,
             "internal": self.internal,
             "unmatched": self.unmatched,

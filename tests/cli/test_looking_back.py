@@ -85,6 +85,26 @@ def test_a_threshold_in_place_of_another(files: Path) -> None:
     assert gone["then"] is None
 
 
+def test_what_differs_is_summed_up_for_each_thing_that_is_held(files: Path) -> None:
+    lines = [line("slow"), delivery(1), delivery(5), line("slow", 15, site="b"), line("slow", 15)]
+    document = look(files, *lines, options=("--compare-set", "slow-down:duration=2 min"))
+    sums = {one["where"]: (one["now"], one["then"]) for one in document["scopes"]}
+    assert sums["mx.a.example ip2"] == (
+        {"seconds": 1200, "matches": 2, "delivered_meanwhile": 2},
+        {"seconds": 240, "matches": 2, "delivered_meanwhile": 1},
+    )
+    options = ("--compare-set", "slow-down:duration=2 min", "--shaping", "rules.toml", "log")
+    shown = run("replay", *options).stdout.splitlines()
+    assert shown[2:6] == [
+        "episodes                               3           3",
+        "minutes suspended                   30.0         6.0",
+        "minutes limited                      0.0         0.0",
+        "delivered meanwhile                    2           1",
+    ]
+    (row,) = [text for text in shown if text.endswith("  mx.a.example ip2")]
+    assert row.split()[:6] == ["20.0", "4.0", "2", "2", "2", "1"]
+
+
 def test_longer_shorter_and_another_value(files: Path) -> None:
     lines = [line("slow"), line("busy"), line("busy", 1)]
     for change, verdict in (

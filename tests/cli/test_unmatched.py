@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import zstandard
 
+from sidecar.log.record import Record, decode
+from sidecar.tools.unmatched import Group
 from tests.kumod_writer import record
 
 from .support import DATA, assert_one_line_error, run, run_process
@@ -41,6 +43,10 @@ def segments() -> list[bytes]:
 def line(text: str, code: int = 421, **fields: Any) -> bytes:
     said = {"code": code, "enhanced_code": None, "content": text, "command": None}
     return json.dumps(record(response=said, **fields)).encode() + b"\n"
+
+
+def record_of(text: str) -> Record:
+    return decode(line(text))
 
 
 def test_what_no_rule_matches_adds_up_with_what_some_rule_does() -> None:
@@ -98,11 +104,42 @@ def test_what_is_shown_fits_80_columns_and_cannot_steer_the_terminal(tmp_path: P
     assert result.stdout.replace("\n", "").isprintable()
 
 
+def test_a_link_stays_whole_however_narrow_the_terminal(tmp_path: Path) -> None:
+    link = f"https://postmaster.example/{'long-' * 12}page"
+    (tmp_path / "log").write_bytes(line(f"blocked, see {link}", recipient="a@gmail.com"))
+    shown = run("unmatched", *RULES, *ZONES, str(tmp_path / "log"), COLUMNS="60").stdout
+    assert any(text.strip() == link for text in shown.splitlines())
+
+
+def test_codes_and_what_kumod_classified_are_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(
+        line("hmm 1", recipient="a@gmail.com", bounce_classification="SpamBlock")
+        + line("hmm 2", recipient="a@gmail.com", bounce_classification="Uncategorized")
+        + line("hmm 3", recipient="a@gmail.com", bounce_classification="SpamBlock")
+        + line("hmm 4", recipient="a@gmail.com", bounce_classification=None)
+    )
+    (group,) = unmatched(str(log))["groups"]
+    assert group["classifications"] == {"SpamBlock": 2, "Uncategorized": 1}
+    assert group["codes"] == ["421"]
+    shown = run("unmatched", *RULES, *ZONES, str(log)).stdout
+    assert "classified as SpamBlock 2, Uncategorized 1" in shown
+
+
+def test_long_responses_and_many_names_do_not_fill_the_memory() -> None:
+    group, one = Group("abc123", "x", 0, 0), record_of("x" * 100_000)
+    names = sum(group.add(one, f"d{n}.example", f"{n} {one.content}", most=8) for n in range(20))
+    assert [len(sample) for sample in group.samples] == [1000] * 3
+    assert len(group.domains) == 8
+    assert names == 8 + 4
+    assert group.count == 20
+
+
 def test_what_is_no_log_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "mail.txt"
     file.write_bytes(b"From: me\n\nhello\n")
     result = run("unmatched", *RULES, *ZONES, str(file))
-    assert_one_line_error(result, 1, str(file), "no record that rules see")
+    assert_one_line_error(result, 1, str(file), "no log record")
     assert_one_line_error(run("unmatched", *RULES, *ZONES, "/no/such"), 1, "/no/such")
     assert_one_line_error(run("unmatched", *RULES, *ZONES, "--since", "soon", "x"), 1, "--since")
 
