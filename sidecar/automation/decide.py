@@ -322,6 +322,7 @@ class Automation:
                     at = second - second % window.step
                     record(window.scope, window.period, at, count, latest=latest)
         now.outcome.counts["attempts"] += sum(attempts.values())
+        now.outcome.counts["delivered"] += sum(n for key, n in attempts.items() if key[4])
         self._delivered(attempts, now)
 
     def _delivered(self, attempts: Attempts, now: _Round) -> None:
