@@ -136,6 +136,22 @@ class Delivery:
         finally:
             await _end(tasks.values())
 
+    async def send_now(self) -> None:
+        """Send what waits, for one who is about to end; what is not taken goes on waiting.
+
+        No message waits for others to join it.  Each target is tried until it fails.
+        """
+        await asyncio.gather(*map(self._send_what_waits, self.targets.by_name.values()))
+
+    async def _send_what_waits(self, target: Target) -> None:
+        moments, failures = self._of(target.name), 0
+        while not failures and (queue := self._outbox[target.name]).count:
+            if queue.message is None:
+                rows = self._outbox.seal(target.name, host=self._host)
+                moments.sealing = self._commit(rows)
+            await self._attempt(target, moments)
+            failures = self._outbox[target.name].fate.failures
+
     async def _keep_at(self, target: Target) -> None:
         moments = self._of(target.name)
         while True:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # imported where they are used: together they take a while
     from .notify import Notifications
 
 _CANCEL_SECONDS = 1.0
+_COMMIT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +266,7 @@ async def serve(
         gc.freeze()  # all of this lives until the end, so the collector need not look at it
         async with tail, progress_on_terminal(tail):
             if once:
-                await _run_once(sidecar)
+                await _run_once(sidecar, present=clock is None)
             else:
                 with sidecar.notifier.watched():
                     await _run(sidecar)
@@ -422,7 +423,8 @@ def _notifications(
     return Notifications(saved.outbox, settings.notify, log=log, metrics=metrics, clock=clock)
 
 
-async def _run_once(sidecar: _Sidecar) -> None:
+async def _run_once(sidecar: _Sidecar, *, present: bool) -> None:
+    """Process what is there.  Nobody is told of it where it is not for the `present`."""
     outside, flow, publisher = sidecar.outside, sidecar.flow, sidecar.outside.publisher
     outside.ledger.commits.patient = False
     await flow.follow(sidecar.tail, for_ever=False)
@@ -430,9 +432,25 @@ async def _run_once(sidecar: _Sidecar) -> None:
     flow.expire()
     await flow.last_commit()
     await publisher.put_out()
+    if outside.notifications is not None and outside.notifications.waiting:
+        if present:
+            await _send_now(outside.notifications, flow)
+        else:
+            message = "nobody is told what happened: it is not the present; the next run tells it"
+            outside.log.info(message, events=outside.notifications.waiting)
     await outside.tell(sidecar.status("stopped"))
     if publisher.failure is not None:
         raise ProblemError([publisher.failure])
+
+
+async def _send_now(notifications: Notifications, flow: Flow) -> None:
+    """Send what waits; what is sent and what is noted of it is committed meanwhile."""
+    sending = asyncio.create_task(notifications.send_now())
+    while not sending.done():
+        await flow.last_commit()
+        await asyncio.wait([sending], timeout=_COMMIT_SECONDS)
+    await flow.last_commit()
+    sending.result()
 
 
 async def _run(sidecar: _Sidecar) -> None:

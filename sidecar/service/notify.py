@@ -102,6 +102,15 @@ class Notifications:
         """Bring to the targets what is told, for ever."""
         await self._delivery.run()
 
+    async def send_now(self) -> None:
+        """Bring to the targets what waits, for one who is about to end."""
+        await self._delivery.send_now()
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait, each target's for itself."""
+        return sum(self._outbox[name].count for name in self._delivery.targets.by_name)
+
     # What is told.
 
     def follow(self, shaping: Shaping) -> None:

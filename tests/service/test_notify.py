@@ -319,6 +319,39 @@ def test_what_was_kept_for_nobody_is_dropped(setup: Setup, receiver: Receiver) -
     assert setup.saved().outbox == {}
 
 
+def test_a_single_run_tells_what_happened_before_it_ends(setup: Setup, receiver: Receiver) -> None:
+    setup.log(failure(1, domain="a.example"), failure(2, domain="b.example"))
+    paced = hook(receiver).replace('wait = "0s"', 'wait = "1h"')
+    setup.once(notify=str(targets(setup, paced)))
+    assert told(receiver) == {("began", "a.example"), ("began", "b.example")}
+    assert len(receiver.messages) == 1
+    setup.once(notify=str(targets(setup, paced)))
+    assert len(receiver.messages) == 1
+
+
+def test_a_single_run_tries_each_target_once_and_the_next_run_again(
+    setup: Setup, receiver: Receiver
+) -> None:
+    receiver.status = 500
+    setup.log(failure(1, domain="a.example"))
+    file = str(targets(setup, hook(receiver)))
+    setup.once(notify=file)
+    assert len(receiver.messages) == 1
+    receiver.status = 200
+    setup.once(notify=file)
+    assert told(receiver) == {("began", "a.example")}
+    assert len({message["id"] for message in receiver.messages}) == 1
+
+
+def test_nobody_is_told_of_what_is_only_tried_out(setup: Setup, receiver: Receiver) -> None:
+    setup.log(failure(1, domain="a.example"))
+    file = str(targets(setup, hook(receiver)))
+    running = setup.start("--once", "--at", "-1s", listen=False, notify=file)
+    assert running.wait() == 0
+    assert "nobody is told" in running.output
+    assert receiver.messages == []
+
+
 def test_however_often_it_is_killed_all_that_was_committed_is_told(
     setup: Setup, receiver: Receiver, chance: random.Random
 ) -> None:
