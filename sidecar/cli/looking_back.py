@@ -122,7 +122,8 @@ def timeline_of(read: Read, told: Sequence[Told], name: str) -> Iterator[str]:
     begin_ns, end_ns = _bounds(read, told)
     width = shutil.get_terminal_size().columns
     yield f"\n{name}".rstrip()
-    yield from as_text(_spans(told), begin_ns=begin_ns, end_ns=end_ns, width=width)
+    drawn = as_text(_spans(told), begin_ns=begin_ns, end_ns=end_ns, width=width)
+    yield from drawn or ["nothing was in force"]
 
 
 def svg_of(read: Read, told: Sequence[Told]) -> str:

@@ -83,12 +83,13 @@ def suggest(
             raise ProblemError.one("no-regex", _no_regex(trial), where=f"group {found.name}")
         table, why = scope_of(found, rules.shaping, await _answers(found, resolver))
         suggestion = Suggestion(found, pattern.source, table, why, kind_of(found.shape))
-        effects = []
+        effects: list[Effect] = []
         if suggestion.acts:
             blocks = with_progress(read_logs(logs, on_problem=lambda _: None))
-            effects = await would_have_done(
+            effects, problems = await would_have_done(
                 suggestion, blocks, settings=settings, resolver=resolver, wanted=wanted
             )
+            report(problem for problem in problems if problem not in rules.problems)
         return suggestion, effects
 
     suggestion, effects = run_async(work())

@@ -24,6 +24,7 @@ from .reading import no_logs, with_progress
 _SHOWN = 20
 _NAMES = 4
 _RULES = 3
+_NO_CLASS = ("", "Uncategorized")
 
 
 @click.command(short_help="Show the failing responses that no rule matches.")
@@ -140,7 +141,8 @@ def _details(survey: Survey, group: Group, width: int) -> Iterator[str]:
         f"from source {_names(group.sources)}",
         _span(group.first_ns, group.last_ns),
     ]
-    if classes := Counter({name: n for name, n in group.classifications.items() if name}):
+    classes = Counter({k: n for k, n in group.classifications.items() if k not in _NO_CLASS})
+    if classes:
         texts.append(f"classified as {_names(classes)}")
     elsewhere = survey.elsewhere(group)
     texts += [f"would match elsewhere: {shown_rule(rule)}" for rule in elsewhere[:_RULES]]

@@ -19,6 +19,7 @@ from sidecar.automation.entries import Entry
 from sidecar.fancy.pattern import Pattern, compile_pattern
 from sidecar.log.blocks import Block
 from sidecar.log.record import Record
+from sidecar.problems import Problem
 from sidecar.service.mx import resolve_all
 from sidecar.settings import Settings
 from sidecar.shaping.blocks import Shaping
@@ -149,7 +150,10 @@ def regexes(shape: str) -> list[str]:
 
 
 def _cut(text: str) -> str:
-    """The first words of a long text."""
+    """The first sentence, or the first words of a long one."""
+    sentence = text.partition(". ")[0]
+    if len(sentence) >= _LONG // 3:
+        text = sentence
     if len(text) <= _LONG:
         return text
     return text[:_LONG].rpartition(" ")[0] or text[:_LONG]
@@ -349,10 +353,11 @@ async def would_have_done(
     settings: Settings,
     resolver: Resolver,
     wanted: Wanted,
-) -> list[Effect]:
+) -> tuple[list[Effect], Sequence[Problem]]:
     """What the rule alone would have done in the logs; each record is decided at its own time.
 
-    The rule is loaded behind the shaping files in force, as a user would add it.
+    The rule is loaded behind the shaping files in force, as a user would add it.  Also the
+    problems that the rules have then.
     """
     with NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         file.write(suggestion.rule())
@@ -378,4 +383,4 @@ async def would_have_done(
                         effect = effects.setdefault(key, Effect(entry, record.time_ns))
                         effect.entry = entry
                         effect.matches += 1
-    return list(effects.values())
+    return list(effects.values()), rules.problems

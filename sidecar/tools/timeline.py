@@ -105,13 +105,18 @@ def _cut(text: str, length: int) -> str:
 
 def _scale(begin_ns: int, end_ns: int, columns: int) -> str:
     same_day = format_rfc3339(begin_ns)[:10] == format_rfc3339(end_ns)[:10]
-    first = format_rfc3339(begin_ns)[:16].replace("T", " ")
-    last = format_rfc3339(end_ns)[11:16] if same_day else format_rfc3339(end_ns)[:16]
-    last = last.replace("T", " ") + " UTC"
+    first = _moment(begin_ns, end_ns - begin_ns)
+    last = _moment(end_ns, end_ns - begin_ns)[11 if same_day else 0 :] + " UTC"
     return first + last.rjust(max(columns - len(first), len(last) + 1))
 
 
-_LEFT, _TOP, _ROW, _WIDE = 330, 40, 22, 1000
+def _moment(at_ns: int, span_ns: int) -> str:
+    """To the minute, or to the second where the picture is of minutes."""
+    length = 19 if span_ns < 600 * NS else 16
+    return format_rfc3339(at_ns // NS * NS)[:length].replace("T", " ")
+
+
+_LEFT, _TOP, _ROW, _WIDE = 330, 70, 22, 1000
 
 
 def as_svg(spans: Sequence[Span], *, begin_ns: int, end_ns: int, title: str) -> str:
@@ -124,6 +129,7 @@ def as_svg(spans: Sequence[Span], *, begin_ns: int, end_ns: int, title: str) -> 
         'font-family="sans-serif" font-size="12" role="img">',
         f"<title>{_safe(title)}</title>",
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<text x="{_LEFT}" y="24" font-size="15">{_safe(title)}</text>',
     ]
     for number in range(5):
         at_ns = begin_ns + (end_ns - begin_ns) * number // 4
@@ -131,7 +137,8 @@ def as_svg(spans: Sequence[Span], *, begin_ns: int, end_ns: int, title: str) -> 
         anchor = "end" if number == 4 else "start"
         parts.append(
             f'<line x1="{x}" x2="{x}" y1="{_TOP - 8}" y2="{height - 34}" stroke="#ccc"/>'
-            f'<text x="{x}" y="{_TOP - 14}" text-anchor="{anchor}">{_moment(at_ns)}</text>'
+            f'<text x="{x}" y="{_TOP - 14}" text-anchor="{anchor}">'
+            f"{_moment(at_ns, end_ns - begin_ns)}</text>"
         )
     for number, (row, found) in enumerate(rows.items()):
         y = _TOP + _ROW * number
@@ -182,10 +189,6 @@ def _legend(spans: Sequence[Span], height: int) -> list[str]:
         )
         x += 200
     return parts
-
-
-def _moment(at_ns: int) -> str:
-    return format_rfc3339(at_ns // NS * NS)[:16].replace("T", " ")
 
 
 def _safe(text: str) -> str:

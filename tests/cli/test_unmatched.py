@@ -123,7 +123,7 @@ def test_codes_and_what_kumod_classified_are_told(tmp_path: Path) -> None:
     assert group["classifications"] == {"SpamBlock": 2, "Uncategorized": 1}
     assert group["codes"] == ["421"]
     shown = run("unmatched", *RULES, *ZONES, str(log)).stdout
-    assert "classified as SpamBlock 2, Uncategorized 1" in shown
+    assert "classified as SpamBlock\n" in shown
 
 
 def test_long_responses_and_many_names_do_not_fill_the_memory() -> None:
