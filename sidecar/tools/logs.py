@@ -64,6 +64,9 @@ async def read_logs(names: Sequence[str], *, on_problem: OnProblem) -> AsyncIter
         async for block in _read_pipe(sys.stdin.buffer, on_problem):
             yield block
     paths = [Path(name) for name in names if name != STDIN]
+    for path in paths:
+        if path.is_dir() and not any(not one.name.startswith(".") for one in path.iterdir()):
+            on_problem(Problem("warning", "no-log", "the directory is empty", file=str(path)))
     if paths:
         async for batch in read_paths(paths, on_problem=on_problem):
             for block in batch.blocks:

@@ -261,6 +261,14 @@ def test_a_file_that_is_no_log_is_named_and_counted(tmp_path: Path) -> None:
     assert "give segments of kumod's JSON log" in alone.stderr
 
 
+def test_an_empty_directory_is_told(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / ".tailer").touch()
+    result = run("--shaping", str(busy_rules(tmp_path)), str(tmp_path / "logs"))
+    assert result.exit_code == 0
+    assert result.stderr == f"warning: {tmp_path / 'logs'}: the directory is empty\n"
+
+
 def test_episodes_are_written_as_they_end_and_those_in_force_at_last(tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = busy_record().replace(b"15:16:40Z", b"12:00:00Z")
