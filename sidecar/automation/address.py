@@ -52,6 +52,21 @@ def recipient_domain(recipient: str) -> str | None:
 
 
 @lru_cache(maxsize=4096)
+def domain_behind(end: str) -> str | None:
+    """The domain in the end of a recipient, from its last @ on; None where there is none.
+
+    For counting: it is that of :func:`recipient_domain` wherever that one has one, and
+    what stands before the @ is not looked at.
+    """
+    if not end.startswith("@"):
+        return None
+    try:
+        return recipient_domain(f"anyone{end.removesuffix('>')}")
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=4096)
 def _plain_domain(text: str) -> str | None:
     """The domain that `text` is, as :func:`recipient_domain` returns it; None for anything else."""
     return ascii_domain(text) if _NAME.fullmatch(text) is not None else None
@@ -118,6 +133,15 @@ class QueueName:
             return cls(domain)
         campaign, colon, tenant = prefix.partition(":")
         return cls(domain, tenant, campaign) if colon else cls(domain, prefix)
+
+
+def tenant_of(queue: str) -> str | None:
+    """The tenant in a scheduled queue's name, as :class:`QueueName` has it."""
+    prefix, at, _ = queue.partition("@")
+    if not at:
+        return None
+    _, colon, tenant = prefix.partition(":")
+    return tenant if colon else prefix
 
 
 def site_name(ready_queue: str, source: str) -> str:

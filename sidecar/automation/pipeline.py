@@ -3,16 +3,19 @@
 In: whole lines of a log.  Out: the records whose text some rule matches, in
 order, and how many were looked at.  Which lines come in is the caller's choice
 (all of them, or those that the prefilter lets through): the candidates are the
-same.
+same.  Where rules need them, the attempts come in between, summed up: all lines
+come in then, and those that no rule can match are decoded as far as an attempt needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sidecar.log.record import LOG_PROTOCOL, BadLine, Record, decode
+from sidecar.times import NS
 
+from .attempts import Attempts, Run
 from .matching import Candidate, Matcher
 
 
@@ -45,6 +48,77 @@ def candidates(
         if candidate is not None:
             found.append(candidate)
     return found
+
+
+def happened(
+    parts: Iterable[tuple[bytes, bytes]],
+    *,
+    matcher: Matcher,
+    skip_types: frozenset[str],
+    tally: Tally,
+    run: Run | None = None,
+) -> list[Candidate | Attempts]:
+    """The candidates of `parts`, and before and behind each the attempts that lie there.
+
+    `parts` are pairs: lines that no rule matches, then one that some rule may match (b"" for
+    none).  What a candidate is itself is not among the attempts.  With `run`, those behind the
+    last candidate stay in it, for what follows.
+    """
+    found: list[Candidate | Attempts] = []
+    attempts = Run() if run is None else run
+    for lines, line in parts:
+        if lines:
+            tally.bad += attempts.add_lines(lines)
+        candidate = _look(line, matcher, skip_types, tally, attempts)
+        if candidate is not None:
+            if before := attempts.take():
+                found.append(before)
+            found.append(candidate)
+    if run is None and (behind := attempts.take()):
+        found.append(behind)
+    return found
+
+
+def _look(
+    line: bytes, matcher: Matcher, skip_types: frozenset[str], tally: Tally, attempts: Run
+) -> Candidate | None:
+    """The candidate in `line`; where there is none, `line` is counted into `attempts`."""
+    record = consider(line, skip_types=skip_types, tally=tally)
+    candidate = None
+    if record is not None:
+        try:
+            candidate = matcher.candidate(record)
+        except ValueError:
+            tally.bad_recipient += 1
+        if candidate is None:
+            attempts.add(record)
+    elif line:  # of a type that rules don't see, or damaged where no attempt is
+        attempts.add_line(line)
+    return candidate
+
+
+def read_everything(
+    lines: Iterable[bytes], *, matcher: Matcher, skip_types: frozenset[str], tally: Tally
+) -> list[Candidate | Attempts]:
+    """What :func:`happened` finds where each of `lines` is decoded and matched."""
+    if not matcher.needs_attempts:
+        return [*candidates(lines, matcher=matcher, skip_types=skip_types, tally=tally)]
+    parts = ((b"", line) for line in lines)
+    return happened(parts, matcher=matcher, skip_types=skip_types, tally=tally)
+
+
+def only_candidates(found: Iterable[Candidate | Attempts]) -> Iterator[Candidate]:
+    """What :func:`happened` returns without the attempts."""
+    return (one for one in found if not isinstance(one, dict))
+
+
+def until(found: Iterable[Candidate | Attempts], latest_ns: int) -> Iterator[Candidate | Attempts]:
+    """What of `found` had happened by then; attempts by the second."""
+    for one in found:
+        if isinstance(one, dict):
+            yield {key: count for key, count in one.items() if key[5] * NS <= latest_ns}
+        elif one.record.time_ns <= latest_ns:
+            yield one
 
 
 def consider(line: bytes, *, skip_types: frozenset[str], tally: Tally) -> Record | None:

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from sidecar.automation.attempts import Attempts, Run
 from sidecar.automation.decide import LATENESS, Outcome
 from sidecar.automation.matching import Candidate
-from sidecar.automation.pipeline import Tally, candidates
+from sidecar.automation.pipeline import Tally, candidates, happened, only_candidates
 from sidecar.automation.waiting import Waiting, decide, decide_late
 from sidecar.faults import reached
 from sidecar.log.batches import Batch
@@ -32,6 +33,7 @@ from sidecar.shaping.mx import MxAnswer, Resolver
 from sidecar.store import Transaction
 from sidecar.times import NS, until_tick
 
+from .deliveries import missing_deliveries
 from .journal import Journal
 from .ledger import Ledger
 from .logging import Log
@@ -44,6 +46,8 @@ from .waiting import WaitingRoom
 
 if TYPE_CHECKING:
     from .retention import Keeper
+
+_Item = TypeVar("_Item")
 
 _TICK_SECONDS = 1.0
 _TIDY_SECONDS = 60.0
@@ -68,10 +72,18 @@ _SLICE_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a batch holds: the records that some rule may act on, and counts of the others."""
+    """What a batch holds: the records that some rule may act on, and counts of the others.
 
-    candidates: list[Candidate]
+    ``happened`` has the attempts in between, where rules need them.
+    """
+
+    happened: list[Candidate | Attempts]
     tally: Tally
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The records without the attempts."""
+        return list(only_candidates(self.happened))
 
 
 class Flow:
@@ -99,6 +111,7 @@ class Flow:
         self._metrics = metrics
         self._clock = clock
         self._said_bad = False
+        self._said_missing = False
         self._said_unadjusted: set[str] = set()
         self._waiting = WaitingRoom(resolver)
         self.newest_ns = 0
@@ -125,16 +138,16 @@ class Flow:
         # The rules that its lines were chosen by, though others be in force by now.
         rules = batch.sieve if isinstance(batch.sieve, Rules) else self._book.rules
         found = await self._match(batch, rules)
-        room = self._waiting.room
-        mx, asked = await ask_for(
-            found.candidates, self._resolver, seconds=_PATIENCE_SECONDS, most=room
-        )
+        room, looked_at = self._waiting.room, found.candidates
+        mx, asked = await ask_for(looked_at, self._resolver, seconds=_PATIENCE_SECONDS, most=room)
         # From here to the commit nothing is awaited: what is pending is always whole batches.
         if self._waiting:
-            self._decide_those_before(found.candidates, asked)
-        outcome, waiting = self._decide(found.candidates, mx, asked, room)
+            self._decide_those_before(looked_at, asked)
+        self._ledger.automation.follow(rules.shaping)
+        outcome, waiting = self._decide(found.happened, mx, asked, room)
         counts = _counts(batch, found.tally, outcome)
         changes = self._ledger.changes(batch, counts, waiting)
+        self._say_missing(rules)
         self._waiting.add(waiting)
         self._measure(counts, batch, found.tally)
         self._measure_rules(outcome)
@@ -143,26 +156,20 @@ class Flow:
 
     async def _match(self, batch: Batch, rules: Rules) -> Found:
         """The records that some rule may act on; other tasks have their turns meanwhile."""
-        found = Found([], Tally(latest_ns=self._clock() + LATENESS * NS))
+        found, run = Found([], Tally(latest_ns=self._clock() + LATENESS * NS)), Run()
         for block in batch.blocks:
             bad = found.tally.bad
-            lines = iter(rules.prefilter.wanted(block.data))
-            for line in lines:
-                found.candidates.extend(
-                    candidates(
-                        _for_a_slice(line, lines),
-                        matcher=rules.matcher,
-                        skip_types=rules.settings.skip_record_types,
-                        tally=found.tally,
-                    )
-                )
+            for part in _parts(block.data, rules, found.tally, run):
+                found.happened.extend(part)
                 await asyncio.sleep(0)
             self._say_bad(block, found.tally.bad - bad + block.bad_lines)
+        if behind := run.take():
+            found.happened.append(behind)
         return found
 
     def _decide(
         self,
-        found: Iterable[Candidate],
+        found: Iterable[Candidate | Attempts],
         mx: Mapping[str, MxAnswer],
         asked: Collection[str],
         room: int,
@@ -187,7 +194,7 @@ class Flow:
             )
         for ready_queue in outcome.not_counted:
             self._log.warning(
-                "there is no room to count towards a new threshold (--max-entries)",
+                "there is no room to count towards a new threshold or share (--max-entries)",
                 ready_queue=ready_queue,
             )
         for setting in sorted(outcome.unadjusted - self._said_unadjusted):
@@ -228,11 +235,19 @@ class Flow:
         file = str(self._settings.log_dir / block.segment)
         self._log.problem(Problem("warning", "bad-line", message, file=file))
 
+    def _say_missing(self, rules: Rules) -> None:
+        """Once in a run."""
+        missing = missing_deliveries(rules, self._ledger.counters)
+        if missing is not None and not self._said_missing:
+            self._said_missing = True
+            self._log.problem(missing)
+
     def _measure(self, counts: Counter[str], batch: Batch, tally: Tally) -> None:
         metrics = self._metrics
         metrics.records_read.inc(counts["read"])
         metrics.records_considered.inc(counts["considered"])
         metrics.records_bad.inc(counts["bad"])
+        metrics.attempts.inc(counts["attempts"])
         metrics.bytes_lost.inc(counts["bytes_lost"])
         metrics.segments_lost.inc(counts["segments_lost"])
         metrics.bytes_read.inc(sum(b.size for b in batch.blocks))
@@ -392,11 +407,31 @@ class Flow:
         return self._clock() - self._book.rules.shaping.horizon_ns - _SLACK_NS
 
 
-def _for_a_slice(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    """`first`, then lines of `rest` until a slice of time is over."""
+def _parts(
+    data: bytes, rules: Rules, tally: Tally, run: Run
+) -> Iterator[Iterable[Candidate | Attempts]]:
+    """What is in a sifted block, as much at once as fits into a slice of time.
+
+    Attempts that no candidate is behind stay in `run`.
+    """
+    matcher, skip_types = rules.matcher, rules.settings.skip_record_types
+    if matcher.needs_attempts:
+        parts = rules.prefilter.parts(data)
+        for part in parts:
+            some = _for_a_slice(part, parts)
+            yield happened(some, matcher=matcher, skip_types=skip_types, tally=tally, run=run)
+    else:
+        lines = iter(rules.prefilter.wanted(data))
+        for line in lines:
+            few = _for_a_slice(line, lines)
+            yield candidates(few, matcher=matcher, skip_types=skip_types, tally=tally)
+
+
+def _for_a_slice(first: _Item, rest: Iterator[_Item]) -> Iterator[_Item]:
+    """`first`, then more of `rest` until a slice of time is over."""
     end = time.perf_counter() + _SLICE_SECONDS
-    for line in chain((first,), rest):
-        yield line
+    for one in chain((first,), rest):
+        yield one
         if time.perf_counter() > end:
             return
 
