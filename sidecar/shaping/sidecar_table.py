@@ -21,6 +21,8 @@ from typing import Any, Final
 from .adjust import read_adjust
 from .escalate import read_escalate
 from .options import suggestion
+from .probe import read_probe
+from .release import read_release
 from .rules import SidecarTable
 from .specs import shown
 from .when import NEVER, read_when
@@ -115,5 +117,7 @@ _READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
         "when": _Reader(read_when, "the rule does nothing", instead=NEVER),
         "escalate": _Reader(read_escalate, "nobody is held longer than the rule's duration"),
         "adjust": _Reader(read_adjust, "the rule sets what its action says"),
+        "release": _Reader(read_release, "nothing ends before its duration is over"),
+        "probe": _Reader(read_probe, "all mail goes out at once when the suspension ends"),
     }
 )
