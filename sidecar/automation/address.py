@@ -51,6 +51,20 @@ def recipient_domain(recipient: str) -> str | None:
     return ascii_domain(domain)
 
 
+def domain_behind(recipient: str) -> str | None:
+    """The domain of a recipient, as :func:`recipient_domain` has it; None where it has none.
+
+    For counting: what stands before the @ is not looked at where a plain name is behind it.
+    """
+    _, at, domain = recipient.rpartition("@")
+    if at and (known := _plain_domain(domain)) is not None:
+        return known
+    try:
+        return recipient_domain(recipient)
+    except ValueError:
+        return None
+
+
 @lru_cache(maxsize=4096)
 def _plain_domain(text: str) -> str | None:
     """The domain that `text` is, as :func:`recipient_domain` returns it; None for anything else."""

@@ -27,6 +27,7 @@ from sidecar.times import NS
 
 from .address import QueueName, recipient_domain
 from .adjusting import at_rest, refitted, strike
+from .attempts import Attempts, count_attempt
 from .entries import (
     Entries,
     Entry,
@@ -250,19 +251,26 @@ class Automation:
 
     def apply(
         self,
-        candidates: Iterable[Candidate],
+        happened: Iterable[Candidate | Attempts],
         *,
         mx: Mapping[str, MxAnswer],
         now_ns: int,
     ) -> Outcome:
-        """Decide what `candidates`, in order, lead to at `now_ns`.
+        """Decide what `happened`, in order, leads to at `now_ns`.
 
         `mx` holds the MX of every candidate's domain that needs one and resolves.
         """
         latest_ns = now_ns + LATENESS * NS
         now = _Round(now_ns, latest_ns, mx)
         matched = 0
-        for candidate in candidates:
+        for candidate in happened:
+            if isinstance(candidate, dict):
+                self._count_attempts(candidate, now)
+                continue
+            if self._needs_attempts(candidate):
+                own: Attempts = {}
+                count_attempt(candidate.record, own)
+                self._count_attempts(own, now)
             matches = candidate.matches(mx.get(candidate.domain))
             if not matches:
                 continue
@@ -282,6 +290,17 @@ class Automation:
         if now.overtaken:
             outcome.events = [event for event in outcome.events if event.key not in now.overtaken]
         return outcome
+
+    def _needs_attempts(self, candidate: Candidate) -> bool:
+        """Whether the record of `candidate` is to be counted, and has not been."""
+        return False
+
+    def _count_attempts(self, attempts: Attempts, now: _Round) -> None:
+        """Count what was delivered and refused, and do what that leads to."""
+        self._delivered(attempts, now)
+
+    def _delivered(self, attempts: Attempts, now: _Round) -> None:
+        """What deliveries lead to."""
 
     def _put(self, key: str, made: _Made, now: _Round) -> None:
         """Take what was made into force, or renew it; its story begins or goes on."""
