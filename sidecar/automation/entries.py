@@ -274,7 +274,8 @@ def _fits(name: str, value: object) -> bool:
     if name in ("expires_ns", "seq", "release"):
         if not isinstance(value, int) or isinstance(value, bool):
             return False
-        return name == "expires_ns" or (name == "release") <= value <= _MAX_SEQ
+        least = 1 if name == "release" else 0
+        return name == "expires_ns" or least <= value <= _MAX_SEQ
     return isinstance(value, str) or (value is None and name in _OPTIONAL)
 
 
