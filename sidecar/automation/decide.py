@@ -335,7 +335,7 @@ class Automation:
                 continue
             for entry in self.entries.awaiting(site, domain, source):
                 key, story = entry.key, self.episodes[entry.key]
-                if entry.expires_ns <= now.now_ns or not counts(entry, story, second):
+                if not counts(entry, story, second):
                     continue
                 story = replace(story, delivered=min(entry.release, story.delivered + count))
                 if story.delivered < entry.release:

@@ -215,7 +215,7 @@ class Overlay:
         return [self._winner(targets[target]) for target in sorted(targets)]
 
     def _winner(self, held: dict[str, Override]) -> Override:
-        """Of those for one option of one place the last matched; the strictest if one is bounded."""
+        """Of those for one option of one place the last matched; if some are bounded the least."""
         last = max(held.values(), key=lambda o: (o.seq, o.key))
         if not self._bounded:
             return last
