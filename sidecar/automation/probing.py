@@ -99,7 +99,7 @@ def limit_keys(suspension: Entry) -> list[str]:
     return [replace(any_limit, name=name).key for name in sorted(MEASURED)]
 
 
-def counts(entry: Override, story: Episode, second: int) -> bool:
+def proves(entry: Override, story: Episode, second: int) -> bool:
     """Whether a delivery in that second helps to prove that mail gets through.
 
     One that may have been before the latest match proves nothing.  Of a delivery and a

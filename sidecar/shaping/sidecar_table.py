@@ -22,6 +22,7 @@ from .adjust import read_adjust
 from .escalate import read_escalate
 from .options import suggestion
 from .probe import read_probe
+from .ratio import NEVER_OVER, read_ratio
 from .release import read_release
 from .rules import SidecarTable
 from .specs import shown
@@ -116,6 +117,8 @@ _READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
         # Whoever restricts a rule wants no effect elsewhere: doing nothing is the safe reading.
         "when": _Reader(read_when, "the rule does nothing", instead=NEVER),
         "escalate": _Reader(read_escalate, "nobody is held longer than the rule's duration"),
+        # Without its share the rule would strike at each match.
+        "ratio": _Reader(read_ratio, "the rule does nothing", instead=NEVER_OVER),
         "adjust": _Reader(read_adjust, "the rule sets what its action says"),
         "release": _Reader(read_release, "nothing ends before its duration is over"),
         "probe": _Reader(read_probe, "all mail goes out at once when the suspension ends"),

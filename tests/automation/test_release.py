@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from sidecar.automation.decide import Automation
 from sidecar.automation.entries import Override, from_payload, to_payload
 from sidecar.automation.episodes import Episode, episode_from_payload
 from sidecar.automation.holds import RuleHold
@@ -280,7 +279,7 @@ def test_a_late_line_does_not_cut_short_the_limits_of_the_suspension_in_force(
 
 
 def test_without_room_there_are_no_limits(suspending: Trial) -> None:
-    suspending.automation = Automation(max_entries=1)
+    suspending.automation.max_entries = 1
     outcome = suspending.match(0, "held")
     assert suspending.states(0) == {"suspension": State.SUSPENDED}
     assert outcome.counts["no_room"] == 2

@@ -55,6 +55,7 @@ class Trial:
         self.shaping = shaping
         self.matcher = Matcher(shaping)
         self.automation = Automation()
+        self.automation.follow(shaping)
         self.saved = Saved()
         self.view = Published()
         self.ended: list[tuple[str, str]] = []
@@ -92,10 +93,16 @@ class Trial:
         self.view.expire(at(second))
 
     def cancel(self, second: int, *keys: str) -> Outcome:
-        return self.commit(self.automation.cancel(keys, now_ns=at(second), how="cancelled"))
+        outcome = self.automation.cancel(keys, now_ns=at(second), how="cancelled")
+        windows = {ended.episode.window for ended in outcome.ended}
+        counted = self.saved.threshold_counts
+        for scope in [scope for scope in counted if scope[0] in windows]:
+            del counted[scope]
+        return self.commit(outcome)
 
     def reload(self, second: int, shaping: Shaping) -> None:
         self.shaping, self.matcher = shaping, Matcher(shaping)
+        self.automation.follow(shaping)
         self.commit(self.automation.refit(shaping, now_ns=at(second)))
 
     def crash(self, second: int) -> None:
@@ -103,6 +110,7 @@ class Trial:
         self.automation, cleaning, problems = restore(self.saved)
         assert not cleaning
         assert problems == []
+        self.automation.follow(self.shaping)
         self.view = Published(self.automation.entries)
         self.wait(second)
 
