@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -339,6 +339,10 @@ class Entries:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._by_key.values())
+
+    def items(self) -> Iterable[tuple[str, Entry]]:
+        """Each key with its entry: to make a key anew costs more than to find it."""
+        return self._by_key.items()
 
     def get(self, key: str) -> Entry | None:
         """The entry with that key, if one is in force."""
