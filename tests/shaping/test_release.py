@@ -91,8 +91,8 @@ def test_nonsense_is_no_probe(raw: object, message: str) -> None:
 def test_a_rule_with_other_keys_is_another_rule(tmp_path: Path) -> None:
     keys = ("", "sidecar.probe = true\n", "sidecar.probe = {deliveries = 21}\n")
     rules = [load(tmp_path, RULE + key).all_rules()[0] for key in keys]
-    keys = ("sidecar.release = true\n", "sidecar.release = {deliveries = 6}\n")
-    rules += [load(tmp_path, SETS + key).all_rules()[0] for key in keys]
+    others = ("sidecar.release = true\n", "sidecar.release = {deliveries = 6}\n")
+    rules += [load(tmp_path, SETS + key).all_rules()[0] for key in others]
     assert len({rule_hash(rule) for rule in rules}) == len(rules)
     assert [rule.sidecar.needs_attempts for rule in rules] == [False, True, True, True, True]
 
