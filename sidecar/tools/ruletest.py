@@ -16,7 +16,7 @@ from typing import Any, Final
 from sidecar.automation.decide import Automation
 from sidecar.automation.episodes import Ended
 from sidecar.automation.matching import Matcher
-from sidecar.automation.pipeline import Tally, happened, one_by_one, only_candidates
+from sidecar.automation.pipeline import Tally, only_candidates, read_everything
 from sidecar.log.record import SKIPPED_TYPES, UNSPECIFIED_SOURCE, BadLine, decode
 from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.service.mx import resolve_all
@@ -162,10 +162,10 @@ class _Runner:
             message = f"is no log record: {error}"
             raise ProblemError.one("bad-record", message, file=self.file, line=given.line) from None
         tally = Tally()
-        heard = happened(
-            one_by_one([line]), matcher=self.matcher, skip_types=SKIPPED_TYPES, tally=tally
+        happened = read_everything(
+            [line], matcher=self.matcher, skip_types=SKIPPED_TYPES, tally=tally
         )
-        found = list(only_candidates(heard))
+        found = list(only_candidates(happened))
         trial.counts["sent"] += 1
         trial.counts["seen"] += tally.considered
         trial.counts["bad_recipient"] += tally.bad_recipient
@@ -174,7 +174,7 @@ class _Runner:
             for one in found:
                 self.coverage.note(one.matches(mx.get(one.domain)), one.record.response_line)
         trial.expire(time_ns)
-        outcome = trial.automation.apply(heard, mx=mx, now_ns=time_ns)
+        outcome = trial.automation.apply(happened, mx=mx, now_ns=time_ns)
         trial.counts.update(outcome.counts)
         trial.ended += outcome.ended
 
