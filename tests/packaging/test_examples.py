@@ -8,11 +8,12 @@ from pathlib import Path
 from tests.cli.support import run
 
 EXAMPLES = Path(__file__).parents[2] / "packaging" / "examples"
+NOTES = ("differs", "needs-deliveries")
 
 
 def test_the_example_rules_are_without_a_finding() -> None:
     document = json.loads(run("check", str(EXAMPLES / "shaping.toml"), "--no-dns", "--json").stdout)
-    assert [p for p in document["problems"] if p["code"] != "differs"] == []
+    assert [p for p in document["problems"] if p["code"] not in NOTES] == []
     assert document["rules"] == 5
 
 
