@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from sidecar.store import read_saved
 from tests.kumod_writer import record
 from tests.notify.support import receiving
 
 from .support import Running, Setup, failure, until
+from .test_crash import Traffic, comparable, kill_rounds
 
 DOMAIN = "one.example"
 RULES = """
@@ -161,3 +164,47 @@ def test_what_is_only_simulated_has_no_limits_on_the_roads(setup: Setup) -> None
     setup.once()
     assert options(setup) == {}
     assert {entry["simulated"] for entry in listed(setup)} == {True}
+
+
+class DeliveriesToo(Traffic):
+    """Two of three records are deliveries; suspensions are of yesterday, their limits of today."""
+
+    def write(self, count: int) -> None:
+        for _ in range(count):
+            number = len(self.records)
+            at = self._at + number // 10
+            what = self._chance.randrange(6)
+            if what < 4:
+                one = delivery(number, at)
+            elif what == 4:
+                one = failure(number, "Slow down", domain=DOMAIN, at=at)
+            else:
+                one = failure(number, domain=DOMAIN, at=self._at - 36 * 3600)
+            self.records.append(one)
+            self._writer.log(one)
+
+
+def test_killed_at_any_step_each_delivery_counts_once(
+    make_setup: Callable[..., Setup], chance: random.Random
+) -> None:
+    rules = RULES.replace("3 seconds", "1 day").replace("1 hour", "1 day")
+    killed, undisturbed = make_setup("killed", rules=rules), make_setup("other", rules=rules)
+    undisturbed.logs = killed.logs
+    traffic = DeliveriesToo(killed, chance)
+    steps = ("batch-read", "batch-decided", "before-commit", "after-commit", "before-publish")
+    rounds: list[str | None] = [f"{step}:{chance.randint(1, 4)}" for step in (*steps, *steps)]
+    rounds += [None] * 8
+    kill_rounds(killed, traffic, chance, rounds=rounds)
+    traffic.close()
+    killed.once()
+    undisturbed.once()
+    assert comparable(killed.saved()) == comparable(undisturbed.saved())
+    pasts = [past(killed), past(undisturbed)]
+    assert pasts[0] == pasts[1]
+    assert {how for _, how, _ in pasts[0]} == {"released"}
+
+
+def past(setup: Setup) -> list[tuple[int, str, str]]:
+    """What ended: its number, how, and what it was."""
+    rows = read_saved(setup.state_file, history=True).history
+    return [(id_, row.how, row.payload) for id_, row in sorted(rows.items())]
