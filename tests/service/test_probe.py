@@ -123,7 +123,7 @@ def test_while_the_queue_is_held_the_suspension_tells_of_its_limits(setup: Setup
     )
     assert limit["probe"]["of"].startswith('["ready_q"')
     cancelled = said(setup, "cancel", str(suspension))
-    assert cancelled.count("(for the time after a suspension)") == 2
+    assert cancelled.count("for the time after a suspension") == 2
     assert listed(setup) == []
 
 
