@@ -9,6 +9,7 @@ this same class.
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -338,16 +339,19 @@ class Automation:
         if not self.needs_attempts:
             return
         latest = now.latest_ns // NS
-        record, windows_of = self.thresholds.record, self._shares.windows
+        thresholds, windows_of = self.thresholds, self._shares.windows
+        room = sys.maxsize if self.max_entries is None else self.max_entries
         for (queue, source, domain, tenant, delivered, second), count in attempts.items():
             if second > latest:
                 continue
             for window in windows_of(queue, source, domain, tenant):
-                if (delivered or not window.deliveries_only) and self._has_room_to_count(
+                if window.deliveries_only and not delivered:
+                    continue
+                if thresholds.places < room or self._has_room_to_count(
                     now, window.scope, queue, count
                 ):
                     at = second - second % window.step
-                    record(window.scope, window.period, at, count, latest=latest)
+                    thresholds.record(window.scope, window.period, at, count, latest=latest)
         now.outcome.counts["attempts"] += sum(attempts.values())
         now.outcome.counts["delivered"] += sum(n for key, n in attempts.items() if key[4])
         self._delivered(attempts, now)
