@@ -21,7 +21,7 @@ from .entries import Entry
 _RESPONSE_MAX = 500
 _NAME_MAX = 255
 
-How = Literal["expired", "cancelled", "cancelled in kumod"]
+How = Literal["expired", "released", "cancelled", "cancelled in kumod"]
 """How an episode ended."""
 
 
@@ -63,7 +63,9 @@ class Episode(msgspec.Struct, frozen=True):
     renewed it: records, each recipient for itself.  ``file`` and ``line`` say where the
     rule stands, ``name`` and ``note`` what it is called and what people are told of it.
     ``window`` is the key of the threshold that it counts in, "" without
-    one.  ``rule_gone``: the rule is not in the files any more.
+    one.  ``rule_gone``: the rule is not in the files any more.  ``struck_ns`` is the time
+    of the newest match, ``delivered`` how many deliveries came after it: kept where
+    deliveries end the entry (``sidecar.release``, ``sidecar.probe``).
     """
 
     id: int
@@ -77,6 +79,8 @@ class Episode(msgspec.Struct, frozen=True):
     first: Cause | None = None
     latest: Cause | None = None
     rule_gone: bool = False
+    struck_ns: int = 0
+    delivered: int = 0
 
     @property
     def label(self) -> str:

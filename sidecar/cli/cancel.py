@@ -56,12 +56,13 @@ def cancel(
     for_ns = 0 if for_ is None else span(for_, "--for")
     settings = settle(options, require=()).settings
     file = settings.fixed.state
-    stories = selected(in_force(read_saved(file), time.time_ns(), file=str(file)), selection)
+    known = in_force(read_saved(file), time.time_ns(), file=str(file))
+    stories = selected(known, selection)
     _refuse_missing(stories, selection.ids, file=str(file))
     seen = look(settings.fixed)
     order = Order("cancel", selection, for_ns, by=who(), reason=reason)
     carried = carry_out(file, order, seen)
-    cancelled = [story for story in stories if story.episode.id in carried.answer.cancelled]
+    cancelled = [story for story in known if story.episode.id in carried.answer.cancelled]
     if as_json_:
         print_json(as_json(carried))
         return

@@ -41,7 +41,7 @@ def _read(read: Read) -> str:
 
 def _not_read(read: Read) -> Iterator[str]:
     if read.bad:
-        yield f"{counted(read.bad, 'line')} are no log records and are left out"
+        yield f"{read.bad:,} of the lines are no log records and are left out"
     if read.lost_bytes:
         yield f"{read.lost_bytes:,} bytes could not be read"
     if read.later:

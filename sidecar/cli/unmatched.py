@@ -131,7 +131,7 @@ def _summary(survey: Survey, groups: Sequence[Group]) -> Iterator[str]:
     if survey.internal:
         yield f"{survey.internal:,} failures of kumod's own making are left out"
     if survey.lines_read.bad:
-        yield f"{counted(survey.lines_read.bad, 'line')} are no log records and are left out"
+        yield f"{survey.lines_read.bad:,} of the lines are no log records and are left out"
 
 
 def _details(survey: Survey, group: Group, width: int) -> Iterator[str]:

@@ -13,10 +13,11 @@ import json
 import os
 import re
 import subprocess
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+import tomli
 
 MAX_TEXT = 4 << 20
 """How many bytes of JSON, TOML or YAML are read: their Lua tables must fit into the policy's
@@ -76,7 +77,7 @@ def json_encode_pretty(value: object) -> str:
 
 def toml_parse(text: object) -> object:
     """TOML; dates come out as text."""
-    return tomllib.loads(_bounded(text))
+    return tomli.loads(_bounded(text))
 
 
 def toml_encode(value: object) -> str:

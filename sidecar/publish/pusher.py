@@ -87,6 +87,8 @@ class Pusher:
         self._cancelled: dict[str, int] = {}
         self._marker = (f"tsa-sidecar-{secrets.token_hex(4)}.invalid", "")
         self._recall(ids)
+        # By target: what was told since the lists were read, and not answered: kumod may have it.
+        self._unanswered: dict[str, list[tuple[Hold, int]]] = {}
         self._refused: dict[str, Hold] = {}
         # Targets to look at, in the order in which they changed, and those to look at later.
         self._dirty: dict[str, None] = dict.fromkeys(self._given)
@@ -191,6 +193,7 @@ class Pusher:
         self._remember(changes)
         for entry in by_id.values():
             self._consider(entry, now)
+        self._unanswered.clear()
         if not same_run:
             await self._tell_marker(api)
         await self._look_at_all()
@@ -214,6 +217,16 @@ class Pusher:
         """Look at an entry that is not known as ours, where we want one."""
         key = entry.hold.target.key
         wanted = self._hold(key)
+        strike = self._unanswered_strike(entry.hold)
+        if strike is not None:
+            # Ours, whether or not it is wanted any more.
+            given = Given(entry.id, entry.hold.expires_ns, strike)
+            if key in self._given:
+                self._remember({replaced_key(entry.hold.target.kind, entry.id): given})
+            else:
+                self._remember({key: given})
+                self._told[key] = Told(entry.hold, now)
+            return
         if wanted is None or key in self._given:
             return
         if wanted.is_told(entry.hold):
@@ -222,6 +235,13 @@ class Pusher:
             self._remember({key: Given(entry.id, wanted.expires_ns, strike)})
         if entry.hold.ends_with(wanted) or entry.hold.expires_ns > wanted.expires_ns:
             self._told[key] = Told(wanted, now)
+
+    def _unanswered_strike(self, listed: Hold) -> int | None:
+        """The last strike that `listed` was told for, if it is ours and nobody answered that."""
+        for hold, strike in self._unanswered.get(listed.target.key, ()):
+            if hold.is_told(listed):
+                return strike
+        return None
 
     async def _list(self, api: AdminApi, kind: HoldKind) -> list[Listed]:
         answer = await self._link.request(api, "GET", PATHS[kind])
@@ -303,10 +323,13 @@ class Pusher:
     async def _tell(self, api: AdminApi, key: str, hold: Hold) -> str | None:
         """POST one.  Returns what went wrong if it may succeed later."""
         kind, strike = hold.target.kind, self._wanted.last_strike(key)
+        unanswered = self._unanswered.setdefault(key, [])
+        unanswered.append((hold, strike))
         answer = await self._link.request(api, "POST", PATHS[kind], hold.request)
         if failed(answer):
             return f"POST {PATHS[kind]}: {answer.status} {answer.text}"
         if answer.status >= 400:
+            unanswered.pop()
             self._refused[key] = hold
             message = f"POST {PATHS[kind]} for {key} is refused: {answer.status} {answer.text}"
             self._link.problems.report("entry", message, who=key)
@@ -315,6 +338,7 @@ class Pusher:
         entry_id = _id_of(read_json(answer))
         if entry_id is None:
             raise Unreachable(f"POST {PATHS[kind]}: an answer without an id")
+        unanswered.pop()
         changes: dict[str, Given | None] = {key: Given(entry_id, hold.expires_ns, strike)}
         old = self._given.get(key)
         if old is not None and kind != "ready_q":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from sidecar.automation.attempts import Attempts
+from sidecar.automation.attempts import Attempts, Run
 from sidecar.automation.decide import LATENESS, Outcome
 from sidecar.automation.matching import Candidate
 from sidecar.automation.pipeline import Tally, candidates, happened, only_candidates
@@ -156,13 +156,15 @@ class Flow:
 
     async def _match(self, batch: Batch, rules: Rules) -> Found:
         """The records that some rule may act on; other tasks have their turns meanwhile."""
-        found = Found([], Tally(latest_ns=self._clock() + LATENESS * NS))
+        found, run = Found([], Tally(latest_ns=self._clock() + LATENESS * NS)), Run()
         for block in batch.blocks:
             bad = found.tally.bad
-            for part in _parts(block.data, rules, found.tally):
+            for part in _parts(block.data, rules, found.tally, run):
                 found.happened.extend(part)
                 await asyncio.sleep(0)
             self._say_bad(block, found.tally.bad - bad + block.bad_lines)
+        if behind := run.take():
+            found.happened.append(behind)
         return found
 
     def _decide(
@@ -405,14 +407,19 @@ class Flow:
         return self._clock() - self._book.rules.shaping.horizon_ns - _SLACK_NS
 
 
-def _parts(data: bytes, rules: Rules, tally: Tally) -> Iterator[Iterable[Candidate | Attempts]]:
-    """What is in a sifted block, as much at once as fits into a slice of time."""
+def _parts(
+    data: bytes, rules: Rules, tally: Tally, run: Run
+) -> Iterator[Iterable[Candidate | Attempts]]:
+    """What is in a sifted block, as much at once as fits into a slice of time.
+
+    Attempts that no candidate is behind stay in `run`.
+    """
     matcher, skip_types = rules.matcher, rules.settings.skip_record_types
     if matcher.needs_attempts:
         parts = rules.prefilter.parts(data)
         for part in parts:
             some = _for_a_slice(part, parts)
-            yield happened(some, matcher=matcher, skip_types=skip_types, tally=tally)
+            yield happened(some, matcher=matcher, skip_types=skip_types, tally=tally, run=run)
     else:
         lines = iter(rules.prefilter.wanted(data))
         for line in lines:

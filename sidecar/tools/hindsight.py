@@ -54,8 +54,9 @@ class Told:
 
     @property
     def began_ns(self) -> int:
-        """When its entry came into force."""
-        return self.story.began_ns
+        """When its entry came into force; of a limit for the time after another, that time."""
+        probe = self.entry.probe if isinstance(self.entry, Override) else None
+        return self.story.began_ns if probe is None else min(probe.from_ns, self.until_ns)
 
     @property
     def scope(self) -> Scope:

@@ -50,7 +50,9 @@ def rough_duration(ns: int) -> str:
 
 def counted(count: int, thing: str) -> str:
     """``1 rule``, ``2 rules``."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+    if count == 1:
+        return f"{count} {thing}"
+    return f"{count} {thing[:-1]}ies" if thing.endswith("y") else f"{count} {thing}s"
 
 
 def shown_value(value: TomlValue) -> str:
@@ -83,10 +85,11 @@ def _effect(entry: Entry) -> str:
     match entry:
         case Override():
             reach = "the whole site" if entry.mx_rollup else "this domain only"
+            after = "" if entry.probe is None else ", for the time after a suspension"
             of = "" if entry.baseline is None else f" (of {shown_value(entry.baseline)})"
             return one_line(
                 f"set {entry.name} = {shown_value(entry.value)}{of} for {quoted(entry.domain)} "
-                f"({reach}) from source {quoted(entry.source)}"
+                f"({reach}) from source {quoted(entry.source)}{after}"
             )
         case ReadyQSuspension():
             return one_line(f"suspend the ready queue {entry.site}")

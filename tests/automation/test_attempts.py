@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.automation.attempts import Attempts, attempts_of, count_line, count_lines_of
+from sidecar.automation.attempts import Attempts, Run, attempts_of
 from sidecar.log.record import decode
 from tests.log.support import decompress, recorded
 
@@ -32,9 +32,9 @@ def encoded(*records: dict[str, Any]) -> bytes:
 
 
 def counted(data: bytes) -> Attempts:
-    attempts: Attempts = {}
-    assert count_lines_of(data, attempts) == 0
-    return attempts
+    run = Run()
+    assert run.add_lines(data) == 0
+    return run.take()
 
 
 def key(**parts: Any) -> tuple[str, str, str, str | None, bool, int]:
@@ -121,10 +121,11 @@ def test_each_recipient_counts_for_itself() -> None:
     ],
 )
 def test_a_bad_line_costs_only_itself(odd: bytes) -> None:
-    attempts: Attempts = {}
-    bad = count_lines_of(encoded(delivery()) + odd + encoded(delivery()), attempts)
+    run = Run()
+    bad = run.add_lines(encoded(delivery()) + odd + encoded(delivery()))
     assert bad == odd.count(b"\n")
-    assert attempts == {key(): 2}
+    assert run.take() == {key(): 2}
+    assert run.take() == {}
 
 
 def test_empty_lines_are_no_bad_ones_and_the_last_may_have_no_end() -> None:
@@ -148,9 +149,9 @@ def test_of_two_records_in_a_line_an_empty_one_beside_it_makes_no_difference() -
 
 def test_a_time_beyond_all_times_is_not_counted() -> None:
     for fields in ({"event_time": "9999-01-01T00:00:00Z"}, {"timestamp": 10**30}):
-        attempts: Attempts = {}
-        count_line(encoded(delivery(**{"event_time": None, **fields})), attempts)
-        assert attempts == {}
+        run = Run()
+        run.add_line(encoded(delivery(**{"event_time": None, **fields})))
+        assert run.take() == {}
 
 
 def test_a_real_log_with_short_deliveries_is_counted_whole() -> None:

@@ -859,6 +859,43 @@ def test_after_any_fault_kumod_has_what_it_should(
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("then", ["nothing", "shorter"])
+@pytest.mark.parametrize("had", [False, True], ids=["", "prolonged"])
+def test_what_was_told_without_an_answer_is_taken_back_though_nobody_wants_it_now(
+    kumod: KumodStandin, had: bool, then: str
+) -> None:
+    """Else mail would wait, or bounce, until the end that nobody wants any more."""
+
+    async def go() -> None:
+        def wanted(n: int, minutes: float) -> State:
+            hold = Hold(Target("sched_q", domain="d", tenant="t"), "r", later(60 * minutes), n)
+            queue = Hold(Target("ready_q", name=QUEUE), "r", later(60 * minutes), n)
+            return State(n, ready_q=(queue,), sched_q=(hold,), bounces=(hold,))
+
+        async with running(kumod.url) as world:
+            world.want(wanted(1, 10) if had else State(1))
+            await world.settle()
+            kumod.fail(Fault("POST", SCHED_Q, lost=True))
+            kumod.fail(Fault("POST", BOUNCE, lost=True))
+            kumod.fail(Fault("POST", READY_Q, lost=True))
+            # So that it is wanted no more when the lists can be read again.
+            kumod.fail(Fault("GET", status=500, times=6))
+            world.want(wanted(2, 60))
+            await until(
+                kumod.state,
+                lambda state: sum((s.method, s.status) == ("GET", 500) for s in state.seen) >= 2,
+            )
+            last = wanted(3, 5) if then == "shorter" else State(3)
+            world.want(last)
+            await world.settle()
+            found = {(h.path, h.expires_ns // NS) for h in kumod.state.held.values()}
+            ends = [h.expires_ns // NS for h in last.ready_q]
+            assert found == {(path, end) for path in (READY_Q, SCHED_Q, BOUNCE) for end in ends}
+            assert sorted(world.ids()) == sorted(kumod.state.held)
+
+    asyncio.run(go())
+
+
 def test_an_answer_that_is_not_kumods_is_no_answer(kumod: KumodStandin) -> None:
     async def go() -> None:
         kumod.fail(Fault("GET", READY_Q, body=b"<html>"))
