@@ -8,15 +8,16 @@ counted for the episodes in force where they went.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from sidecar.automation.address import QueueName, site_name
 from sidecar.automation.adjusting import share_at
-from sidecar.automation.attempts import Attempts, attempts_of, is_attempt
+from sidecar.automation.attempts import DELIVERED, Attempts, Run, attempts_of
 from sidecar.automation.decide import Automation, Outcome
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension
 from sidecar.automation.episodes import Episode
@@ -129,9 +130,9 @@ class Hindsight:
         """Decide one record."""
         self._apply(candidate, {} if mx is None else {candidate.domain: mx}, now_ns)
 
-    def attempt(self, record: Record, now_ns: int) -> None:
-        """Count one record that no rule matches, for the rules that need attempts."""
-        self._apply(attempts_of(record), {}, now_ns)
+    def attempt(self, attempts: Attempts, now_ns: int) -> None:
+        """Count what no rule matches, for the rules that need attempts."""
+        self._apply(attempts, {}, now_ns)
 
     def _apply(self, one: Candidate | Attempts, answers: dict[str, MxAnswer], now_ns: int) -> None:
         outcome = self.automation.apply((one,), mx=answers, now_ns=now_ns)
@@ -234,6 +235,19 @@ class Read(LinesRead):
             self.last_ns = time_ns
 
 
+@dataclass(frozen=True, slots=True)
+class _Happening:
+    """What one line of a log tells: for each side the rules that match it, and else attempts.
+
+    ``delivery`` is its record where it is one.
+    """
+
+    time_ns: int
+    candidates: Sequence[Candidate | None]
+    attempts: Attempts
+    delivery: Record | None = None
+
+
 async def look_back(
     blocks: AsyncIterator[Block],
     *sides: Hindsight,
@@ -252,37 +266,21 @@ async def look_back(
     on all deliveries: not worth a second core of a mail server.
     """
     read, now_ns = Read(), 0
-    skip_types = sides[0].rules.settings.skip_record_types
-    end_ns = None if until_ns is None else until_ns + NS
-    counts_attempts = any(side.needs_attempts for side in sides)
+    end_ns = sys.maxsize if until_ns is None else until_ns + NS
     async for block in blocks:
         tally = Tally()
-        found: list[tuple[Record, list[Candidate | None]]] = []
-        for line in block.data.split(b"\n"):
-            record = consider(line, skip_types=skip_types, tally=tally)
-            if record is None:
-                continue
-            candidates = [side.candidate(record) for side in sides]
-            if end_ns is not None and record.time_ns > end_ns:
-                read.later += candidates[0] is not None
-                continue
-            read.note_time(record.time_ns)
-            attempt = counts_attempts and is_attempt(record)
-            if attempt or record.type == _DELIVERY or any(candidates):
-                found.append((record, candidates))
-        mx = await resolve_all((c for _, cs in found for c in cs if c is not None), resolver)
-        for record, candidates in found:
-            now_ns = max(now_ns, record.time_ns)
-            delivery = record.type == _DELIVERY
-            read.deliveries += delivery
-            for side, candidate in zip(sides, candidates, strict=True):
+        found = [*_happenings(block, sides, tally=tally, read=read, end_ns=end_ns)]
+        mx = await resolve_all((c for one in found for c in one.candidates if c), resolver)
+        for one in found:
+            now_ns = max(now_ns, one.time_ns)
+            for side, candidate in zip(sides, one.candidates, strict=True):
                 side.expire(now_ns)
                 if candidate is not None:
                     side.decide(candidate, mx.get(candidate.domain), now_ns)
-                elif side.needs_attempts and is_attempt(record):
-                    side.attempt(record, now_ns)
-                if delivery:
-                    side.deliver(record)
+                elif one.attempts and side.needs_attempts:
+                    side.attempt(one.attempts, now_ns)
+                if one.delivery is not None:
+                    side.deliver(one.delivery)
         read.add(block, tally)
         for side in sides:
             side.tidy(now_ns)
@@ -291,4 +289,35 @@ async def look_back(
     return read
 
 
-_DELIVERY: Final = "Delivery"
+def _happenings(
+    block: Block, sides: Sequence[Hindsight], *, tally: Tally, read: Read, end_ns: int
+) -> Iterator[_Happening]:
+    """What makes a difference to some side, of what had happened by `end_ns`."""
+    counts_attempts = any(side.needs_attempts for side in sides)
+    skip_types = sides[0].rules.settings.skip_record_types
+    nobody = [None] * len(sides)
+    for line in block.data.split(b"\n"):
+        record = consider(line, skip_types=skip_types, tally=tally)
+        if record is None:
+            attempts = _attempts_in(line) if counts_attempts and line else {}
+            time_ns = max((key[-1] for key in attempts), default=0) * NS
+            if attempts and time_ns <= end_ns:
+                yield _Happening(time_ns, nobody, attempts)
+            continue
+        candidates = [side.candidate(record) for side in sides]
+        if record.time_ns > end_ns:
+            read.later += candidates[0] is not None
+            continue
+        read.note_time(record.time_ns)
+        delivery = record if record.type == DELIVERED else None
+        read.deliveries += delivery is not None
+        attempts = attempts_of(record) if counts_attempts else {}
+        if attempts or delivery is not None or any(candidates):
+            yield _Happening(record.time_ns, candidates, attempts, delivery)
+
+
+def _attempts_in(line: bytes) -> Attempts:
+    """Those in a line that rules don't see, be it of another type or damaged."""
+    run = Run()
+    run.add_line(line)
+    return run.take()

@@ -287,6 +287,20 @@ def test_episodes_are_written_as_they_end_and_those_in_force_at_last(tmp_path: P
     assert held[0]["response"] == "421 busy"
 
 
+@pytest.mark.parametrize("skipped", ["Delivery", "Expiration"])
+def test_a_share_is_of_all_attempts_whatever_types_rules_see(tmp_path: Path, skipped: str) -> None:
+    rules, log = busy_rules(tmp_path), tmp_path / "log"
+    ratio = '\nsidecar.ratio = {over = "30%", min = 5, window = "10m"}\n'
+    rules.write_text(rules.read_text().replace('\nduration = "1h"', f'\nduration = "1h"{ratio}'))
+    delivery = busy_record().replace(b"TransientFailure", b"Delivery").replace(b"busy", b"Ok")
+    damaged = delivery.replace(b"421", b"null")
+    log.write_bytes(b"\n".join([delivery, damaged] * 10 + [busy_record()] * 6) + b"\n")
+    options = ["--shaping", str(rules), "--additional-skip-record-type", skipped]
+    ours = json.loads(run("--json", *options, str(log)).stdout)
+    assert (ours["records"]["matched"], ours["records"]["bad"]) == (6, 10)
+    assert ours["episodes"] == []
+
+
 def test_stdin_is_read_as_a_file_is(tmp_path: Path) -> None:
     arguments = ["replay", "--json", "--shaping", str(busy_rules(tmp_path)), "-"]
     result = CliRunner().invoke(main, arguments, input=busy_record() + b"\n")
