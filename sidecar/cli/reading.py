@@ -8,24 +8,37 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from sidecar.log.batches import OnProblem
 from sidecar.log.blocks import Block
 from sidecar.problems import Problem, ProblemError
-from sidecar.tools.logs import LinesRead
+from sidecar.tools.logs import LinesRead, read_logs
 
 
-async def with_progress(blocks: AsyncIterator[Block]) -> AsyncIterator[Block]:
-    """The same blocks; on a terminal a line says how far they are."""
-    if not sys.stderr.isatty():
-        async for block in blocks:
+async def read_shown(
+    names: Sequence[str], *, on_problem: OnProblem, shown: bool = True
+) -> AsyncIterator[Block]:
+    """All lines of the logs; on a terminal a line of stderr says how far they are.
+
+    That line gives way to what `on_problem` prints.  Without `shown` there is none: for one who
+    prints to the same terminal meanwhile.
+    """
+    if not shown or not sys.stderr.isatty():
+        async for block in read_logs(names, on_problem=on_problem):
             yield block
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task, lines, size = shown.add_task("reading", total=None), 0, 0
-        async for block in blocks:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+
+        def tell(problem: Problem) -> None:
+            progress.stop()
+            on_problem(problem)
+            progress.start()
+
+        task, lines, size = progress.add_task("reading", total=None), 0, 0
+        async for block in read_logs(names, on_problem=tell):
             lines, size = lines + block.lines, size + block.size
             said = f"{lines:,} lines, {size / 1e6:,.0f} MB of text read"
-            shown.update(task, description=said)
+            progress.update(task, description=said)
             yield block
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +20,13 @@ from sidecar.times import format_rfc3339
 from sidecar.tools.changed_rules import Change
 from sidecar.tools.hindsight import Hindsight, Read, Told, look_back
 from sidecar.tools.loading import rules_for_a_tool
-from sidecar.tools.logs import read_logs
 from sidecar.tools.replay import Standing, episode_document, read_document
 from sidecar.tools.text import distinct, shown_entry
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
 from .console import output, print_json
 from .looking_back import comparison, comparison_document, summary, svg_of, timeline_of
-from .reading import no_logs, with_progress
+from .reading import no_logs, read_shown
 
 _WHAT: dict[Kind, str] = {
     "ready_q": "suspend ready queue",
@@ -155,7 +155,7 @@ async def _look(
         sides.append(Hindsight(await _changed(settings, rules, asked, resolver)))
     for problem in dict.fromkeys(p for side in sides for p in side.rules.problems):
         tell(problem)
-    blocks = with_progress(read_logs(logs, on_problem=tell))
+    blocks = read_shown(logs, on_problem=tell, shown=not (quiet and sys.stdout.isatty()))
     read = await look_back(blocks, *sides, resolver=resolver, until_ns=asked.at_ns)
     for problem in no_logs(read, logs):
         tell(problem)

@@ -10,14 +10,14 @@ from sidecar.problems import ProblemError, one_line
 from sidecar.shaping.mx import MxAnswer, MxError, Resolver
 from sidecar.times import format_rfc3339
 from sidecar.tools.loading import rules_for_a_tool
-from sidecar.tools.logs import STDIN, read_logs
+from sidecar.tools.logs import STDIN
 from sidecar.tools.suggest import Effect, Suggestion, Trial, kind_of, scope_of, would_have_done
 from sidecar.tools.text import counted, shown_entry
 from sidecar.tools.unmatched import Group, Survey, Wanted, records
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
-from .reading import no_logs, with_progress
+from .reading import no_logs, read_shown
 
 _EFFECTS = 10
 
@@ -70,12 +70,12 @@ def suggest(
         rules = await rules_for_a_tool(settings, resolver)
         report(rules.problems)
         survey = Survey(rules.shaping)
-        blocks = with_progress(read_logs(logs, on_problem=lambda problem: report([problem])))
+        blocks = read_shown(logs, on_problem=lambda problem: report([problem]))
         await survey.read(blocks, rules=rules, resolver=resolver, wanted=wanted)
         report(no_logs(survey.lines_read, logs))
         found = _group(survey, group)
         trial = Trial(found.shape)
-        async for block in with_progress(read_logs(logs, on_problem=lambda _: None)):
+        async for block in read_shown(logs, on_problem=lambda _: None):
             for record, _, _ in records(block, rules):
                 trial.add(record)
         pattern = trial.best()
@@ -85,7 +85,7 @@ def suggest(
         suggestion = Suggestion(found, pattern.source, table, why, kind_of(found.shape))
         effects: list[Effect] = []
         if suggestion.acts:
-            blocks = with_progress(read_logs(logs, on_problem=lambda _: None))
+            blocks = read_shown(logs, on_problem=lambda _: None)
             effects, problems = await would_have_done(
                 suggestion, blocks, settings=settings, resolver=resolver, wanted=wanted
             )

@@ -13,13 +13,12 @@ from sidecar.problems import one_line
 from sidecar.shaping.rules import Rule
 from sidecar.times import format_rfc3339
 from sidecar.tools.loading import rules_for_a_tool
-from sidecar.tools.logs import read_logs
 from sidecar.tools.text import counted, shown_rule
 from sidecar.tools.unmatched import Group, Survey, Wanted
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
-from .reading import no_logs, with_progress
+from .reading import no_logs, read_shown
 
 _SHOWN = 20
 _NAMES = 4
@@ -82,7 +81,7 @@ def unmatched(
         rules = await rules_for_a_tool(settings, resolver)
         report(rules.problems)
         survey = Survey(rules.shaping)
-        blocks = with_progress(read_logs(logs, on_problem=lambda problem: report([problem])))
+        blocks = read_shown(logs, on_problem=lambda problem: report([problem]))
         await survey.read(blocks, rules=rules, resolver=resolver, wanted=wanted)
         return survey
 
