@@ -4,12 +4,13 @@ In: a response line, and the recipient of its record.  Out: the same text with a
 placeholder for each address, host, IP address, id and number.  Responses of one
 shape are the same answer of a server.
 
-A miner of log templates (drain3-improved 0.10) was tried in its place, on 1,586
-responses made of 50 texts.  It joined short answers of like length about
-different things ("421 4.7.1 <*> <*> <*> <*> - gsmtp": 79 responses of four texts),
-also when it was given shapes; and it learns from the lines it has seen what
-varies, so that a group's text changes with the lines that come before.  What
-varies in a response is of few, known forms.
+A miner of log templates (drain3-improved 0.10) was tried in its place.  Of the 657 failing
+responses in tests/data/logs it makes the same 22 groups.  But it joins short answers of like
+length: ``550 5.1.1 <a@x.example> user unknown`` and ``550 5.1.1 <b@x.example> mailbox full``
+are ``550 5.1.1 <*> <*> <*>``.  Of 1,620 responses made of 27 texts of large providers, 420
+were in one group with another text, and 660 when it was given shapes.  And it learns from the
+lines it has seen what varies, so that a group's text changes with the lines that come
+before.  What varies in a response is of few, known forms.
 """
 
 from __future__ import annotations

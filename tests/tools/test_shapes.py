@@ -55,6 +55,12 @@ def test_a_recipient_called_like_a_word_is_folded_in_quotes_only() -> None:
     assert shape(text, "user@example.com") == "550 5.1.1 '<recipient>' is an unknown user"
 
 
+def test_short_answers_about_different_things_stay_apart() -> None:
+    answers = ("user unknown", "mailbox full", "access denied", "no longer here")
+    shapes = {shape(f"550 5.1.1 <{n}@x.example> {answer}") for n, answer in enumerate(answers)}
+    assert shapes == {f"550 5.1.1 <<address>> {answer}" for answer in answers}
+
+
 _IDS = st.from_regex(r"[a-f]{3}[0-9]{3}[a-f0-9]{6,20}", fullmatch=True)
 _IPS = st.ip_addresses(v=4).map(str)
 _WORDS = st.from_regex(r"[a-z]{1,12}", fullmatch=True)
