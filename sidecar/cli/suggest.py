@@ -9,10 +9,11 @@ import click
 from sidecar.problems import ProblemError, one_line
 from sidecar.shaping.mx import MxAnswer, MxError, Resolver
 from sidecar.times import format_rfc3339
+from sidecar.tools.hindsight import Told
 from sidecar.tools.loading import rules_for_a_tool
 from sidecar.tools.logs import STDIN
-from sidecar.tools.suggest import Effect, Suggestion, Trial, kind_of, scope_of, would_have_done
-from sidecar.tools.text import counted, shown_entry
+from sidecar.tools.suggest import Suggestion, Trial, kind_of, scope_of, would_have_done
+from sidecar.tools.text import shown_entry
 from sidecar.tools.unmatched import Group, Survey, Wanted, records
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
@@ -65,7 +66,7 @@ def suggest(
         None if until is None else moment(until, "--until"),
     )
 
-    async def work() -> tuple[Suggestion, list[Effect]]:
+    async def work() -> tuple[Suggestion, list[Told]]:
         resolver = resolver_for(settings)
         rules = await rules_for_a_tool(settings, resolver)
         report(rules.problems)
@@ -83,7 +84,7 @@ def suggest(
             raise ProblemError.one("no-regex", _no_regex(trial), where=f"group {found.name}")
         table, why = scope_of(found, rules.shaping, await _answers(found, resolver))
         suggestion = Suggestion(found, pattern.source, table, why, kind_of(found.shape))
-        effects: list[Effect] = []
+        effects: list[Told] = []
         if suggestion.acts:
             blocks = read_shown(logs, on_problem=lambda _: None)
             effects, problems = await would_have_done(
@@ -130,7 +131,7 @@ async def _answers(group: Group, resolver: Resolver) -> dict[str, MxAnswer]:
     return answers
 
 
-def _print(suggestion: Suggestion, effects: list[Effect]) -> None:
+def _print(suggestion: Suggestion, effects: list[Told]) -> None:
     console = output()
     console.print(line(("The rule (--rule prints only this):\n", "bold")))
     console.print(suggestion.rule())
@@ -139,12 +140,11 @@ def _print(suggestion: Suggestion, effects: list[Effect]) -> None:
     console.print(line(("A case for a file of `tsa-sidecar test`:\n", "bold")))
     console.print(suggestion.test_case())
     console.print(line(("What it would have done in these logs:\n", "bold")))
-    for effect in effects[:_EFFECTS]:
-        entry = effect.entry
-        console.print(one_line(f"  {shown_entry(entry)}"))
+    for told in effects[:_EFFECTS]:
+        console.print(one_line(f"  {shown_entry(told.entry)}"))
         console.print(
-            f"    from {format_rfc3339(effect.first_ns)} until {format_rfc3339(entry.expires_ns)}"
-            f", {counted(effect.matches, 'match').replace('matchs', 'matches')}"
+            f"    from {format_rfc3339(told.began_ns)} until {format_rfc3339(told.until_ns)}"
+            f", {told.story.matches:,} matched"
         )
     if len(effects) > _EFFECTS:
         console.print(f"  and {len(effects) - _EFFECTS} more (--json has all)")
@@ -152,7 +152,7 @@ def _print(suggestion: Suggestion, effects: list[Effect]) -> None:
         console.print("  nothing")
 
 
-def _document(suggestion: Suggestion, effects: list[Effect]) -> dict[str, object]:
+def _document(suggestion: Suggestion, effects: list[Told]) -> dict[str, object]:
     kind = suggestion.kind
     return {
         "group": suggestion.group.name,
@@ -166,11 +166,11 @@ def _document(suggestion: Suggestion, effects: list[Effect]) -> dict[str, object
         "test_case": suggestion.test_case(),
         "effects": [
             {
-                "what": shown_entry(effect.entry),
-                "from": format_rfc3339(effect.first_ns),
-                "until": format_rfc3339(effect.entry.expires_ns),
-                "matches": effect.matches,
+                "what": shown_entry(told.entry),
+                "from": format_rfc3339(told.began_ns),
+                "until": format_rfc3339(told.until_ns),
+                "matches": told.story.matches,
             }
-            for effect in effects
+            for told in effects
         ],
     }

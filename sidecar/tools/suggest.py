@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from tempfile import NamedTemporaryFile
 from typing import Final
 
-from sidecar.automation.decide import Automation
-from sidecar.automation.entries import Entry
 from sidecar.fancy.pattern import Pattern, compile_pattern
 from sidecar.log.blocks import Block
 from sidecar.log.record import Record
@@ -25,6 +23,7 @@ from sidecar.settings import Settings
 from sidecar.shaping.blocks import Shaping
 from sidecar.shaping.mx import MxAnswer, Resolver
 
+from .hindsight import Hindsight, Told
 from .loading import rules_for_a_tool
 from .shapes import PLACEHOLDERS, REPLY, shape
 from .unmatched import Group, Wanted, records
@@ -337,15 +336,6 @@ def _one_line(text: str) -> str:
 # What it would have done.
 
 
-@dataclass(slots=True)
-class Effect:
-    """What the rule would have kept in force: from when, until when, by how many matches."""
-
-    entry: Entry
-    first_ns: int
-    matches: int = 0
-
-
 async def would_have_done(
     suggestion: Suggestion,
     blocks: AsyncIterator[Block],
@@ -353,8 +343,8 @@ async def would_have_done(
     settings: Settings,
     resolver: Resolver,
     wanted: Wanted,
-) -> tuple[list[Effect], Sequence[Problem]]:
-    """What the rule alone would have done in the logs; each record is decided at its own time.
+) -> tuple[list[Told], Sequence[Problem]]:
+    """The episodes that the rule alone would have made of the logs.
 
     The rule is loaded behind the shaping files in force, as a user would add it.  Also the
     problems that the rules have then.
@@ -365,7 +355,7 @@ async def would_have_done(
         shaping = (*settings.reloaded.shaping, file.name)
         more = replace(settings, reloaded=replace(settings.reloaded, shaping=shaping))
         rules = await rules_for_a_tool(more, resolver)
-    automation, effects = Automation(), dict[str, Effect]()
+    side, now_ns = Hindsight(rules), 0
     async for block in blocks:
         found = [
             (record, candidate)
@@ -374,13 +364,9 @@ async def would_have_done(
         ]
         mx = await resolve_all((candidate for _, candidate in found), resolver)
         for record, candidate in found:
+            now_ns = max(now_ns, record.time_ns)
+            side.expire(now_ns)
             for match in candidate.matches(mx.get(candidate.domain)):
                 if match.rule.file == file.name:
-                    outcome = automation.apply(
-                        [candidate.alone(match)], mx={}, now_ns=record.time_ns
-                    )
-                    for key, entry in outcome.entries.items():
-                        effect = effects.setdefault(key, Effect(entry, record.time_ns))
-                        effect.entry = entry
-                        effect.matches += 1
-    return list(effects.values()), rules.problems
+                    side.decide(candidate.alone(match), None, now_ns)
+    return side.told, rules.problems

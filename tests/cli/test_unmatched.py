@@ -178,7 +178,7 @@ def test_a_suggestion_loads_and_passes_its_own_test(tmp_path: Path) -> None:
     result = run("suggest", *RULES, *ZONES, name, str(log))
     assert result.exit_code == 0, result.output
     assert "max_message_rate" in result.stdout
-    assert "5 matches" in result.stdout
+    assert "5 matched" in result.stdout
     rule = run("suggest", "--rule", *RULES, *ZONES, name, str(log)).stdout
     case = run("suggest", "--test-case", *RULES, *ZONES, name, str(log)).stdout
     (tmp_path / "rules.toml").write_text(rule)
@@ -187,6 +187,17 @@ def test_a_suggestion_loads_and_passes_its_own_test(tmp_path: Path) -> None:
     (tmp_path / "case.toml").write_text(head + case)
     tested = run_process("test", "case.toml", cwd=tmp_path)
     assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_what_a_rule_would_have_done_is_told_by_episode(tmp_path: Path) -> None:
+    log, begin = tmp_path / "log", 1_795_360_800
+    log.write_bytes(b"".join(line("slow down", at=begin + 60 * n) for n in (0, 10, 200)))
+    name = group_of("slow down", str(log))
+    found = json.loads(run("suggest", "--json", *RULES, *ZONES, name, str(log)).stdout)
+    effects = [
+        (one["from"][11:16], one["until"][11:16], one["matches"]) for one in found["effects"]
+    ]
+    assert effects == [("15:20", "16:30", 2), ("18:40", "19:40", 1)]
 
 
 def test_what_no_rule_helps_against_is_said_and_is_only_a_comment() -> None:
