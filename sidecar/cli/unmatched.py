@@ -180,7 +180,7 @@ def _print_idle(survey: Survey, *, everything: bool) -> None:
     if not idle:
         return
     console = output()
-    console.print(f"\n{counted(len(idle), 'rule')} matched nothing in these logs")
+    console.print(f"\n{counted(len(idle), 'rule')} matched none of the records looked at")
     shown: list[Rule] = idle if everything else []
     for rule in shown:
         console.print(f"  {shown_rule(rule)}")

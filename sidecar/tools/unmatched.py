@@ -230,7 +230,7 @@ class Survey:
         return [match.rule for match in found]
 
     def idle_rules(self) -> list[Rule]:
-        """The rules that matched nothing in these logs."""
+        """The rules that matched none of the records that were added."""
         return [rule for rule in self._shaping.all_rules() if not self._matches[id(rule)]]
 
     def document(self, groups: Sequence[Group]) -> dict[str, Any]:

@@ -75,6 +75,19 @@ def test_a_rule_of_another_domain_that_would_match_is_named() -> None:
     ]
 
 
+def test_rules_that_matched_none_of_the_records_looked_at_are_named() -> None:
+    def idle(*options: str) -> list[str]:
+        document = unmatched(*options, str(LOGS / "logs"))
+        return [rule["scope"]["name"] for rule in document["rules_without_a_match"]]
+
+    assert idle() == []
+    elsewhere = idle("--domain", "gmail.com")
+    assert "gmail.com" not in elsewhere
+    assert "mx.shared.example" in elsewhere
+    shown = run("unmatched", "--domain", "gmail.com", "--all", *EVERYTHING).stdout
+    assert f"{len(elsewhere)} rules matched none of the records looked at\n" in shown
+
+
 @pytest.mark.parametrize("compress", [bytes, zstandard.ZstdCompressor().compress])
 def test_stdin_is_read_like_a_file(compress: Any) -> None:
     whole = unmatched(str(LOGS / "logs"))
@@ -107,6 +120,7 @@ def test_what_is_shown_fits_80_columns_and_cannot_steer_the_terminal(tmp_path: P
 def test_a_link_stays_whole_however_narrow_the_terminal(tmp_path: Path) -> None:
     link = f"https://postmaster.example/{'long-' * 12}page"
     (tmp_path / "log").write_bytes(line(f"blocked, see {link}", recipient="a@gmail.com"))
+    assert unmatched(str(tmp_path / "log"))["groups"][0]["links"] == [link]
     shown = run("unmatched", *RULES, *ZONES, str(tmp_path / "log"), COLUMNS="60").stdout
     assert any(text.strip() == link for text in shown.splitlines())
 
