@@ -185,7 +185,8 @@ class Hindsight:
             places = self._went[went] = tuple(dict.fromkeys(_places(*went)))
         for place in places:
             for key in self._by_place.get(place, ()):
-                self._open[key].sent += 1
+                told = self._open[key]
+                told.sent += told.began_ns <= record.time_ns
 
 
 _KNOWN: Final = 4096

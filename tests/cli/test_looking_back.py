@@ -131,6 +131,14 @@ def test_mail_that_was_delivered_meanwhile_is_counted_where_it_went(files: Path)
     assert {pair["verdict"] for pair in document["pairs"]} == {"same"}
 
 
+def test_mail_that_went_before_a_limit_held_is_not_counted_for_it(files: Path) -> None:
+    probe = '"slow-down"\nprobe = {connection_limit = 2, for = "1 hour"}'
+    (files / "rules.toml").write_text(RULES.replace('"slow-down"', probe))
+    document = look(files, line("slow"), *(delivery(minute) for minute in (1, 2, 3, 11, 12)))
+    sent = {one["kind"]: one["delivered_meanwhile"] for one in document["episodes"]}
+    assert sent == {"ready_q": 3, "override": 2}
+
+
 def test_a_comparison_with_itself_differs_in_nothing() -> None:
     result = run("replay", "--compare", str(LOGS / "shaping.toml"), *REAL)
     assert result.exit_code == 0, result.output
