@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sidecar.log.record import LOG_PROTOCOL, BadLine, Record, decode
-from sidecar.times import NS
 
 from .attempts import Attempts, Run
 from .matching import Candidate, Matcher
@@ -110,15 +109,6 @@ def read_everything(
 def only_candidates(found: Iterable[Candidate | Attempts]) -> Iterator[Candidate]:
     """What :func:`happened` returns without the attempts."""
     return (one for one in found if not isinstance(one, dict))
-
-
-def until(found: Iterable[Candidate | Attempts], latest_ns: int) -> Iterator[Candidate | Attempts]:
-    """What of `found` had happened by then; attempts by the second."""
-    for one in found:
-        if isinstance(one, dict):
-            yield {key: count for key, count in one.items() if key[5] * NS <= latest_ns}
-        elif one.record.time_ns <= latest_ns:
-            yield one
 
 
 def consider(line: bytes, *, skip_types: frozenset[str], tally: Tally) -> Record | None:
