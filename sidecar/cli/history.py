@@ -92,9 +92,7 @@ def history(
 def _draw(
     stories: list[Story], since_ns: int, until_ns: int, *, timeline: bool, svg: Path | None
 ) -> None:
-    # A limit for the time after a suspension that never came is no part of the picture.
-    found = [_span(story) for story in stories]
-    spans = [span for span in found if span.begin_ns <= span.end_ns]
+    spans = [_span(story) for story in stories]
     begin_ns = max(since_ns, min((span.begin_ns for span in spans), default=since_ns))
     console = output()
     if timeline:

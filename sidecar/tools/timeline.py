@@ -58,6 +58,7 @@ def row_of(entry: Entry) -> str:
 
 def as_text(spans: Sequence[Span], *, begin_ns: int, end_ns: int, width: int) -> list[str]:
     """One line a row, and a scale; nothing where there is nothing to show."""
+    spans = _between(spans, begin_ns, end_ns)
     rows = _rows(spans)
     if not rows:
         return []
@@ -84,6 +85,15 @@ def _cell(span: Span, at_ns: int) -> str:
         return _LETTERS[span.kind]
     share = span.share(max(at_ns, span.begin_ns))
     return _LEVELS[min(int(share * len(_LEVELS)), len(_LEVELS) - 1)]
+
+
+def _between(spans: Sequence[Span], begin_ns: int, end_ns: int) -> Sequence[Span]:
+    """Those that were in force then: a limit for the time after a suspension may never be."""
+    return [
+        span
+        for span in spans
+        if span.begin_ns <= min(span.end_ns, end_ns) and begin_ns <= span.end_ns
+    ]
 
 
 def _rows(spans: Sequence[Span]) -> dict[str, list[Span]]:
@@ -121,6 +131,7 @@ _LEFT, _TOP, _ROW, _WIDE = 330, 70, 22, 1000
 
 def as_svg(spans: Sequence[Span], *, begin_ns: int, end_ns: int, title: str) -> str:
     """One file that any browser shows, with nothing from elsewhere and no script."""
+    spans = _between(spans, begin_ns, end_ns)
     rows = _rows(spans)
     height = _TOP + _ROW * len(rows) + 40
     width = _LEFT + _WIDE + 20
