@@ -44,6 +44,13 @@ def is_attempt(record: Record) -> bool:
     )
 
 
+def attempts_of(record: Record) -> Attempts:
+    """The attempts that one record is."""
+    attempts: Attempts = {}
+    count_attempt(record, attempts)
+    return attempts
+
+
 def count_attempt(record: Record, into: Attempts) -> None:
     """Count `record` where it is an attempt, each of its recipients that has a domain."""
     if not is_attempt(record):

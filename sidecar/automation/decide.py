@@ -27,7 +27,7 @@ from sidecar.times import NS
 
 from .address import QueueName, recipient_domain
 from .adjusting import at_rest, refitted, strike
-from .attempts import Attempts, count_attempt
+from .attempts import Attempts, attempts_of
 from .entries import (
     Entries,
     Entry,
@@ -43,6 +43,7 @@ from .holds import RuleHold, RuleHolds
 from .matching import Candidate, Match
 from .offences import Offences
 from .selection import Made
+from .shares import Share, Shares, counts, share_of, standing
 from .thresholds import Thresholds
 
 LATENESS = 3600
@@ -134,8 +135,10 @@ class _Step:
     label: str
     """The rule's."""
     trigger: Threshold | None
+    share: Share | None
+    """The windows of the rule's ratio, which stands in place of the trigger."""
     window: str
-    """The key of the trigger's window; "" without one."""
+    """The key of the window of matches; "" without one."""
     duration_ns: int
     drafts: tuple[_Draft, ...]
     courses: tuple[_Draft, ...]
@@ -209,11 +212,13 @@ class Automation:
         "_hashes",
         "_planned_for",
         "_plans",
+        "_shares",
         "entries",
         "episode_id",
         "episodes",
         "holds",
         "max_entries",
+        "needs_attempts",
         "newest_ns",
         "offences",
         "seq",
@@ -248,6 +253,9 @@ class Automation:
         # What rules make of records that differ in nothing that they look at.
         self._plans: dict[_Kind, _Plan] = {}
         self._planned_for: Shaping | None = None
+        self._shares = Shares()
+        self.needs_attempts = False
+        """Whether some rule of those that are followed needs attempts."""
 
     def apply(
         self,
@@ -267,17 +275,14 @@ class Automation:
             if isinstance(candidate, dict):
                 self._count_attempts(candidate, now)
                 continue
-            if self._needs_attempts(candidate):
-                own: Attempts = {}
-                count_attempt(candidate.record, own)
-                self._count_attempts(own, now)
+            if candidate.common.shaping is not self._planned_for:  # the rules were loaded anew
+                self.follow(candidate.common.shaping)
+            if self.needs_attempts and not candidate.attempted:
+                self._count_attempts(attempts_of(candidate.record), now)
             matches = candidate.matches(mx.get(candidate.domain))
             if not matches:
                 continue
             matched += not candidate.counted
-            if candidate.common.shaping is not self._planned_for:  # the rules were loaded anew
-                self._plans.clear()
-                self._planned_for = candidate.common.shaping
             record = candidate.record
             self._note_time(candidate, now)
             self._act(now, matches, record, candidate.domain)
@@ -291,12 +296,32 @@ class Automation:
             outcome.events = [event for event in outcome.events if event.key not in now.overtaken]
         return outcome
 
-    def _needs_attempts(self, candidate: Candidate) -> bool:
-        """Whether the record of `candidate` is to be counted, and has not been."""
-        return False
+    def follow(self, shaping: Shaping) -> None:
+        """Count attempts as these rules need it, before they have a candidate."""
+        if shaping is self._planned_for:
+            return
+        self._plans.clear()
+        self._planned_for = shaping
+        rules = shaping.all_rules()
+        self._shares = Shares(rules)
+        self.needs_attempts = any(rule.sidecar.needs_attempts for rule in rules)
 
     def _count_attempts(self, attempts: Attempts, now: _Round) -> None:
         """Count what was delivered and refused, and do what that leads to."""
+        if not self.needs_attempts:
+            return
+        latest = now.latest_ns // NS
+        for (queue, source, domain, tenant, delivered, second), count in attempts.items():
+            now.outcome.counts["attempts"] += count
+            if second > latest:
+                continue
+            for window in self._shares.windows(queue, source, domain, tenant):
+                if window.deliveries_only and not delivered:
+                    continue
+                if not self._has_room_to_count(now, window.scope, queue, count):
+                    continue
+                at = second - second % window.step
+                self.thresholds.record(window.scope, window.period, at, count, latest=latest)
         self._delivered(attempts, now)
 
     def _delivered(self, attempts: Attempts, now: _Round) -> None:
@@ -503,7 +528,10 @@ class Automation:
             if held and all(key in held for key, _ in step.drafts if key):
                 outcome.counts["held"] += 1
                 continue
-            if step.trigger is not None and not self._reached(now, step.trigger, step, record):
+            if step.share is not None:
+                if not self._is_over(now, step.share, record):
+                    continue
+            elif step.trigger is not None and not self._reached(now, step.trigger, step, record):
                 continue
             expires_ns, drafts = time_ns + step.duration_ns, step.drafts
             if expires_ns <= now_ns and step.escalate is None:
@@ -553,17 +581,9 @@ class Automation:
 
     def _reached(self, now: _Round, trigger: Threshold, step: _Step, record: Record) -> bool:
         """Count a match of `record`; whether there are as many now as the trigger asks for."""
-        thresholds = self.thresholds
-        if (
-            self.max_entries is not None
-            and thresholds.places >= self.max_entries
-            and step.window not in thresholds
-        ):
-            now.outcome.counts["no_room_to_count"] += 1
-            if len(now.outcome.not_counted) < _NAMED:
-                now.outcome.not_counted.append(record.site)
+        if not self._has_room_to_count(now, step.window, record.site, 1):
             return trigger.limit <= 1
-        count = thresholds.record(
+        count = self.thresholds.record(
             step.window,
             trigger.period,
             record.time_ns // NS,
@@ -571,6 +591,33 @@ class Automation:
             latest=now.latest_ns // NS,
         )
         return count >= trigger.limit
+
+    def _is_over(self, now: _Round, share: Share, record: Record) -> bool:
+        """Count a match of `record`; whether there are more of them than the rule's share."""
+        ratio, latest = share.ratio, now.latest_ns // NS
+        second = record.time_ns // NS
+        if not counts(ratio, record) or second > latest:
+            return False
+        if not self._has_room_to_count(now, share.matches, record.site, 1):
+            return False
+        at = second - second % ratio.step
+        self.thresholds.record(share.matches, ratio.period, at, latest=latest)
+        if at < self.thresholds.first_of(ratio.period, share.matches, share.attempts):
+            return False  # it is too late to count
+        return standing(self.thresholds, share).is_over(ratio)
+
+    def _has_room_to_count(self, now: _Round, window: str, ready_queue: str, count: int) -> bool:
+        """Whether `count` more can be counted in `window`, one of those of `ready_queue`."""
+        if (
+            self.max_entries is None
+            or self.thresholds.places < self.max_entries
+            or window in self.thresholds
+        ):
+            return True
+        now.outcome.counts["no_room_to_count"] += count
+        if len(now.outcome.not_counted) < _NAMED:
+            now.outcome.not_counted.append(ready_queue)
+        return False
 
     def _has_room(self, now: _Round, key: str) -> bool:
         """Whether the entry of `key`, the first of this round, is in force or may be."""
@@ -631,12 +678,18 @@ class Automation:
                     entry = course
             made.append(entry)
         drafts = tuple(("" if isinstance(one, str) else one.key, one) for one in made)
+        share = share_of(rule, record, domain)
+        if share is not None:
+            window = share.matches
+        else:
+            window = "" if rule.trigger is None else threshold_scope(rule, record.site)
         known = Made(rule=rule.sidecar.name, place=f"{rule.file}:{rule.line}", domains=(domain,))
         return _Step(
             rule=rule,
             label=rule.label,
             trigger=rule.trigger,
-            window="" if rule.trigger is None else threshold_scope(rule, record.site),
+            share=share,
+            window=window,
             duration_ns=rule.duration_ns,
             drafts=drafts,
             courses=tuple(

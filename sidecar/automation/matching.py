@@ -240,6 +240,8 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     needs_mx: bool
     counted: bool = False
     """Whether the record has been counted as matched: it is a part of one that was."""
+    attempted: bool = False
+    """Whether the record has been counted as an attempt, or is by whoever took it apart."""
 
     def matches(self, mx: MxAnswer | None) -> tuple[Match, ...]:
         """All matches in order, given the MX of :attr:`domain` (None: it does not resolve)."""
@@ -260,11 +262,19 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
         if self.specific:
             nothing = GeneralMatches(common.shaping)
             after = Candidate(
-                record, domain, nothing, self.specific, needs_mx=False, counted=counted
+                record,
+                domain,
+                nothing,
+                self.specific,
+                needs_mx=False,
+                counted=counted,
+                attempted=counted,
             )
             counted = True
         providers = GeneralMatches(common.shaping, (), common.providers)
-        waits = Candidate(record, domain, providers, (), needs_mx=True, counted=counted)
+        waits = Candidate(
+            record, domain, providers, (), needs_mx=True, counted=counted, attempted=True
+        )
         return before, waits, after
 
     def most_outcomes(self) -> int:
@@ -274,9 +284,11 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
         return sum(len(rule.actions) for rule in rules) * len(self.record.recipients)
 
     def alone(self, match: Match) -> Candidate:
-        """The same record with this match only."""
+        """The same record with this match only; it counts as no attempt."""
         nothing = GeneralMatches(self.common.shaping)
-        return Candidate(self.record, self.domain, nothing, (match,), needs_mx=False)
+        return Candidate(
+            self.record, self.domain, nothing, (match,), needs_mx=False, attempted=True
+        )
 
 
 _Specific: TypeAlias = RuleList[tuple[Match, ...]]
@@ -286,7 +298,15 @@ _Specific: TypeAlias = RuleList[tuple[Match, ...]]
 class Matcher:
     """The rules of one load, ready to match records.  A reload makes another."""
 
-    __slots__ = ("_any_adjusts", "_common", "_domains", "_places", "_sites", "shaping")
+    __slots__ = (
+        "_any_adjusts",
+        "_common",
+        "_domains",
+        "_places",
+        "_sites",
+        "needs_attempts",
+        "shaping",
+    )
 
     _PLACES_MAX: Final = 4096
     _PLACE_LENGTH: Final = 512
@@ -294,6 +314,8 @@ class Matcher:
     def __init__(self, shaping: Shaping) -> None:
         self.shaping = shaping
         self._any_adjusts = any(rule.sidecar.adjust for rule in shaping.all_rules())
+        self.needs_attempts = any(rule.sidecar.needs_attempts for rule in shaping.all_rules())
+        """Whether some rule has to know what is delivered and refused, besides its matches."""
         homes: list[tuple[ProviderBlock | None, Rule]] = []
         homes += [(None, rule) for rule in (shaping.default.rules if shaping.default else ())]
         homes += [(block, rule) for block in shaping.providers.values() for rule in block.rules]

@@ -90,6 +90,11 @@ class Window:
             head = 0
         self.head = head
 
+    def since(self, first: int) -> int:
+        """How many there are from the second `first` on."""
+        at = bisect_left(self.seconds, first, self.head)
+        return self.total if at == self.head else sum(self.counts[at:])
+
     @property
     def newest(self) -> int:
         """The last second counted."""
@@ -119,11 +124,12 @@ class Thresholds:
         scope: str,
         period: int,
         second: int,
+        count: int = 1,
         *,
         enough: int = sys.maxsize,
         latest: int = sys.maxsize,
     ) -> int:
-        """Count one match of `scope`; returns how many the period has, this one included.
+        """Count a match of `scope` (or `count`); how many the period has, these included.
 
         Beyond `enough` they are not counted any further. After the second `latest` nothing
         can have happened yet: what was counted there goes, unless this match is there, too.
@@ -131,8 +137,8 @@ class Thresholds:
         window = self._window(scope, period)
         if window.head < len(window.seconds) and second == window.seconds[-1]:
             # As nearly all are: nothing leaves the window, and nothing was counted later.
-            window.total += 1
-            window.counts[-1] += 1
+            window.total += count
+            window.counts[-1] += count
             self._changed[scope, second] = window.counts[-1]
             return window.total
         if window.head < len(window.seconds) and second <= latest < window.newest:
@@ -141,11 +147,11 @@ class Thresholds:
             self._shrunk.pop(scope, None)
         before = window.head
         first = window.seconds[before] if before < len(window.seconds) else second
-        count = window.add(second, enough=enough)
-        if count is None:
-            return 1
+        of_second = window.add(second, count, enough=enough)
+        if of_second is None:
+            return count
         if second >= window.first:
-            self._changed[scope, second] = count
+            self._changed[scope, second] = of_second
         if window.seconds[window.head] > first:
             self._shrunk[scope] = window.first
         return window.total
@@ -154,6 +160,16 @@ class Thresholds:
         """How many matches the window of `scope` holds."""
         window = self._windows.get(scope)
         return 0 if window is None else window.total
+
+    def since(self, scope: str, first: int) -> int:
+        """How many of them are from the second `first` on."""
+        window = self._windows.get(scope)
+        return 0 if window is None else window.since(first)
+
+    def first_of(self, period: int, *scopes: str) -> int:
+        """The first second of a period that ends with the newest of these windows."""
+        windows = (self._windows.get(scope) for scope in scopes)
+        return max((w.newest for w in windows if w is not None), default=0) - period
 
     def restore(self, scope: str, period: int, counts: Mapping[int, int]) -> None:
         """Put back what the state file holds of one scope: second → count."""

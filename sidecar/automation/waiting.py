@@ -16,6 +16,7 @@ import msgspec
 from sidecar.log.record import Record
 from sidecar.shaping.mx import MxAnswer
 
+from .attempts import Attempts, attempts_of
 from .decide import Automation, Outcome
 from .matching import Candidate, Matcher
 
@@ -46,7 +47,7 @@ def from_payload(payload: str) -> Waiting:
 
 def decide(
     automation: Automation,
-    found: Iterable[Candidate],
+    found: Iterable[Candidate | Attempts],
     *,
     mx: Mapping[str, MxAnswer],
     asked: Collection[str],
@@ -55,12 +56,16 @@ def decide(
 ) -> tuple[Outcome, list[Waiting]]:
     """Decide `found` but for what takes the MX of a domain in `asked`; what waits for it.
 
-    No more than `room` records wait: the others are decided by what `mx` has.
+    No more than `room` records wait: the others are decided by what `mx` has.  What waits has
+    been counted as an attempt in its place all the same.
     """
     if not asked:
         return automation.apply(found, mx=mx, now_ns=now_ns), []
-    outcome, waiting, at_once = Outcome(), list[Waiting](), list[Candidate]()
+    outcome, waiting, at_once = Outcome(), list[Waiting](), list[Candidate | Attempts]()
     for candidate in found:
+        if isinstance(candidate, dict):
+            at_once.append(candidate)
+            continue
         waits = candidate.needs_mx and candidate.domain in asked
         if not waits or len(waiting) >= room:
             at_once.append(candidate)
@@ -68,6 +73,8 @@ def decide(
         before, late, after = candidate.parts()
         if before is not None:
             at_once.append(before)
+        elif after is None and automation.needs_attempts:
+            at_once.append(attempts_of(candidate.record))
         outcome.add(automation.apply(at_once, mx=mx, now_ns=now_ns))
         number = automation.reserve(late)
         waiting.append(Waiting(number, late.domain, late.record, late.counted))

@@ -74,7 +74,7 @@ class Shaping:
     ``unresolved`` the domains whose blocks are ignored for want of one, with
     the reason.  ``expires_ns`` is when the first of those is worth asking
     again, ``horizon_ns`` how far back records can matter: the longest duration
-    plus the longest period of a threshold.
+    plus the longest period of a threshold or a share.
     """
 
     files: tuple[ShapingFile, ...]

@@ -22,6 +22,7 @@ from .file import FileBlock, ProviderMatch
 from .names import parse_name
 from .options import Option, canonical, suggestion
 from .rules import Action, Rule, When
+from .ratio import misplaced
 from .sidecar_table import CODE
 from .specs import shown
 
@@ -190,6 +191,7 @@ def _rules(shaping: Shaping) -> Iterator[Problem]:
             yield from _sets_what_is_set(rule, block, blocks)
             yield from _adjusts(rule, block, shaping)
             yield from (_of(rule, CODE, f"sidecar.escalate: {why}") for why in pointless(rule))
+            yield from (_of(rule, CODE, f"sidecar.ratio: {why}") for why in misplaced(rule))
         yield from _repeats(block.rules)
 
 
@@ -325,7 +327,7 @@ def _covers(earlier: Rule, later: Rule) -> bool:
     """Whether `earlier` does all that `later` does, as soon and for as long, where both match."""
     actions = [action.identity() for action in earlier.actions]
     return (
-        (earlier.trigger is None or _as_early(earlier, later))
+        _as_early(earlier, later)
         and earlier.duration_ns >= later.duration_ns
         and (earlier.match_internal or not later.match_internal)
         and all(action.identity() in actions for action in later.actions)
@@ -337,6 +339,8 @@ def _covers(earlier: Rule, later: Rule) -> bool:
 
 
 def _as_early(earlier: Rule, later: Rule) -> bool:
+    if earlier.sidecar.ratio != later.sidecar.ratio:
+        return False
     one, other = earlier.trigger, later.trigger
     if one is None or other is None:
         return one is None

@@ -334,7 +334,7 @@ class _Merge:
         )
         rules = shaping.all_rules()
         longest = max((_longest(rule) for rule in rules), default=0)
-        period = max((rule.trigger.period for rule in rules if rule.trigger is not None), default=0)
+        period = max((_period(rule) for rule in rules), default=0)
         return replace(shaping, hash=content_hash(shaping), horizon_ns=longest + period * NS)
 
     def _check_options(self, files: Iterable[ShapingFile]) -> None:
@@ -350,6 +350,13 @@ class _Merge:
         self.findings.fatal += (p for p in found if p.level == "error")
         self.findings.warnings += dict.fromkeys(p for p in found if p.level == "warning")
         self.findings.warnings += _shadowed(files, {(p.file, p.line, p.message) for p in found})
+
+
+def _period(rule: Rule) -> int:
+    """Over how many seconds the rule counts."""
+    if rule.sidecar.ratio is not None:
+        return rule.sidecar.ratio.period
+    return 0 if rule.trigger is None else rule.trigger.period
 
 
 def _longest(rule: Rule) -> int:

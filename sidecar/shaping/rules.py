@@ -6,7 +6,7 @@ Source of the fields: KumoMTA's documentation, "Traffic Shaping Automation".
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from ..fancy.pattern import Pattern
 from ..times import NS
@@ -100,6 +100,37 @@ class Escalate:
         return [self.factor, self.max_ns, self.forget_ns]
 
 
+FEEDBACK: Final = "Feedback"
+"""The type of a record that tells of a complaint, and the value of ``sidecar.ratio.of``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """``sidecar.ratio``: strikes when matches are more than a share of the attempts.
+
+    ``over``: the share; ``least``: the key ``min``, how many attempts it takes to tell a
+    share; ``period``: the key ``window``, seconds; ``confidence``: how sure it must be
+    (None: the share as it is); ``complaints``: the key ``of``, matches are Feedback records
+    and attempts are deliveries.
+    """
+
+    over: float
+    least: int = 200
+    period: int = 600
+    confidence: float | None = None
+    complaints: bool = False
+
+    @property
+    def step(self) -> int:
+        """In which steps the window moves on, seconds: a sixtieth of it."""
+        return -(-self.period // 60)
+
+    def identity(self) -> list[TomlValue]:
+        """A JSON-able form that is equal for equal keys."""
+        confidence = "" if self.confidence is None else self.confidence
+        return [self.over, self.least, self.period, confidence, self.complaints]
+
+
 @dataclass(frozen=True, slots=True)
 class When:
     """``sidecar.when``: what must be so of a record, besides its text; () for anything.
@@ -130,6 +161,7 @@ class SidecarTable:
     are told.  ``simulate``: the rule counts and is listed, but nothing is published.
     ``adjust``: what SetConfig and SetDomainConfig set is no fixed value.  ``when``: what
     must be so of a record as well.  ``escalate``: who offends again is held longer.
+    ``ratio``: the rule strikes by the share of matches, whatever its trigger.
     """
 
     name: str = ""
@@ -139,6 +171,12 @@ class SidecarTable:
     adjust: Adjust | None = None
     when: When | None = None
     escalate: Escalate | None = None
+    ratio: Ratio | None = None
+
+    @property
+    def needs_attempts(self) -> bool:
+        """Whether the rule has to know what is delivered and refused, besides its matches."""
+        return self.ratio is not None
 
     def deciding(self) -> dict[str, TomlValue]:
         """The keys that change what the rule does, where they are not as without them.
@@ -156,6 +194,8 @@ class SidecarTable:
             keys["when"] = self.when.identity()
         if self.escalate is not None:
             keys["escalate"] = self.escalate.identity()
+        if self.ratio is not None:
+            keys["ratio"] = self.ratio.identity()
         return keys
 
 

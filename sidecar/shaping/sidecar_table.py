@@ -21,6 +21,7 @@ from typing import Any, Final
 from .adjust import read_adjust
 from .escalate import read_escalate
 from .options import suggestion
+from .ratio import NEVER_OVER, read_ratio
 from .rules import SidecarTable
 from .specs import shown
 from .when import NEVER, read_when
@@ -114,6 +115,8 @@ _READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
         # Whoever restricts a rule wants no effect elsewhere: doing nothing is the safe reading.
         "when": _Reader(read_when, "the rule does nothing", instead=NEVER),
         "escalate": _Reader(read_escalate, "nobody is held longer than the rule's duration"),
+        # Without its share the rule would strike at each match.
+        "ratio": _Reader(read_ratio, "the rule does nothing", instead=NEVER_OVER),
         "adjust": _Reader(read_adjust, "the rule sets what its action says"),
     }
 )
