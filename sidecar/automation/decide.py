@@ -42,11 +42,12 @@ from .episodes import Cause, Ended, Episode, How
 from .holds import RuleHold, RuleHolds
 from .matching import Candidate, Match
 from .offences import Offences
+from .recent import KEPT, AnyRecent
 from .selection import Made
 from .shares import Share, Shares, counts, share_of, standing
 from .thresholds import Thresholds
 
-LATENESS = 3600
+LATENESS = KEPT
 """How many seconds behind the newest record another may come and still find its window whole,
 and how many ahead of the present one may be without being held for a wrong clock's.
 An entry lasts from then at most, whatever its record says."""
@@ -171,6 +172,8 @@ class _Made(msgspec.Struct, gc=False):
     first: tuple[Record, str]
     latest: tuple[Record, str]
     matches: int = 1
+    recent: AnyRecent | None = None
+    """In a group: the recent strikes, where they tell what the entry is to be."""
 
 
 @dataclass(slots=True)

@@ -41,14 +41,12 @@ class Recent(Generic[State]):
 
     __slots__ = ("_now", "_until", "before", "bits", "domain", "newest")
 
-    def __init__(
-        self, before: State | None, newest: int, domain: str, *, bits: int = 0
-    ) -> None:
-        self.before = before
+    def __init__(self, before: State | None, newest: int, domain: str, *, bits: int = 0) -> None:
+        self.before: State | None = before
         self.newest = newest
         self.bits = bits
         self.domain = domain
-        self._now = before  # the state after all strikes up to the second `_until`
+        self._now: State | None = before  # all strikes up to the second `_until`
         self._until = -1
 
     def add(self, second: int, domain: str, step: Step[State]) -> None:
@@ -68,7 +66,7 @@ class Recent(Generic[State]):
 
     def state(self, step: Step[State]) -> State:
         """The state after all strikes."""
-        now = self._now
+        now: State | None = self._now
         for second in self._after(self._until):
             now = step(now, second)
         self._now, self._until = now, self.newest
@@ -108,6 +106,9 @@ class Recent(Generic[State]):
             at = text.find("1", at + 1)
 
 
+AnyRecent: TypeAlias = Recent[Course] | Recent[Offence]
+
+
 class _Saved(msgspec.Struct, frozen=True, array_like=True):
     newest: int
     bits: str
@@ -119,7 +120,7 @@ class _Saved(msgspec.Struct, frozen=True, array_like=True):
 _DECODER = msgspec.json.Decoder(_Saved)
 
 
-def to_payload(recent: Recent[Course] | Recent[Offence]) -> str:
+def to_payload(recent: AnyRecent) -> str:
     """The strikes as JSON text, for the state file."""
     before = recent.before
     saved = _Saved(
@@ -205,7 +206,7 @@ class Recents(Generic[State]):
         self._by_key[key] = recent
 
 
-def from_payload(payload: str) -> Recent[Course] | Recent[Offence]:
+def from_payload(payload: str) -> AnyRecent:
     """What :func:`to_payload` made; ValueError says what is wrong with it."""
     saved = _DECODER.decode(payload)
     bits = int(saved.bits, 16)

@@ -180,12 +180,9 @@ class Thresholds:
     def _window(self, scope: str, period: int) -> Window:
         window = self._windows.get(scope)
         if window is None:
-            window = self._windows[scope] = self._made(period)
+            window = self._windows[scope] = Window(period)
             self.places += places(scope)
         return window
-
-    def _made(self, period: int) -> Window:
-        return Window(period)
 
     def drop(self, scope: str) -> None:
         """Have `scope` count from nothing."""
