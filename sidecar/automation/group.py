@@ -56,7 +56,21 @@ from .episodes import Ended, How
 from .late_windows import LateThresholds, Target
 from .matching import Match
 from .offences import Offence, again
-from .recent import AnyRecent, Recent, Recents, Step
+from .recent import (
+    AnyRecent,
+    Recent,
+    Recents,
+    Step,
+    course_from_payload,
+    offence_from_payload,
+    to_payload,
+)
+
+KEPT: Final = "group:"
+"""Before the names under which the state file keeps what a group's order asks for."""
+_COURSE: Final = KEPT + "course:"
+_OFFENCE: Final = KEPT + "offence:"
+_TARGETS: Final = KEPT + "targets:"
 
 _SCOPES: Final = ("default", "provider", "site", "domain")
 """Whose rules come first: that of the later counts where both set the same."""
@@ -101,6 +115,37 @@ class GroupAutomation(Automation):
         self.recent_offences.forget(before)
         return super().forget_idle_thresholds()
 
+    # What the state file keeps.
+
+    def kept(self) -> dict[str, str | None]:
+        """What a group's order asks for besides entries and windows: name → JSON text."""
+        rows: dict[str, str | None] = {}
+        for key, course in self.recent_courses.items():
+            rows[_COURSE + key] = to_payload(course)
+        for key, offence in self.recent_offences.items():
+            rows[_OFFENCE + key] = to_payload(offence)
+        return rows | {_TARGETS + name: text for name, text in self.thresholds.targets().items()}
+
+    def take_changes(self) -> dict[str, str | None]:
+        """What changed of :meth:`kept` since the last call; None: it is forgotten."""
+        rows: dict[str, str | None] = {}
+        for key, course in self.recent_courses.take_changes().items():
+            rows[_COURSE + key] = None if course is None else to_payload(course)
+        for key, offence in self.recent_offences.take_changes().items():
+            rows[_OFFENCE + key] = None if offence is None else to_payload(offence)
+        changes = self.thresholds.take_target_changes()
+        return rows | {_TARGETS + name: text for name, text in changes.items()}
+
+    def restore_kept(self, name: str, payload: str) -> None:
+        """Put back what the state file holds under `name`; ValueError for what is damaged."""
+        if name.startswith(_TARGETS):
+            self.thresholds.restore_targets(name.removeprefix(_TARGETS), payload)
+        elif name.startswith(_COURSE):
+            self.recent_courses.restore(name.removeprefix(_COURSE), course_from_payload(payload))
+        else:
+            offence = offence_from_payload(payload)
+            self.recent_offences.restore(name.removeprefix(_OFFENCE), offence)
+
     def _act(self, now: _Round, matches: tuple[Match, ...], record: Record, domain: str) -> None:
         """What the matching rules do for one recipient, whatever was done before."""
         at_ns = min(record.time_ns, now.latest_ns, now.now_ns)
@@ -114,7 +159,8 @@ class GroupAutomation(Automation):
                 now.outcome.counts["held"] += 1
             else:
                 for moments, struck in self._struck(now, match, step, record, domain):
-                    self._strike(now, struck, moments, (record, domain), held, places[scope])
+                    cause = record, domain
+                    self._strike(now, struck, moments, cause, held=held, place=places[scope])
             places[scope] += len(step.drafts)
 
     def _strike(
@@ -123,10 +169,11 @@ class GroupAutomation(Automation):
         step: _Step,
         moments: Sequence[int],
         cause: tuple[Record, str],
+        *,
         held: Container[str],
         place: int,
     ) -> None:
-        """What one rule does at these times, ns; `place`: where it stands among those that match."""
+        """What one rule does at these times, ns; `place`: where it stands among all."""
         outcome, newest_ns = now.outcome, max(moments)
         outcome.unadjusted |= step.unadjusted
         for key, draft in step.drafts:

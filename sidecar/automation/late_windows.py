@@ -23,9 +23,6 @@ import msgspec
 
 from .thresholds import Thresholds, Window
 
-TARGETS: Final = "targets:"
-"""Before what the state file keeps of targets."""
-
 _TARGETS_MOST: Final = 100
 """So many targets are kept of one second."""
 

@@ -21,9 +21,6 @@ from .course import Course, course_from
 from .entries import places
 from .offences import Offence
 
-RECENT: Final = "recent:"
-"""Before a key in the name under which the state file keeps its recent strikes."""
-
 KEPT: Final = 3600
 """How many seconds behind the newest strike of a key another may come and still count."""
 
@@ -206,14 +203,23 @@ class Recents(Generic[State]):
         self._by_key[key] = recent
 
 
-def from_payload(payload: str) -> AnyRecent:
-    """What :func:`to_payload` made; ValueError says what is wrong with it."""
-    saved = _DECODER.decode(payload)
-    bits = int(saved.bits, 16)
-    if not 0 < bits.bit_length() <= 4 * KEPT or not 0 <= saved.newest < 1 << 40:
-        raise ValueError("its seconds do not go together")
-    if saved.offence is not None:
-        return Recent(saved.offence, saved.newest, saved.domain, bits=bits)
+def course_from_payload(payload: str) -> Recent[Course]:
+    """What :func:`to_payload` made of a limit's; ValueError says what is wrong with it."""
+    saved, bits = _decoded(payload)
     if saved.course is not None:
         course_from(msgspec.to_builtins(saved.course))
     return Recent(saved.course, saved.newest, saved.domain, bits=bits)
+
+
+def offence_from_payload(payload: str) -> Recent[Offence]:
+    """What :func:`to_payload` made of an offender's; ValueError says what is wrong with it."""
+    saved, bits = _decoded(payload)
+    return Recent(saved.offence, saved.newest, saved.domain, bits=bits)
+
+
+def _decoded(payload: str) -> tuple[_Saved, int]:
+    saved = _DECODER.decode(payload)
+    bits = int(saved.bits, 16)
+    if not 0 < bits.bit_length() <= 4 * KEPT or bits < 0 or not 0 <= saved.newest < 1 << 40:
+        raise ValueError("its seconds do not go together")
+    return saved, bits

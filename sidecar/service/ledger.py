@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.automation.decide import Outcome
 from sidecar.automation.episodes import Ended
+from sidecar.automation.group import GroupAutomation
 from sidecar.automation.offences import OFFENCE
 from sidecar.automation.waiting import Waiting
 from sidecar.automation.waiting import from_payload as waiting_from_payload
@@ -77,12 +78,13 @@ class Ledger:
         took: Callable[[float], object] = lambda _seconds: None,
         simulate: bool = False,
         notifications: Notifications | None = None,
+        group: bool = False,
     ) -> None:
         self._resolver = resolver
         self._notifications = notifications
         self._clock = clock
         self._kind = {_SIMULATED: "1"} if simulate else {}
-        self.automation, cleaning, problems = restore(saved)
+        self.automation, cleaning, problems = restore(saved, group=group)
         for problem in problems:
             log.problem(problem)
         gone = self.automation.expire(clock())
@@ -248,6 +250,8 @@ class Ledger:
         whole.meta |= {
             OFFENCE + key: found.to_payload() for key, found in self.automation.offences.items()
         }
+        if isinstance(self.automation, GroupAutomation):
+            whole.meta |= {name: text for name, text in self.automation.kept().items() if text}
         whole.add(kept_holds(self.automation.holds))
         whole.meta |= {_COPY + url: text for url, text in self.copies.items()}
         if isinstance(self._resolver, DnsResolver):

@@ -21,7 +21,13 @@ from sidecar.automation.group import GroupAutomation
 from sidecar.automation.late_windows import LateThresholds, Target
 from sidecar.automation.matching import Candidate, Matcher
 from sidecar.automation.pipeline import Tally, candidates
-from sidecar.automation.recent import KEPT, Recent, from_payload, to_payload
+from sidecar.automation.recent import (
+    KEPT,
+    Recent,
+    course_from_payload,
+    offence_from_payload,
+    to_payload,
+)
 from sidecar.service.published import Published
 from sidecar.shaping.load import MergeOptions, load_shaping
 from sidecar.shaping.mx import ZoneResolver
@@ -290,10 +296,12 @@ def test_recent_strikes_stay_small_and_survive_the_state_file(seconds: list[int]
     automation = GroupAutomation()
     for second in seconds:
         automation.apply(found(second, "adjust again"), mx={}, now_ns=(NOW + 20_000) * NS)
-    for recents in (automation.recent_courses, automation.recent_offences):
-        [(_, recent)] = recents.items()
-        assert recent.bits.bit_length() <= 3 * KEPT + 1
-        assert state_of(from_payload(to_payload(recent))) == state_of(recent)
+    [(_, course)] = automation.recent_courses.items()
+    [(_, offence)] = automation.recent_offences.items()
+    assert course.bits.bit_length() <= 3 * KEPT + 1
+    assert offence.bits.bit_length() <= 3 * KEPT + 1
+    assert state_of(course_from_payload(to_payload(course))) == state_of(course)
+    assert state_of(offence_from_payload(to_payload(offence))) == state_of(offence)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +317,9 @@ def test_recent_strikes_stay_small_and_survive_the_state_file(seconds: list[int]
 )
 def test_damaged_strikes_are_refused(payload: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        from_payload(payload)
+        course_from_payload(payload)
+    with pytest.raises(ValueError, match=r"."):
+        offence_from_payload(payload)
 
 
 def test_where_there_is_no_room_a_strike_counts_alone() -> None:
