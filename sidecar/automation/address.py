@@ -51,16 +51,17 @@ def recipient_domain(recipient: str) -> str | None:
     return ascii_domain(domain)
 
 
-def domain_behind(recipient: str) -> str | None:
-    """The domain of a recipient, as :func:`recipient_domain` has it; None where it has none.
+@lru_cache(maxsize=4096)
+def domain_behind(end: str) -> str | None:
+    """The domain in the end of a recipient, from its last @ on; None where there is none.
 
-    For counting: what stands before the @ is not looked at where a plain name is behind it.
+    For counting: it is that of :func:`recipient_domain` wherever that one has one, and
+    what stands before the @ is not looked at.
     """
-    _, at, domain = recipient.rpartition("@")
-    if at and (known := _plain_domain(domain)) is not None:
-        return known
+    if not end.startswith("@"):
+        return None
     try:
-        return recipient_domain(recipient)
+        return recipient_domain(f"anyone{end.removesuffix('>')}")
     except ValueError:
         return None
 

@@ -1,8 +1,8 @@
 """Attempts: deliveries and refusals, summed up: what shares are shares of.
 
-In: records.  Out: how many attempts of each kind they are.  What lies between two
-candidates is one :data:`Attempts`: however long a run of deliveries is, it takes one entry
-for each kind and second.
+In: records, or whole lines of a log.  Out: how many attempts of each kind they are.  What lies
+between two candidates is one :data:`Attempts`: however long a run of deliveries is, it takes
+one entry for each kind and second.
 
 An attempt is a record of type Delivery, Bounce or TransientFailure that has a ready queue
 (``site``) and a response that the other side gave.  So these are none:
@@ -15,14 +15,30 @@ An attempt is a record of type Delivery, Bounce or TransientFailure that has a r
 - kumod's own log traffic (``reception_protocol`` is ``LogRecord``).
 
 Which types ``skip_log_record_types`` has makes no difference: it is about what rules match.
+
+Lines that no rule can match are decoded only as far as an attempt needs, many at once.  A
+line that is whole so far is an attempt, whatever else is wrong with it.
 """
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
-from sidecar.log.record import LOG_PROTOCOL, Record
-from sidecar.times import NS
+import msgspec
+
+from sidecar.log.blocks import count_lines
+from sidecar.log.record import (
+    INTERNAL_PREFIX,
+    LOG_PROTOCOL,
+    UNSPECIFIED_SOURCE,
+    BadLine,
+    Record,
+    decode,
+)
+from sidecar.times import NS, parse_rfc3339
 
 from .address import QueueName, domain_behind
 
@@ -32,12 +48,17 @@ record time) → how many, each recipient for itself."""
 
 DELIVERED: Final = "Delivery"
 FAILED: Final = frozenset({"Bounce", "TransientFailure"})
+_TYPES: Final = FAILED | {DELIVERED}
+_UTC, _UNIX, _OTHER = "Z", "s", ""
+"""How a kind says its second: in UTC as kumod writes it, in Unix seconds, in another zone."""
+_FARTHEST: Final = 2**63 // NS
+"""Seconds from the epoch: further away is no record's time (see :mod:`sidecar.log.record`)."""
 
 
 def is_attempt(record: Record) -> bool:
     """Whether the other side took or refused something there."""
     return (
-        (record.type == DELIVERED or record.type in FAILED)
+        record.type in _TYPES
         and record.site != ""
         and not record.is_internal
         and record.reception_protocol != LOG_PROTOCOL
@@ -55,10 +76,167 @@ def count_attempt(record: Record, into: Attempts) -> None:
     """Count `record` where it is an attempt, each of its recipients that has a domain."""
     if not is_attempt(record):
         return
-    tenant = QueueName.parse(record.queue).tenant
+    tenant = _tenant(record.queue)
     delivered, second = record.type == DELIVERED, record.time_ns // NS
     for recipient in record.recipients:
-        domain = domain_behind(recipient)
+        domain = domain_behind(recipient[recipient.rfind("@") :])
         if domain is not None:
             key = record.site, record.egress_source, domain, tenant, delivered, second
             into[key] = into.get(key, 0) + 1
+
+
+class _Response(msgspec.Struct, gc=False):
+    content: str = ""
+
+
+class _Line(msgspec.Struct, gc=False):
+    """What an attempt needs of a record, with the types that a whole record has there."""
+
+    type: str
+    recipient: str | list[str]
+    response: _Response
+    queue: str | None = None
+    site: str | None = None
+    egress_source: str | None = None
+    timestamp: int | None = None
+    event_time: str | None = None
+    reception_protocol: str | None = None
+
+
+_LINE: Final = msgspec.json.Decoder(_Line)
+_LINES: Final = msgspec.json.Decoder(list[_Line])
+
+_Kind: TypeAlias = tuple[str, str | None, str | None, str | None, str | None, str, str, str]
+"""Lines that are the same attempt: type, site, source, queue, protocol, ``event_time`` without
+its fraction, in two parts, the recipient from its @ on."""
+
+
+def count_lines_of(data: bytes, into: Attempts) -> int:
+    """Count the attempts in `data`, which holds whole lines; how many lines hold no record."""
+    lines = _decode_all(data)
+    if lines is not None:
+        _count(lines, into)
+        return 0
+    return sum(not count_line(line, into) for line in data.split(b"\n") if line.strip())
+
+
+def count_line(line: bytes, into: Attempts) -> bool:
+    """Count the attempt in `line`, if it is one; False where the line holds no record."""
+    try:
+        if not line.isascii():
+            line.decode("utf-8")
+        _count((_LINE.decode(line),), into)
+    except (ValueError, RecursionError):
+        try:  # behind a header
+            count_attempt(decode(line), into)
+        except BadLine:
+            return False
+    return True
+
+
+def _decode_all(data: bytes) -> list[_Line] | None:
+    """The records of `data`, one to a line; None where the lines must be looked at one by one.
+
+    All of them are decoded as one array.  A line that is empty, cut or has two records makes
+    it no array, or one of another length.
+    """
+    text = data.removesuffix(b"\n")
+    try:
+        if not text.isascii():
+            text.decode("utf-8")  # msgspec doesn't look at the strings it skips
+        lines = _LINES.decode(b"[%b]" % text.replace(b"\n", b","))
+    except (ValueError, RecursionError):
+        return None
+    return lines if len(lines) == count_lines(text) + 1 else None
+
+
+def _count(lines: Sequence[_Line], into: Attempts) -> None:
+    """Count `lines`: first those that differ in nothing that matters, then what they are."""
+    for (type_, site, source, queue, protocol, start, zone, end), count in _alike(lines).items():
+        if type_ not in _TYPES or not site or protocol == LOG_PROTOCOL:
+            continue
+        domain, second = domain_behind(end), _second(start, zone)
+        if domain is None or second is None:
+            continue
+        key = (
+            site,
+            UNSPECIFIED_SOURCE if source is None else source,
+            domain,
+            _tenant(queue or ""),
+            type_ == DELIVERED,
+            second,
+        )
+        into[key] = into.get(key, 0) + count
+
+
+def _alike(lines: Sequence[_Line]) -> Counter[_Kind]:
+    """How many there are of each kind."""
+    try:
+        alike = Counter(_usual_kinds(lines))
+    except (AttributeError, TypeError, IndexError):  # several recipients, or no such time
+        pass
+    else:
+        if all(kind[6] == _UTC for kind in alike):
+            return alike
+    return Counter(kind for line in lines for kind in _kinds(line))
+
+
+def _usual_kinds(lines: Iterable[Any]) -> list[_Kind]:
+    """The kind of each line; an error where one has several recipients, or no ``event_time``.
+
+    This is where the time goes that a log of deliveries takes: one expression for each line.
+    """
+    return [
+        (
+            line.type,
+            line.site,
+            line.egress_source,
+            line.queue,
+            line.reception_protocol,
+            (time := line.event_time)[:19],
+            time[-1],
+            (recipient := line.recipient)[recipient.rfind("@") :],
+        )
+        for line in lines
+        if not line.response.content.startswith(INTERNAL_PREFIX)
+    ]
+
+
+def _kinds(line: _Line) -> Iterator[_Kind]:
+    """The kind of each recipient of any line."""
+    if line.response.content.startswith(INTERNAL_PREFIX):
+        return
+    time = line.event_time
+    if time is None:
+        start, zone = str(line.timestamp), _UNIX
+    elif time.endswith(_UTC):
+        start, zone = time[:19], _UTC
+    else:
+        start, zone = time, _OTHER
+    recipients = [line.recipient] if isinstance(line.recipient, str) else line.recipient
+    for recipient in recipients:
+        yield (
+            line.type,
+            line.site,
+            line.egress_source,
+            line.queue,
+            line.reception_protocol,
+            start,
+            zone,
+            recipient[recipient.rfind("@") :],
+        )
+
+
+@lru_cache(maxsize=4096)
+def _second(start: str, zone: str) -> int | None:
+    """The second of an ``event_time`` in two parts; None where it is none."""
+    try:
+        second = int(start) if zone == _UNIX else parse_rfc3339(start + zone) // NS
+    except ValueError:
+        return None
+    return second if abs(second) <= _FARTHEST else None
+
+
+@lru_cache(maxsize=4096)
+def _tenant(queue: str) -> str | None:
+    return QueueName.parse(queue).tenant

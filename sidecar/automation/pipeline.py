@@ -3,16 +3,18 @@
 In: whole lines of a log.  Out: the records whose text some rule matches, in
 order, and how many were looked at.  Which lines come in is the caller's choice
 (all of them, or those that the prefilter lets through): the candidates are the
-same.
+same.  Where rules need them, the attempts come in between, summed up: all lines
+come in then, and those that no rule can match are decoded as far as an attempt needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sidecar.log.record import LOG_PROTOCOL, BadLine, Record, decode
 
+from .attempts import Attempts, count_attempt, count_line, count_lines_of
 from .matching import Candidate, Matcher
 
 
@@ -45,6 +47,62 @@ def candidates(
         if candidate is not None:
             found.append(candidate)
     return found
+
+
+def happened(
+    parts: Iterable[tuple[bytes, bytes]],
+    *,
+    matcher: Matcher,
+    skip_types: frozenset[str],
+    tally: Tally,
+) -> list[Candidate | Attempts]:
+    """The candidates of `parts`, and before and behind each the attempts that lie there.
+
+    `parts` are pairs: lines that no rule matches, then one that some rule may match (b"" for
+    none).  What a candidate is itself is not among the attempts.
+    """
+    found: list[Candidate | Attempts] = []
+    attempts: Attempts = {}
+    for lines, line in parts:
+        if lines:
+            tally.bad += count_lines_of(lines, attempts)
+        candidate = _look(line, matcher, skip_types, tally, attempts)
+        if candidate is not None:
+            if attempts:
+                found.append(attempts)
+                attempts = {}
+            found.append(candidate)
+    if attempts:
+        found.append(attempts)
+    return found
+
+
+def _look(
+    line: bytes, matcher: Matcher, skip_types: frozenset[str], tally: Tally, attempts: Attempts
+) -> Candidate | None:
+    """The candidate in `line`; where there is none, `line` is counted into `attempts`."""
+    record = consider(line, skip_types=skip_types, tally=tally)
+    candidate = None
+    if record is not None:
+        try:
+            candidate = matcher.candidate(record)
+        except ValueError:
+            tally.bad_recipient += 1
+        if candidate is None:
+            count_attempt(record, attempts)
+    elif line:  # of a type that rules don't see, or damaged where no attempt is
+        count_line(line, attempts)
+    return candidate
+
+
+def one_by_one(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """`lines`, each of which some rule may match, for :func:`happened`."""
+    return ((b"", line) for line in lines)
+
+
+def only_candidates(found: Iterable[Candidate | Attempts]) -> Iterator[Candidate]:
+    """What :func:`happened` returns without the attempts."""
+    return (one for one in found if not isinstance(one, dict))
 
 
 def consider(line: bytes, *, skip_types: frozenset[str], tally: Tally) -> Record | None:

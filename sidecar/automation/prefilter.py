@@ -79,7 +79,7 @@ class Prefilter:
         """The lines of `data` that may match, and perhaps others: for :meth:`wanted`."""
         if self.unfiltered:
             return data
-        kept = [] if self._scanner is None else list(self._hit(data, self._scanner))
+        kept = [] if self._scanner is None else [line for _, line in self._hit(data, self._scanner)]
         return b"\n".join((*kept, b"")) if kept else b""
 
     def wanted(self, data: bytes) -> Iterator[bytes]:
@@ -88,12 +88,36 @@ class Prefilter:
             if line and not self._unwanted(line):
                 yield line
 
+    def parts(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """All of `data` in order: lines that no rule matches, then one that some rule may.
+
+        Either may be empty.  The lines come with their ends, the one without.
+        """
+        end = 0
+        for start, line in self._hit_or_any(data):
+            yield data[end:start], line
+            end = start + len(line) + 1
+        yield data[end:], b""
+
+    def _hit_or_any(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """The lines that some rule may match, each with its place."""
+        if not self.unfiltered:
+            return iter(()) if self._scanner is None else self._hit(data, self._scanner)
+        return self._any(data)
+
+    def _any(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        start = 0
+        for line in data.split(b"\n"):
+            if line and not self._unwanted(line):
+                yield start, line
+            start += len(line) + 1
+
     def _unwanted(self, line: bytes) -> bool:
         """Whether `line` is of a skipped type, and names no other type later."""
         return line.startswith(self._skipped) and line.find(_TYPE, len(_TYPE) + 1) < 0
 
-    def _hit(self, data: bytes, scanner: Scanner) -> Iterator[bytes]:
-        end = 0  # of the current line
+    def _hit(self, data: bytes, scanner: Scanner) -> Iterator[tuple[int, bytes]]:
+        start = end = 0  # of the current line
         line = b""
         done = looked = True  # with the current line; whether it has had its closer look
         for at, sure in scanner.hits(data):
@@ -107,7 +131,7 @@ class Prefilter:
                 continue
             looked = True
             if sure or scanner.confirms(line):
-                yield line
+                yield start, line
                 done = True
 
 

@@ -110,9 +110,7 @@ def share_of(rule: Rule, record: Record, domain: str) -> Share | None:
 def standing(thresholds: Thresholds, share: Share) -> Standing:
     """How many matches and attempts there are up to the newest of them, over the period."""
     first = thresholds.first_of(share.ratio.period, share.matches, share.attempts)
-    return Standing(
-        thresholds.since(share.matches, first), thresholds.since(share.attempts, first)
-    )
+    return Standing(thresholds.since(share.matches, first), thresholds.since(share.attempts, first))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from sidecar.automation.attempts import Attempts
 from sidecar.automation.decide import LATENESS, Outcome
 from sidecar.automation.matching import Candidate
-from sidecar.automation.pipeline import Tally, candidates
+from sidecar.automation.pipeline import Tally, candidates, happened, only_candidates
 from sidecar.automation.waiting import Waiting, decide, decide_late
 from sidecar.faults import reached
 from sidecar.log.batches import Batch
@@ -45,6 +46,8 @@ from .waiting import WaitingRoom
 if TYPE_CHECKING:
     from .retention import Keeper
 
+_Item = TypeVar("_Item")
+
 _TICK_SECONDS = 1.0
 _TIDY_SECONDS = 60.0
 _SLACK_NS = 2 * 3600 * NS
@@ -68,10 +71,18 @@ _SLICE_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a batch holds: the records that some rule may act on, and counts of the others."""
+    """What a batch holds: the records that some rule may act on, and counts of the others.
 
-    candidates: list[Candidate]
+    ``happened`` has the attempts in between, where rules need them.
+    """
+
+    happened: list[Candidate | Attempts]
     tally: Tally
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The records without the attempts."""
+        return list(only_candidates(self.happened))
 
 
 class Flow:
@@ -125,14 +136,13 @@ class Flow:
         # The rules that its lines were chosen by, though others be in force by now.
         rules = batch.sieve if isinstance(batch.sieve, Rules) else self._book.rules
         found = await self._match(batch, rules)
-        room = self._waiting.room
-        mx, asked = await ask_for(
-            found.candidates, self._resolver, seconds=_PATIENCE_SECONDS, most=room
-        )
+        room, looked_at = self._waiting.room, found.candidates
+        mx, asked = await ask_for(looked_at, self._resolver, seconds=_PATIENCE_SECONDS, most=room)
         # From here to the commit nothing is awaited: what is pending is always whole batches.
         if self._waiting:
-            self._decide_those_before(found.candidates, asked)
-        outcome, waiting = self._decide(found.candidates, mx, asked, room)
+            self._decide_those_before(looked_at, asked)
+        self._ledger.automation.follow(rules.shaping)
+        outcome, waiting = self._decide(found.happened, mx, asked, room)
         counts = _counts(batch, found.tally, outcome)
         changes = self._ledger.changes(batch, counts, waiting)
         self._waiting.add(waiting)
@@ -146,23 +156,15 @@ class Flow:
         found = Found([], Tally(latest_ns=self._clock() + LATENESS * NS))
         for block in batch.blocks:
             bad = found.tally.bad
-            lines = iter(rules.prefilter.wanted(block.data))
-            for line in lines:
-                found.candidates.extend(
-                    candidates(
-                        _for_a_slice(line, lines),
-                        matcher=rules.matcher,
-                        skip_types=rules.settings.skip_record_types,
-                        tally=found.tally,
-                    )
-                )
+            for part in _parts(block.data, rules, found.tally):
+                found.happened.extend(part)
                 await asyncio.sleep(0)
             self._say_bad(block, found.tally.bad - bad + block.bad_lines)
         return found
 
     def _decide(
         self,
-        found: Iterable[Candidate],
+        found: Iterable[Candidate | Attempts],
         mx: Mapping[str, MxAnswer],
         asked: Collection[str],
         room: int,
@@ -392,11 +394,26 @@ class Flow:
         return self._clock() - self._book.rules.shaping.horizon_ns - _SLACK_NS
 
 
-def _for_a_slice(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    """`first`, then lines of `rest` until a slice of time is over."""
+def _parts(data: bytes, rules: Rules, tally: Tally) -> Iterator[Iterable[Candidate | Attempts]]:
+    """What is in a sifted block, as much at once as fits into a slice of time."""
+    matcher, skip_types = rules.matcher, rules.settings.skip_record_types
+    if matcher.needs_attempts:
+        parts = rules.prefilter.parts(data)
+        for part in parts:
+            some = _for_a_slice(part, parts)
+            yield happened(some, matcher=matcher, skip_types=skip_types, tally=tally)
+    else:
+        lines = iter(rules.prefilter.wanted(data))
+        for line in lines:
+            few = _for_a_slice(line, lines)
+            yield candidates(few, matcher=matcher, skip_types=skip_types, tally=tally)
+
+
+def _for_a_slice(first: _Item, rest: Iterator[_Item]) -> Iterator[_Item]:
+    """`first`, then more of `rest` until a slice of time is over."""
     end = time.perf_counter() + _SLICE_SECONDS
-    for line in chain((first,), rest):
-        yield line
+    for one in chain((first,), rest):
+        yield one
         if time.perf_counter() > end:
             return
 

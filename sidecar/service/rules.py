@@ -118,8 +118,8 @@ class Rules:
                 pattern.take_over(known[pattern.source])
 
     def sift(self, data: bytes) -> bytes:
-        """The lines of `data`, which holds whole ones, that some rule may match."""
-        return self.prefilter.sift(data)
+        """The lines of `data`, which holds whole ones, that some rule may match or needs."""
+        return data if self.matcher.needs_attempts else self.prefilter.sift(data)
 
     def _unresolved(self) -> Iterator[Problem]:
         """A warning of domains that don't resolve, which kumod keeps to itself unless asked.

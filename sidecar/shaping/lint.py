@@ -21,8 +21,8 @@ from .escalate import pointless
 from .file import FileBlock, ProviderMatch
 from .names import parse_name
 from .options import Option, canonical, suggestion
-from .rules import Action, Rule, When
 from .ratio import misplaced
+from .rules import Action, Rule, When
 from .sidecar_table import CODE
 from .specs import shown
 
