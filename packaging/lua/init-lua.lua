@@ -37,7 +37,9 @@ kumo.on('init', function()
       Feedback = { enable = true },
       OOB = { enable = true },
       TransientFailure = { enable = true },
-      -- Add Delivery if one of your rules matches successful deliveries.
+      -- Rules with sidecar.ratio have to know what is delivered. This writes it short:
+      -- Delivery = { template = [[{"type":"Delivery","recipient":{{ recipient | tojson }},"queue":{{ queue | tojson }},"site":{{ site | tojson }},"egress_source":{{ egress_source | tojson }},"response":{"code":{{ response.code }},"content":""},"timestamp":{{ timestamp }},"event_time":{{ event_time | tojson }}}]] },
+      -- If a rule matches what a delivery's response says: Delivery = { enable = true },
       Any = { enable = false },
     },
   }

@@ -135,6 +135,15 @@ class QueueName:
         return cls(domain, tenant, campaign) if colon else cls(domain, prefix)
 
 
+def tenant_of(queue: str) -> str | None:
+    """The tenant in a scheduled queue's name, as :class:`QueueName` has it."""
+    prefix, at, _ = queue.partition("@")
+    if not at:
+        return None
+    _, colon, tenant = prefix.partition(":")
+    return tenant if colon else prefix
+
+
 def site_name(ready_queue: str, source: str) -> str:
     """The site within a ready queue's name (``source->site@smtp_client``)."""
     prefix, suffix = f"{source}->", "@smtp_client"

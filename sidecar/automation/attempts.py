@@ -40,7 +40,7 @@ from sidecar.log.record import (
 )
 from sidecar.times import NS, parse_rfc3339
 
-from .address import QueueName, domain_behind
+from .address import domain_behind, tenant_of
 
 Attempts: TypeAlias = dict[tuple[str, str, str, str | None, bool, int], int]
 """(ready queue as logged, egress source, recipient's domain, tenant, delivered?, second of
@@ -76,7 +76,7 @@ def count_attempt(record: Record, into: Attempts) -> None:
     """Count `record` where it is an attempt, each of its recipients that has a domain."""
     if not is_attempt(record):
         return
-    tenant = _tenant(record.queue)
+    tenant = tenant_of(record.queue)
     delivered, second = record.type == DELIVERED, record.time_ns // NS
     for recipient in record.recipients:
         domain = domain_behind(recipient[recipient.rfind("@") :])
@@ -162,7 +162,7 @@ def _count(lines: Sequence[_Line], into: Attempts) -> None:
             site,
             UNSPECIFIED_SOURCE if source is None else source,
             domain,
-            _tenant(queue or ""),
+            None if queue is None else tenant_of(queue),
             type_ == DELIVERED,
             second,
         )
@@ -235,8 +235,3 @@ def _second(start: str, zone: str) -> int | None:
     except ValueError:
         return None
     return second if abs(second) <= _FARTHEST else None
-
-
-@lru_cache(maxsize=4096)
-def _tenant(queue: str) -> str | None:
-    return QueueName.parse(queue).tenant

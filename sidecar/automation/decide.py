@@ -314,17 +314,18 @@ class Automation:
         if not self.needs_attempts:
             return
         latest = now.latest_ns // NS
+        record, windows_of = self.thresholds.record, self._shares.windows
         for (queue, source, domain, tenant, delivered, second), count in attempts.items():
-            now.outcome.counts["attempts"] += count
             if second > latest:
                 continue
-            for window in self._shares.windows(queue, source, domain, tenant):
-                if window.deliveries_only and not delivered:
-                    continue
-                if not self._has_room_to_count(now, window.scope, queue, count):
-                    continue
-                at = second - second % window.step
-                self.thresholds.record(window.scope, window.period, at, count, latest=latest)
+            for window in windows_of(queue, source, domain, tenant):
+                if (delivered or not window.deliveries_only) and self._has_room_to_count(
+                    now, window.scope, queue, count
+                ):
+                    at = second - second % window.step
+                    record(window.scope, window.period, at, count, latest=latest)
+        now.outcome.counts["attempts"] += sum(attempts.values())
+        now.outcome.counts["delivered"] += sum(n for key, n in attempts.items() if key[4])
         self._delivered(attempts, now)
 
     def _delivered(self, attempts: Attempts, now: _Round) -> None:

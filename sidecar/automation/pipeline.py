@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sidecar.log.record import LOG_PROTOCOL, BadLine, Record, decode
+from sidecar.times import NS
 
 from .attempts import Attempts, count_attempt, count_line, count_lines_of
 from .matching import Candidate, Matcher
@@ -95,14 +96,28 @@ def _look(
     return candidate
 
 
-def one_by_one(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """`lines`, each of which some rule may match, for :func:`happened`."""
-    return ((b"", line) for line in lines)
+def read_everything(
+    lines: Iterable[bytes], *, matcher: Matcher, skip_types: frozenset[str], tally: Tally
+) -> list[Candidate | Attempts]:
+    """What :func:`happened` finds where each of `lines` is decoded and matched."""
+    if not matcher.needs_attempts:
+        return [*candidates(lines, matcher=matcher, skip_types=skip_types, tally=tally)]
+    parts = ((b"", line) for line in lines)
+    return happened(parts, matcher=matcher, skip_types=skip_types, tally=tally)
 
 
 def only_candidates(found: Iterable[Candidate | Attempts]) -> Iterator[Candidate]:
     """What :func:`happened` returns without the attempts."""
     return (one for one in found if not isinstance(one, dict))
+
+
+def until(found: Iterable[Candidate | Attempts], latest_ns: int) -> Iterator[Candidate | Attempts]:
+    """What of `found` had happened by then; attempts by the second."""
+    for one in found:
+        if isinstance(one, dict):
+            yield {key: count for key, count in one.items() if key[5] * NS <= latest_ns}
+        elif one.record.time_ns <= latest_ns:
+            yield one
 
 
 def consider(line: bytes, *, skip_types: frozenset[str], tally: Tally) -> Record | None:

@@ -21,6 +21,9 @@ from .scanners import Scanner, best_scanner
 
 _TYPE: Final = b'"type"'
 _SHORTEST_SITE: Final = 4
+_ARROW: Final = rb"-\u003e"
+"""How a template with ``tojson`` writes the arrow in a ready queue's name.  Each delivery has
+one, and an escape may hide a literal.  Behind the ``-`` it can't be half of another escape."""
 
 
 class Prefilter:
@@ -127,6 +130,7 @@ class Prefilter:
 
         Either may be empty.  The lines come with their ends, the one without.
         """
+        data = data.replace(_ARROW, b"->")
         end = 0
         for start, line in self._hit_or_any(data):
             yield data[end:start], line

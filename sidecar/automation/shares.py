@@ -26,7 +26,7 @@ import msgspec
 from sidecar.log.record import Record
 from sidecar.shaping.rules import FEEDBACK, Ratio, Rule
 
-from .address import QueueName, site_name
+from .address import site_name, tenant_of
 from .attempts import is_attempt
 from .thresholds import Thresholds
 
@@ -97,7 +97,7 @@ def share_of(rule: Rule, record: Record, domain: str) -> Share | None:
     if ratio is None:
         return None
     kind = _Kind.of(rule, ratio)
-    place = kind.place(record.site, domain, QueueName.parse(record.queue).tenant)
+    place = kind.place(record.site, domain, tenant_of(record.queue))
     # A rule that stands in two tables is two rules here: each sees a match of its own.
     own = msgspec.json.encode((rule.scope.kind, rule.scope.name)).decode()
     return Share(
@@ -171,9 +171,9 @@ class _Wanted:
 class Shares:
     """Which windows an attempt counts in, by the rules of one load."""
 
-    __slots__ = ("_known", "_wanted")
+    __slots__ = ("_by_domain", "_by_tenant", "_known", "_wanted")
 
-    _KNOWN_MAX: Final = 4096
+    _KNOWN_MAX: Final = 16384
     _KNOWN_LENGTH: Final = 512
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
@@ -182,6 +182,9 @@ class Shares:
             if rule.sidecar.ratio is not None:
                 kind = _Kind.of(rule, rule.sidecar.ratio)
                 self._wanted.setdefault(kind, _Wanted()).add(rule)
+        kinds = self._wanted
+        self._by_tenant = any(kind.by_tenant for kind in kinds)
+        self._by_domain = any(k.by_domain or wanted.domains for k, wanted in kinds.items())
         self._known: dict[tuple[str, str, str, str | None], tuple[AttemptWindow, ...]] = {}
 
     def __bool__(self) -> bool:
@@ -191,6 +194,10 @@ class Shares:
         self, ready_queue: str, source: str, domain: str, tenant: str | None
     ) -> tuple[AttemptWindow, ...]:
         """The windows that an attempt there counts in, each once."""
+        if not self._by_domain:
+            domain = ""
+        if not self._by_tenant:
+            tenant = None
         key = ready_queue, source, domain, tenant
         found = self._known.get(key)
         if found is None:

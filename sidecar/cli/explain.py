@@ -27,6 +27,7 @@ from sidecar.tools.explain import Explanation, Found, Step, Verdict
 from sidecar.tools.explain import explain as run_explain
 from sidecar.tools.loading import rules_for_a_tool
 from sidecar.tools.question import NO_DOMAIN, Typed, read_record
+from sidecar.tools.shown_shares import shown_standing
 from sidecar.tools.text import counted, shown_duration, shown_entry, shown_rule
 
 from .common import (
@@ -234,7 +235,10 @@ def _print_step(console: Console, step: Step, text: str) -> None:
     if step.found is not None:
         console.print(f"          regex {one_line(step.found.pattern.source)}")
         _print_span(console, step.found, text)
-    if step.verdict == "acts" and step.rule.trigger is not None:
+    ratio = step.rule.sidecar.ratio
+    if step.verdict == "acts" and step.standing is not None and ratio is not None:
+        console.print(f"          {shown_standing(step.standing, ratio)}")
+    elif step.verdict == "acts" and step.rule.trigger is not None:
         console.print(f"          threshold {step.count} of {one_line(step.rule.trigger.spec)}")
     for reason in step.reasons:
         console.print(f"          {one_line(reason)}")

@@ -55,6 +55,7 @@ class Metrics:
 
     records_read: Counter
     records_considered: Counter
+    attempts: Counter
     records_matched: Counter
     records_bad: Counter
     bytes_read: Counter
@@ -123,6 +124,11 @@ class Metrics:
         return cls(
             registry=registry,
             records_read=counter("records_read", "Lines read from log segments."),
+            attempts=counter(
+                "attempts",
+                "Deliveries and refusals counted, each recipient for itself, for rules that need "
+                "them.",
+            ),
             records_considered=counter(
                 "records_considered", "Records that were decoded since a rule might match them."
             ),

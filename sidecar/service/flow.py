@@ -33,6 +33,7 @@ from sidecar.shaping.mx import MxAnswer, Resolver
 from sidecar.store import Transaction
 from sidecar.times import NS, until_tick
 
+from .deliveries import missing_deliveries
 from .journal import Journal
 from .ledger import Ledger
 from .logging import Log
@@ -110,6 +111,7 @@ class Flow:
         self._metrics = metrics
         self._clock = clock
         self._said_bad = False
+        self._said_missing = False
         self._said_unadjusted: set[str] = set()
         self._waiting = WaitingRoom(resolver)
         self.newest_ns = 0
@@ -145,6 +147,7 @@ class Flow:
         outcome, waiting = self._decide(found.happened, mx, asked, room)
         counts = _counts(batch, found.tally, outcome)
         changes = self._ledger.changes(batch, counts, waiting)
+        self._say_missing(rules)
         self._waiting.add(waiting)
         self._measure(counts, batch, found.tally)
         self._measure_rules(outcome)
@@ -189,7 +192,7 @@ class Flow:
             )
         for ready_queue in outcome.not_counted:
             self._log.warning(
-                "there is no room to count towards a new threshold (--max-entries)",
+                "there is no room to count towards a new threshold or share (--max-entries)",
                 ready_queue=ready_queue,
             )
         for setting in sorted(outcome.unadjusted - self._said_unadjusted):
@@ -230,11 +233,19 @@ class Flow:
         file = str(self._settings.log_dir / block.segment)
         self._log.problem(Problem("warning", "bad-line", message, file=file))
 
+    def _say_missing(self, rules: Rules) -> None:
+        """Once in a run."""
+        missing = missing_deliveries(rules, self._ledger.counters)
+        if missing is not None and not self._said_missing:
+            self._said_missing = True
+            self._log.problem(missing)
+
     def _measure(self, counts: Counter[str], batch: Batch, tally: Tally) -> None:
         metrics = self._metrics
         metrics.records_read.inc(counts["read"])
         metrics.records_considered.inc(counts["considered"])
         metrics.records_bad.inc(counts["bad"])
+        metrics.attempts.inc(counts["attempts"])
         metrics.bytes_lost.inc(counts["bytes_lost"])
         metrics.segments_lost.inc(counts["segments_lost"])
         metrics.bytes_read.inc(sum(b.size for b in batch.blocks))

@@ -34,6 +34,7 @@ from sidecar.times import NS, format_rfc3339, until_tick
 from .cancel import Requests, requests_path
 from .checkpoints import tail_for
 from .clock import GuardedClock
+from .deliveries import missing_deliveries
 from .flow import Flow
 from .ledger import Ledger, refuse_other_kind
 from .logging import Log, everything_to
@@ -186,6 +187,9 @@ class _Sidecar:
             message = "the log directory can't be read: nothing new is decided"
             yield Problem("error", "log-dir-unreadable", message, file=directory)
         yield from self.requests.conditions()
+        missing = missing_deliveries(self.book.rules, self.outside.ledger.counters)
+        if missing is not None:
+            yield missing
         most, automation = self.book.rules.settings.max_entries, self.outside.ledger.automation
         if automation.entries.places >= most:
             message = (
@@ -196,8 +200,8 @@ class _Sidecar:
             yield Problem("error", "entries-full", message)
         if automation.thresholds.places >= most:
             message = (
-                "there is no room for counts of thresholds beyond the "
-                f"{len(automation.thresholds)} there are: rules with a threshold do not strike "
+                "there is no room for counts of thresholds and shares beyond the "
+                f"{len(automation.thresholds)} there are: rules with either do not strike "
                 "other ready queues. See what causes them, or raise --max-entries "
                 "(TSA_SIDECAR_MAX_ENTRIES)"
             )

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sidecar.automation.attempts import Attempts
 from sidecar.automation.decide import Automation
 from sidecar.automation.entries import Entry, Override, Suspension, frame
+from sidecar.automation.matching import Candidate
 from sidecar.automation.overlay import Effective
-from sidecar.automation.pipeline import Tally, candidates, consider
+from sidecar.automation.pipeline import Tally, consider, only_candidates, read_everything, until
 from sidecar.log.paths import read_paths
 from sidecar.problems import Problem
 from sidecar.shaping.mx import Resolver
@@ -145,15 +147,16 @@ async def replay(
     """
     result = Replay(now_ns, Published())
     automation = Automation()
+    automation.follow(rules.shaping)
     skip_types = rules.settings.skip_record_types
     async for batch in read_paths(paths, on_problem=result.problems.append):
-        tally, found = Tally(), []
+        tally, found = Tally(), list[Candidate | Attempts]()
         for block in batch.blocks:
             progress(block.size)
             result.counts["read"] += block.lines
             result.counts["bad"] += block.bad_lines
             result.counts["bytes_lost"] += block.lost_bytes
-            found += candidates(
+            found += read_everything(
                 block.data.split(b"\n"),
                 matcher=rules.matcher,
                 skip_types=skip_types,
@@ -162,9 +165,10 @@ async def replay(
         result.counts["considered"] += tally.considered
         result.counts["bad"] += tally.bad
         result.counts["bad_recipient"] += tally.bad_recipient
-        past = [c for c in found if c.record.time_ns <= now_ns + NS]
-        result.counts["later"] += len(found) - len(past)
-        mx = await resolve_all(past, resolver)
+        past = list(until(found, now_ns + NS))
+        looked_at = list(only_candidates(past))
+        result.counts["later"] += sum(1 for _ in only_candidates(found)) - len(looked_at)
+        mx = await resolve_all(looked_at, resolver)
         outcome = automation.apply(past, mx=mx, now_ns=now_ns)
         result.counts += outcome.counts
         result.events += outcome.events

@@ -23,6 +23,11 @@ from sidecar.shaping.sidecar_table import CODE
 
 from .text import counted, shown_duration, shown_value
 
+NEEDS_DELIVERIES: Final = (
+    "the rule has to know what is delivered: the log that the sidecar reads must have Delivery "
+    "records (`tsa-sidecar init` prints the lines that write them short)"
+)
+
 _LEVELS: Final = ("error", "warning", "note")
 
 
@@ -164,11 +169,18 @@ def _refused(problem: Problem) -> Problem:
 
 
 def _differences(shaping: Shaping) -> Iterator[Problem]:
-    """What kumo-tsa-daemon would do otherwise with the same rules: it ignores our keys."""
+    """What kumo-tsa-daemon would do otherwise with the same rules: it ignores our keys.
+
+    And what a key needs of the log, which other rules do not.
+    """
     for rule in shaping.all_rules():
         for key, otherwise in _otherwise(rule):
             message = f"sidecar.{key}: in kumo-tsa-daemon {otherwise}"
             yield Problem("warning", "differs", message, rule.file, rule.line, rule.where)
+        if rule.sidecar.needs_attempts:
+            yield Problem(
+                "warning", "needs-deliveries", NEEDS_DELIVERIES, rule.file, rule.line, rule.where
+            )
 
 
 def _otherwise(rule: Rule) -> Iterator[tuple[str, str]]:
@@ -182,6 +194,9 @@ def _otherwise(rule: Rule) -> Iterator[tuple[str, str]]:
         yield "when", "the rule acts on every response that its regex matches"
     if table.escalate is not None:
         yield "escalate", f"each hold is for {lasts}"
+    if table.ratio is not None:
+        spec = "each match" if rule.trigger is None else f"{rule.trigger.spec}, by its trigger,"
+        yield "ratio", f"the rule strikes at {spec} whatever the share"
     if table.simulate:
         yield "simulate", "the rule is in force"
 

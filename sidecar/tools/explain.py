@@ -14,22 +14,25 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from sidecar.automation.address import site_name
+from sidecar.automation.attempts import attempts_of
 from sidecar.automation.conditions import fits, misfits
 from sidecar.automation.decide import Automation, Outcome, threshold_scope
 from sidecar.automation.entries import Entry, Override
 from sidecar.automation.matching import Candidate, Match
 from sidecar.automation.overlay import Overlay
 from sidecar.automation.pipeline import Tally, consider
+from sidecar.automation.shares import Standing, counts, share_of, standing
 from sidecar.fancy.pattern import TIME_LIMIT, Pattern
 from sidecar.log.record import LOG_PROTOCOL, Record, decode
 from sidecar.service.rules import Rules
 from sidecar.shaping.documents import quoted
 from sidecar.shaping.load import ProviderBlock, Shaping
 from sidecar.shaping.mx import MxAnswer, MxError
-from sidecar.shaping.rules import Rule, Scope
+from sidecar.shaping.rules import FEEDBACK, Ratio, Rule, Scope
 from sidecar.times import format_rfc3339
 
 from .question import domain_of
+from .shown_shares import shown_standing, standing_document
 from .text import shown_duration, shown_entry
 
 Verdict = Literal["acts", "waits", "no-effect", "no-match", "internal", "elsewhere"]
@@ -63,7 +66,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rule and what becomes of it.  ``count``: matches in the threshold's period, with this."""
+    """One rule and what becomes of it.
+
+    ``count``: matches in the threshold's period, with this; ``standing``: the same for a
+    share, and the attempts.
+    """
 
     rule: Rule
     verdict: Verdict
@@ -71,6 +78,7 @@ class Step:
     found: Found | None = None
     count: int | None = None
     entries: tuple[Entry, ...] = ()
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +136,7 @@ def _step_document(step: Step, record: Record) -> dict[str, Any]:
         "span": None if found is None else [found.start, found.end],
         "matched": None if found is None else record.response_line[found.start : found.end],
         "threshold": None
-        if rule.trigger is None
+        if rule.trigger is None or rule.sidecar.ratio is not None
         else {
             "count": step.count,
             "limit": rule.trigger.limit,
@@ -140,6 +148,11 @@ def _step_document(step: Step, record: Record) -> dict[str, Any]:
             {"what": shown_entry(entry), "expires": format_rfc3339(entry.expires_ns)}
             for entry in step.entries
         ],
+        **(
+            {}
+            if step.standing is None or rule.sidecar.ratio is None
+            else {"ratio": standing_document(step.standing, rule.sidecar.ratio)}
+        ),
     }
 
 
@@ -176,6 +189,8 @@ def explain(
         return replace(result, unseen=f"{error}, and the rules are chosen by the first recipient")
     if domain is None:
         return replace(result, unseen="the first recipient is postmaster without a domain")
+    automation.follow(rules.shaping)
+    automation.apply([attempts_of(record)], mx={}, now_ns=now_ns)
     matches = {} if candidate is None else _matches(candidate, answer)
     explainer = _Explainer(rules.shaping, record, domain, mx, automation, now_ns)
     steps = [
@@ -233,17 +248,32 @@ class _Explainer:
         """A rule that matches: let it alone act on the record, and tell what that did."""
         rule = match.rule
         outcome = self.automation.apply([candidate.alone(match)], mx={}, now_ns=self.now_ns)
-        count = None
-        if rule.trigger is not None:
+        count = stands = None
+        share = share_of(rule, self.record, self.domain)
+        if share is not None:
+            stands = standing(self.automation.thresholds, share)
+        elif rule.trigger is not None:
             count = self.automation.thresholds.count(threshold_scope(rule, self.record.site))
         entries = tuple(outcome.entries.values())
         reasons = (*self._left_out(rule, outcome), *_unwritten(entries))
         verdict: Verdict = "acts" if entries else "no-effect"
-        if rule.trigger is not None and not entries and not reasons:
-            verdict = "waits"
-            reasons = (f"threshold {count} of {rule.trigger.spec}",)
+        if not entries and not reasons:
+            if share is not None and stands is not None:
+                verdict, reasons = "waits", tuple(self._waits(share.ratio, stands))
+            elif rule.trigger is not None:
+                verdict, reasons = "waits", (f"threshold {count} of {rule.trigger.spec}",)
         found = _found(match.pattern, self.record.response_line)
-        return Step(rule, verdict, reasons, found, count, entries)
+        return Step(rule, verdict, reasons, found, count, entries, stands)
+
+    def _waits(self, ratio: Ratio, stands: Standing) -> Iterator[str]:
+        """Why a share does not strike."""
+        if not counts(ratio, self.record):
+            yield (
+                f"a share of complaints counts records of type {FEEDBACK} only"
+                if ratio.complaints
+                else "the record is no attempt (see packaging/doc/rules.md), so no share counts it"
+            )
+        yield shown_standing(stands, ratio)
 
     def _left_out(self, rule: Rule, outcome: Outcome) -> Iterator[str]:
         for name, text in _LEFT_OUT.items():

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from sidecar.automation.address import QueueName, site_name
 from sidecar.automation.adjusting import share_at
+from sidecar.automation.attempts import Attempts, attempts_of, is_attempt
 from sidecar.automation.decide import Automation, Outcome
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension
 from sidecar.automation.episodes import Episode
@@ -97,7 +98,15 @@ class Hindsight:
     def decide(self, candidate: Candidate, mx: MxAnswer | None, now_ns: int) -> None:
         """Decide one record."""
         answers = {} if mx is None else {candidate.domain: mx}
-        outcome = self.automation.apply((candidate,), mx=answers, now_ns=now_ns)
+        self._apply(candidate, answers, now_ns)
+
+    def attempt(self, record: Record, now_ns: int) -> None:
+        """Count one record that no rule matches."""
+        self.automation.follow(self.rules.shaping)
+        self._apply(attempts_of(record), {}, now_ns)
+
+    def _apply(self, one: Candidate | Attempts, answers: dict[str, MxAnswer], now_ns: int) -> None:
+        outcome = self.automation.apply((one,), mx=answers, now_ns=now_ns)
         self.matched += outcome.counts["matched"]
         self._take(outcome)
 
@@ -168,14 +177,18 @@ async def look_back(
 ) -> Read:
     """Have each of `sides` decide everything in `blocks`; what was read.
 
-    With `count_deliveries` every line is decoded, else only those that a rule may match.
+    With `count_deliveries`, and where a rule needs attempts, every line is decoded, else only
+    those that a rule may match.
     """
     read, now_ns = Read(), 0
+    counts_attempts = any(side.rules.matcher.needs_attempts for side in sides)
     async for block in blocks:
         tally = Tally()
         everything = [
             (record, [_candidate(side, record) for side in sides])
-            for record in _records(block, sides, tally, everything=count_deliveries)
+            for record in _records(
+                block, sides, tally, everything=count_deliveries or counts_attempts
+            )
         ]
         found = (c for _, candidates in everything for c in candidates if c is not None)
         mx = await resolve_all(found, resolver)
@@ -184,11 +197,14 @@ async def look_back(
             delivery = count_deliveries and record.type == "Delivery"
             read.deliveries += delivery
             for side, candidate in zip(sides, candidates, strict=True):
-                if candidate is None and not delivery:
+                attempt = side.rules.matcher.needs_attempts and is_attempt(record)
+                if candidate is None and not delivery and not attempt:
                     continue
                 side.expire(now_ns)
                 if candidate is not None:
                     side.decide(candidate, mx.get(candidate.domain), now_ns)
+                elif attempt:
+                    side.attempt(record, now_ns)
                 if delivery:
                     side.deliver(record)
         read.lines += block.lines

@@ -25,7 +25,7 @@ from rich.table import Table
 from tests.bench.live import Live, measure_live, measure_memory, measure_start
 from tests.bench.logs import LogSpec
 from tests.bench.measure import Figure
-from tests.bench.rulefiles import BUNDLED
+from tests.bench.rulefiles import BUNDLED, SHARES
 from tests.bench.scaling import Curve, entries_curve, rules_curve, windows_curve
 from tests.bench.sidecar import Sidecar
 from tests.bench.svg import Plot, document
@@ -70,6 +70,7 @@ class Bench:
         """By name, in the order they are made."""
         return {
             "failures": self.failures,
+            "deliveries": self.deliveries,
             "throughput": self.throughput,
             "shares": self.shares,
             "live": self.live,
@@ -113,6 +114,26 @@ class Bench:
             "matched": found.matched,
             "net_where_every_line_matches": each.net.values,
         }
+
+    def deliveries(self) -> None:
+        """A log of nothing but deliveries, which a rule with ``sidecar.ratio`` has counted."""
+        sidecar = Sidecar.create([SHARES], self.work / "scratch")
+        table = Table("a log of nothing but deliveries", "median", "lowest", "highest")
+        for name, short in (("whole records", False), ("short records", True)):
+            spec = LogSpec(
+                self.options.records,
+                failures=0.0,
+                size=self.options.size,
+                domains=self.options.domains,
+                deliveries=1.0,
+                short=short,
+            )
+            found = measure(spec, sidecar, work=self.work, runs=self.options.runs, others=False)
+            lines = 1e-6 * spec.records
+            table.add_row(f"µs/line, {name}", *_row(found.net.per(lines)))
+            table.add_row("µs/line of zstdcat", *_row(found.reference.per(lines)))
+            self.found[f"deliveries, {name}"] = found.net.values
+        self.console.print(table)
 
     def throughput(self) -> None:
         """A log, end to end."""
@@ -265,7 +286,7 @@ def _processor() -> str:
 
 
 def _options() -> argparse.Namespace:
-    names = ["failures", "throughput", "shares", "live", "start", "memory", "scaling"]
+    names = ["failures", "deliveries", "throughput", "shares", "live", "start", "memory", "scaling"]
     parser = argparse.ArgumentParser("python -m tests.bench", description=__doc__)
     add = parser.add_argument
     add("--records", type=int, default=2_000_000, help="how many the log has")

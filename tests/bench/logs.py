@@ -36,6 +36,14 @@ _PER_SESSION: Final = 20
 _HEX: Final = "0123456789abcdef"
 _FAILURES: Final = ("TransientFailure", "Bounce")
 
+_SHORT: Final = (
+    '{"type":"Delivery","recipient":"%(recipient)s","queue":"camp%(campaign)d:tenant%(tenant)d'
+    '@%(domain)s","site":"ip%(source)d-\\u003emx.%(domain)s@smtp_client",'
+    '"egress_source":"ip%(source)d","response":{"code":250,"content":""},'
+    '"timestamp":%(stamp)d,"event_time":"%(event)s"}'
+)
+"""A delivery as the short template writes it: kumod's ``tojson`` escapes ``>``."""
+
 # What differs from record to record in the answers of remote servers.
 _VARYING: Final = (
     (r"4Zx", "%(token)s"),
@@ -64,6 +72,10 @@ class LogSpec:
     per_segment: int = 500_000
     answer: str = ""
     """What a failure's response says, at least; "" for all that were recorded."""
+    deliveries: float = 0.5
+    """The share of deliveries among the records that report no failure; the rest is receptions."""
+    short: bool = False
+    """Whether deliveries are written by the short template that packaging/doc/rules.md has."""
 
     @property
     def end_s(self) -> int:
@@ -76,6 +88,7 @@ class LogSpec:
         return (
             f"r{self.records}-f{self.failures:g}-s{self.size}-d{self.domains}"
             f"-p{self.rate:g}-x{self.seed}-n{self.per_segment}-ids{self.answer}"
+            f"-v{self.deliveries:g}{'-short' if self.short else ''}"
         )
 
 
@@ -121,6 +134,8 @@ def lines(spec: LogSpec) -> Iterator[bytes]:
     """The records, each a line, without an end."""
     rng = random.Random(spec.seed)
     shapes = _shapes()
+    if spec.short:
+        shapes["Delivery"] = [_Shape(_SHORT, shape.domain) for shape in shapes["Delivery"]]
     failing = [s for kind in _FAILURES for s in shapes[kind] if spec.answer in s.template]
     session = ""
     number = 0
@@ -130,7 +145,8 @@ def lines(spec: LogSpec) -> Iterator[bytes]:
         if rng.random() < spec.failures:
             shape = rng.choice(failing)
         else:
-            shape = rng.choice(shapes["Reception" if rng.random() < 0.5 else "Delivery"])
+            delivered = rng.random() >= 1 - spec.deliveries
+            shape = rng.choice(shapes["Delivery" if delivered else "Reception"])
         yield _line(rng, shape, spec, number=number, session=session)
         number += 1
 

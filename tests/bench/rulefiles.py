@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 BUNDLED: Final = Path(__file__).parent / "rules.toml"
+SHARES: Final = Path(__file__).parent / "shares.toml"
 _ZONES: Final = Path(__file__).parent.parent / "data" / "zones"
 _DOMAIN: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+")
 _SYLLABLES: Final = ("ba", "de", "fo", "gu", "ki", "lo", "mi", "nu", "pa", "ri", "so", "tu", "ve")
