@@ -89,7 +89,8 @@ def resume(place: Place, engine: Engine) -> Place:
         and place.run == engine.run != ""
         and id_key(place.id) <= id_key(engine.last_id)
     )
-    number = place.number if place.epoch == engine.epoch else 0
+    # A reader may come before the first host that tells something, and so before the epoch.
+    number = place.number if place.epoch in ("", engine.epoch) else 0
     return replace(
         place,
         epoch=engine.epoch,

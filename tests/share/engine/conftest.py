@@ -160,8 +160,8 @@ def lines(segment: str, first: int, last: int) -> Portion:
 async def until(condition: Callable[[], Any]) -> None:
     """Wait until it holds."""
     async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - what changes it is what is tested
+        while not condition():  # noqa: ASYNC110 - what changes it is what is tested
+            await asyncio.sleep(0.01)
 
 
 async def take(source: Share, place: Place, count: int) -> tuple[list[Received], Place]:
