@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, cast, get_args
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple, cast, get_args
 
 Kind = Literal["line", "attempts", "word"]
 """``line``: a log line as it is.  ``attempts``: JSON, summed up over the lines behind
@@ -29,7 +30,7 @@ WORDS: Final = "/word/"
 """Before the id of a word, in place of a segment: no file name has a slash."""
 
 _KINDS: Final = {kind.encode(): cast(Kind, kind) for kind in get_args(Kind)}
-_MOST_LINE: Final = 2**53
+_MOST_LINE: Final = 10**15
 _LONGEST_NAME: Final = 512
 
 
@@ -83,8 +84,7 @@ class Received:
     fresh: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An entry of the stream, taken apart.  ``number`` is 0 where it has none."""
 
     host: str
@@ -117,10 +117,9 @@ def read_entry(fields: object, *, longest: int) -> Entry | str:
     Returns why it is no item of ours where it is none.
     """
     # The fields are looked for where our script puts them: others are a stranger's.
-    if not isinstance(fields, list) or len(fields) not in (14, 16) or None in fields:
+    if not isinstance(fields, list) or len(fields) not in (14, 16):
         return "it has not the fields of an item"
-    names = fields[0::2]
-    if names[:7] != _NAMES or (len(names) == 8 and names[7] != b"since"):
+    if fields[0:14:2] != _NAMES or (len(fields) == 16 and fields[14] != b"since"):
         return "it has not the fields of an item"
     version, host, segment, line, kind, number, data = fields[1:14:2]
     if version != VERSION:
@@ -129,25 +128,34 @@ def read_entry(fields: object, *, longest: int) -> Entry | str:
         return f"its kind is {kind[:20]!r}"
     if len(data) > longest:
         return f"it has {len(data)} bytes, more than {longest}"
+    names = _host_and_segment(host, segment)
+    if isinstance(names, str):
+        return names
+    at, count = _number(line), _number(number)
+    since = _number(fields[15]) if len(fields) == 16 else 0
+    if at < 0 or count < 0 or since < 0:
+        return "its line is no number"
+    return Entry(*names, at, _KINDS[kind], data, since, count)
+
+
+@lru_cache(maxsize=1024)
+def _host_and_segment(host: bytes, segment: bytes) -> tuple[str, str] | str:
+    """The names; why they can't be where they can't."""
     if not 0 < len(host) <= _LONGEST_NAME or not 0 < len(segment) <= _LONGEST_NAME:
         return "its host or segment has no usable name"
-    since = fields[15] if len(fields) == 16 else b"0"
-    if not (_is_number(line) and _is_number(number) and _is_number(since)):
-        return "its line is no number"
     try:
         name = host.decode()
     except UnicodeDecodeError:
         return "its host's name is not UTF-8"
-    if why := unfit_host(name):
-        return why
-    return Entry(name, os.fsdecode(segment), int(line), _KINDS[kind], data, int(since), int(number))
+    return unfit_host(name) or (name, os.fsdecode(segment))
 
 
 _NAMES: Final = [b"v", b"host", b"segment", b"line", b"kind", b"n", b"data"]
 
 
-def _is_number(text: bytes) -> bool:
-    return text.isdigit() and len(text) <= 16 and int(text) < _MOST_LINE
+def _number(text: bytes) -> int:
+    """The number, -1 where it is none."""
+    return int(text) if text.isdigit() and len(text) <= 15 else -1
 
 
 def unfit_host(name: str) -> str | None:

@@ -89,7 +89,8 @@ def resume(place: Place, engine: Engine) -> Place:
         and place.run == engine.run != ""
         and id_key(place.id) <= id_key(engine.last_id)
     )
-    number = place.number if place.epoch == engine.epoch else 0
+    # A reader may come before the first host that tells something, and so before the epoch.
+    number = place.number if place.epoch in ("", engine.epoch) else 0
     return replace(
         place,
         epoch=engine.epoch,
@@ -122,16 +123,14 @@ class Follower:
     def take(self, entries: Sequence[tuple[bytes, object]]) -> Batch:
         """The batch of these entries, as XREAD gave them: behind the place, in order."""
         items: list[Received] = []
-        moved: dict[Origin, Mark] = {}
+        moved: dict[Origin, tuple[int, bytes]] = {}
         bad: list[str] = []
         missed = 0
         number = self._place.number
-        last = self._place.id
         for raw_id, fields in entries:
-            last = raw_id.decode()
             entry = read_entry(fields, longest=self._longest)
             if isinstance(entry, str):
-                bad.append(f"entry {last}: {entry}")
+                bad.append(f"entry {raw_id.decode()}: {entry}")
                 continue
             if entry.number > number:
                 missed += entry.number - number - 1 if number else 0
@@ -139,17 +138,25 @@ class Follower:
             if entry.host == self._host:
                 continue
             origin = (entry.host, entry.segment, entry.kind)
-            known = self._marks.get(origin)
-            if known is not None and known.line >= entry.line:
-                continue
-            mark = Mark(entry.line, id_key(last)[0])
-            self._marks[origin] = moved[origin] = mark
-            items.append(_received(entry, 0 if known is None else known.line))
+            known = self._line(origin, moved)
+            if known < entry.line:
+                moved[origin] = (entry.line, raw_id)
+                items.append(_received(entry, known))
+        last = entries[-1][0].decode() if entries else self._place.id
+        marks = {o: Mark(line, id_key(raw_id.decode())[0]) for o, (line, raw_id) in moved.items()}
+        self._marks.update(marks)
         forgotten = self._forget_at(id_key(last)[0])
         for origin in forgotten:
-            moved.pop(origin, None)
+            marks.pop(origin, None)
         self._place = replace(self._place, id=last, number=number, marks=dict(self._marks))
-        return Batch(tuple(items), self._place, moved, forgotten, missed, tuple(bad))
+        return Batch(tuple(items), self._place, marks, forgotten, missed, tuple(bad))
+
+    def _line(self, origin: Origin, moved: Mapping[Origin, tuple[int, bytes]]) -> int:
+        """The line up to which an origin is read; 0 where it is not known."""
+        if origin in moved:
+            return moved[origin][0]
+        mark = self._marks.get(origin)
+        return 0 if mark is None else mark.line
 
     def _forget_at(self, now_ms: int) -> tuple[Origin, ...]:
         # Not for each batch: marks are looked through whole.
@@ -164,8 +171,10 @@ class Follower:
 
 
 def _received(entry: Entry, known: int) -> Received:
+    host, segment, line, kind, data, since, _ = entry
     fresh = 1.0
-    if entry.kind == "attempts" and entry.since < known:
-        fresh = (entry.line - known) / (entry.line - entry.since)
-    segment = entry.segment.removeprefix(WORDS) if entry.kind == "word" else entry.segment
-    return Received(entry.host, segment, entry.line, entry.kind, entry.data, fresh)
+    if kind == "attempts" and since < known:
+        fresh = (line - known) / (line - since)
+    if kind == "word":
+        segment = segment.removeprefix(WORDS)
+    return Received(host, segment, line, kind, data, fresh)

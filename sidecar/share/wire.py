@@ -142,6 +142,10 @@ async def _connect(
         "db": 0 if sentinel else address.db,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
+        # The time-outs are ours: redis-py's go through asyncio.wait_for, which before
+        # Python 3.12 swallows a cancellation that comes together with the answer.
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
     }
     connection: Any
     if address.kind == "unix":
