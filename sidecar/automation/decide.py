@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -32,6 +32,7 @@ from .entries import (
     Entries,
     Entry,
     Override,
+    Probing,
     ReadyQSuspension,
     SchedQBounce,
     SchedQSuspension,
@@ -40,8 +41,10 @@ from .entries import (
 )
 from .episodes import Cause, Ended, Episode, How
 from .holds import RuleHold, RuleHolds
+from .life import HOW, Event
 from .matching import Candidate, Match
 from .offences import Offences
+from .probing import limit_keys, limits, limits_something, proves
 from .recent import KEPT, AnyRecent
 from .selection import Made
 from .shares import Share, Shares, counts, share_of, standing
@@ -70,7 +73,8 @@ class Outcome:
     ready queues for whose thresholds there was none; ``unadjusted``: rules that could
     not adjust what they set, and why, so that they set just that; ``rule_matches`` and
     ``rule_effects``: by the rule's label, its matches (each recipient for itself) and the
-    entries that they begot or renewed.
+    entries that they begot or renewed.  ``counted``: entries of which nothing has changed but
+    the deliveries in their story: to be committed, and not to be published.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -85,6 +89,7 @@ class Outcome:
     unadjusted: set[str] = field(default_factory=set)
     rule_matches: Counter[str] = field(default_factory=Counter)
     rule_effects: Counter[str] = field(default_factory=Counter)
+    counted: dict[str, tuple[Entry, Episode]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether anything in force has changed."""
@@ -95,11 +100,20 @@ class Outcome:
         self.entries[key] = entry
         self.episodes[key] = episode
         self.dropped.discard(key)
+        self.counted.pop(key, None)
+
+    def count(self, key: str, entry: Entry, episode: Episode) -> None:
+        """Note that the story of an entry in force has gone on, which it is not told for."""
+        if key in self.entries:
+            self.episodes[key] = episode
+        else:
+            self.counted[key] = entry, episode
 
     def drop(self, key: str) -> None:
         """Note that the entry is not in force any more."""
         self.entries.pop(key, None)
         self.episodes.pop(key, None)
+        self.counted.pop(key, None)
         self.dropped.add(key)
 
     def end(self, ended: Ended) -> None:
@@ -113,6 +127,8 @@ class Outcome:
             self.drop(key)
         for key, entry in later.entries.items():
             self.put(key, entry, later.episodes[key])
+        for key, (entry, episode) in later.counted.items():
+            self.count(key, entry, episode)
         self.events += later.events
         self.began += later.began[: _STORIES - len(self.began)]
         self.ended += later.ended[: _STORIES - len(self.ended)]
@@ -148,7 +164,11 @@ class _Step:
     unadjusted: frozenset[str]
     """What of the rule should have a course and has none, and why."""
     held: Mapping[str, int]
-    """Until when an operator holds which of the drafts, by key."""
+    """Until when an operator holds which of the drafts and limits, by key."""
+    limits: tuple[Override, ...] = ()
+    """What holds for a while when the suspension among the drafts is over."""
+    limits_for_ns: int = 0
+    """For how long."""
 
 
 _Kind: TypeAlias = tuple[tuple[Match, ...], str, str, str, str, tuple[str, ...] | None]
@@ -158,22 +178,33 @@ source, and the queue and the domain's MX where they matter."""
 _Plan: TypeAlias = tuple[_Step, ...]
 
 
+_Cause: TypeAlias = tuple[Record, str] | tuple[Record, str, str]
+"""A record, the recipient's domain, and the host whose log it is from where that is another."""
+
+
 class _Made(msgspec.Struct, gc=False):
     """The draft of an entry, of which only the last of a call is worth making.
 
     ``first`` and ``latest``: the records that asked for it, each with the recipient's
-    domain; ``matches``: how many times it was asked for.
+    domain; ``matches``: how many times it was asked for; ``struck_ns``: the time of the
+    newest.
     """
 
     draft: Entry
     expires_ns: int
     seq: int
     step: _Step
-    first: tuple[Record, str]
-    latest: tuple[Record, str]
+    first: _Cause
+    latest: _Cause
+    struck_ns: int
     matches: int = 1
     recent: AnyRecent | None = None
     """In a group: the recent strikes, where they tell what the entry is to be."""
+
+    @property
+    def awaits(self) -> bool:
+        """Whether deliveries end it."""
+        return isinstance(self.draft, Override) and self.draft.release > 0
 
 
 @dataclass(slots=True)
@@ -182,7 +213,7 @@ class _Round:
 
     ``made``: by key what is to be in force.  ``new``: how many places those of its
     keys take that are not in force yet.  ``overtaken``: keys of which a record behind
-    this one was decided before it.
+    this one was decided before it.  ``awaits``: deliveries may end something in ``made``.
     """
 
     now_ns: int
@@ -192,6 +223,7 @@ class _Round:
     overtaken: set[str] = field(default_factory=set)
     outcome: Outcome = field(default_factory=Outcome)
     made: dict[str, _Made] = field(default_factory=dict)
+    awaits: bool = False
 
 
 def threshold_scope(rule: Rule, site: str) -> str:
@@ -293,8 +325,7 @@ class Automation:
                 self._act_for_others(now, matches, candidate)
         outcome = now.outcome
         outcome.counts["matched"] = matched
-        for key, made in now.made.items():
-            self._put(key, made, now)
+        self._settle(now)
         if now.overtaken:
             outcome.events = [event for event in outcome.events if event.key not in now.overtaken]
         return outcome
@@ -329,14 +360,39 @@ class Automation:
         self._delivered(attempts, now)
 
     def _delivered(self, attempts: Attempts, now: _Round) -> None:
-        """What deliveries lead to."""
+        """Count deliveries for the entries that they may end, and end those that have enough."""
+        if now.awaits:
+            self._settle(now)
+        for (site, source, domain, _, delivered, second), count in attempts.items():
+            if not delivered or second * NS > now.latest_ns:
+                continue
+            for entry in self.entries.awaiting(site, domain, source):
+                key, story = entry.key, self.episodes[entry.key]
+                if not proves(entry, story, second):
+                    continue
+                story = replace(story, delivered=min(entry.release, story.delivered + count))
+                if story.delivered < entry.release:
+                    self.episodes[key] = story
+                    now.outcome.count(key, entry, story)
+                else:
+                    self.entries.remove(key)
+                    del self.episodes[key]
+                    now.outcome.end(Ended(entry, story, now.now_ns, HOW[Event.PROVEN]))
+
+    def _settle(self, now: _Round) -> None:
+        """Take what was made so far into force."""
+        for key, made in now.made.items():
+            self._put(key, made, now)
+        now.made.clear()
+        now.new, now.awaits = 0, False
 
     def _put(self, key: str, made: _Made, now: _Round) -> None:
         """Take what was made into force, or renew it; its story begins or goes on."""
         known = self.entries.get(key)
         if known is not None and known.expires_ns <= now.now_ns:
             # It had expired, and nobody had looked.
-            now.outcome.end(Ended(known, self.episodes[key], known.expires_ns, "expired"))
+            how = HOW[Event.EXPIRED]
+            now.outcome.end(Ended(known, self.episodes[key], known.expires_ns, how))
             known = None
         if known is not None and known.seq > made.seq:
             # A record behind this one was decided before it: what that decided stands.
@@ -361,6 +417,7 @@ class Automation:
             matches=made.matches,
             first=latest if made.matches == 1 else Cause.of(*made.first),
             latest=latest,
+            struck_ns=made.struck_ns if made.awaits else 0,
         )
         return story.by_rule(step.rule, step.window)
 
@@ -371,6 +428,8 @@ class Automation:
             matches=story.matches + made.matches,
             first=story.first or Cause.of(*made.first),
             latest=story.latest if overtaken else Cause.of(*made.latest),
+            struck_ns=max(story.struck_ns, made.struck_ns) if made.awaits else 0,
+            delivered=0,
         )
 
     def mark_gone(self, rules: Iterable[Rule]) -> Outcome:
@@ -389,8 +448,14 @@ class Automation:
         """Have what adjusts itself stay below what the files set by now; what has changed.
 
         Where that is not above the floor any more, or not known, what the files set holds.
+        So it does where it is not above a limit for the time after a suspension.
         """
         outcome = Outcome()
+        for entry in [e for e in self.entries if isinstance(e, Override) and e.probe is not None]:
+            if not limits_something(entry, shaping, shaping.mx.get(entry.domain)):
+                self.entries.remove(entry.key)
+                story = self.episodes.pop(entry.key)
+                outcome.end(Ended(entry, story, now_ns, HOW[Event.NOTHING_LEFT]))
         courses = [e for e in self.entries if isinstance(e, Override) and e.course is not None]
         if not courses:
             return outcome
@@ -412,7 +477,7 @@ class Automation:
             if isinstance(rest, str) or fitted.expires_ns <= now_ns:
                 self.entries.remove(entry.key)
                 story = self.episodes.pop(entry.key)
-                outcome.end(Ended(entry, story, now_ns, "expired"))
+                outcome.end(Ended(entry, story, now_ns, HOW[Event.NOTHING_LEFT]))
             elif fitted is not entry:
                 self.entries.put(fitted)
                 outcome.put(fitted.key, fitted, self.episodes[fitted.key])
@@ -445,7 +510,8 @@ class Automation:
         """End the entries that have expired by `now_ns`."""
         outcome = Outcome()
         for entry in self.entries.expire(now_ns):
-            outcome.end(Ended(entry, self.episodes.pop(entry.key), entry.expires_ns, "expired"))
+            story = self.episodes.pop(entry.key)
+            outcome.end(Ended(entry, story, entry.expires_ns, HOW[Event.EXPIRED]))
         return outcome
 
     def cancel(
@@ -453,10 +519,11 @@ class Automation:
     ) -> Outcome:
         """Take entries out of force; the counts behind them start anew.
 
-        The windows are those of the episodes that ended: the store must drop them, too.
+        A suspension takes the limits with it that would hold after it.  The windows are those
+        of the episodes that ended: the store must drop them, too.
         """
         outcome = Outcome()
-        for key in keys:
+        for key in self._with_limits(keys):
             entry = self.entries.remove(key)
             if entry is not None:
                 story = self.episodes.pop(key)
@@ -464,6 +531,14 @@ class Automation:
                 self.offences.drop(key)
                 outcome.end(Ended(entry, story, now_ns, how, by, reason))
         return outcome
+
+    def _with_limits(self, keys: Iterable[str]) -> Iterator[str]:
+        """The keys, and those of the limits that belong to suspensions among them."""
+        for key in keys:
+            entry = self.entries.get(key)
+            yield key
+            if entry is not None:
+                yield from limit_keys(entry)
 
     def hold(self, hold: RuleHold) -> None:
         """Have nothing that `hold` means struck until its end, and count nothing towards it."""
@@ -540,7 +615,8 @@ class Automation:
             expires_ns, drafts = time_ns + step.duration_ns, step.drafts
             if expires_ns <= now_ns and step.escalate is None:
                 drafts = step.courses
-                outcome.counts["already_expired"] += not drafts
+                probes = step.limits and self._probe(now, step, record, domain, expires_ns)
+                outcome.counts["already_expired"] += not (drafts or probes)
             if step.unadjusted:
                 outcome.unadjusted |= step.unadjusted
             for key, draft in drafts:
@@ -555,13 +631,10 @@ class Automation:
                         key, step.escalate, step.duration_ns, time_ns, room=self.max_entries
                     )
                     if expires_ns <= now_ns:
-                        outcome.counts["already_expired"] += 1
+                        probes = step.limits and self._probe(now, step, record, domain, expires_ns)
+                        outcome.counts["already_expired"] += not probes
                         continue
-                made = now.made.get(key)
-                if made is None and not self._has_room(now, key):
-                    outcome.counts["no_room"] += 1
-                    if len(outcome.left_out) < _NAMED:
-                        outcome.left_out.append(replace(draft, expires_ns=expires_ns, seq=self.seq))
+                if not self._may_make(now, key, draft, expires_ns):
                     continue
                 outcome.rule_effects[step.label] += 1
                 entry: Entry = draft
@@ -571,12 +644,67 @@ class Automation:
                     entry = event = replace(draft, expires_ns=expires_ns, seq=self.seq)
                     outcome.events.append(event)
                 ends_ns = entry.expires_ns or expires_ns
-                if made is None:
-                    cause = record, domain
-                    now.made[key] = _Made(entry, ends_ns, self.seq, step, cause, cause)
-                else:
-                    made.draft, made.expires_ns, made.seq = entry, ends_ns, self.seq
-                    made.latest, made.matches = (record, domain), made.matches + 1
+                self._make(now, key, entry, ends_ns, step=step, cause=(record, domain))
+                if step.limits and isinstance(entry, ReadyQSuspension):
+                    self._probe(now, step, record, domain, expires_ns)
+
+    def _may_make(self, now: _Round, key: str, draft: Entry, expires_ns: int) -> bool:
+        """Whether there is room for the entry; where there is none, it is noted."""
+        if key in now.made or self._has_room(now, key):
+            return True
+        now.outcome.counts["no_room"] += 1
+        if len(now.outcome.left_out) < _NAMED:
+            now.outcome.left_out.append(replace(draft, expires_ns=expires_ns, seq=self.seq))
+        return False
+
+    def _make(
+        self,
+        now: _Round,
+        key: str,
+        entry: Entry,
+        ends_ns: int,
+        *,
+        step: _Step,
+        cause: tuple[Record, str],
+    ) -> None:
+        """Have `entry` come into force at the end of the round, and what `cause` did noted."""
+        made, time_ns = now.made.get(key), min(cause[0].time_ns, now.latest_ns)
+        if made is None:
+            made = now.made[key] = _Made(entry, ends_ns, self.seq, step, cause, cause, time_ns)
+            now.awaits |= made.awaits
+            return
+        made.draft, made.expires_ns, made.seq = entry, ends_ns, self.seq
+        made.latest, made.matches = cause, made.matches + 1
+        made.struck_ns = max(made.struck_ns, time_ns)
+
+    def _probe(self, now: _Round, step: _Step, record: Record, domain: str, from_ns: int) -> bool:
+        """Have the limits there for the time after a suspension until `from_ns`; whether any is.
+
+        Where one that ends later holds the queue, they are for the time after that one.
+        """
+        expires_ns, any_is = from_ns + step.limits_for_ns, False
+        if expires_ns <= now.now_ns:
+            return False
+        at_ns = min(record.time_ns, now.now_ns)
+        for draft in step.limits:
+            assert draft.probe is not None
+            key, of = draft.key, draft.probe.of
+            holds = now.made[of].draft if of in now.made else self.entries.get(of)
+            if from_ns <= now.now_ns and holds is not None and holds.expires_ns > now.now_ns:
+                return False
+            if at_ns < step.held.get(key, 0) or not self._may_make(now, key, draft, expires_ns):
+                continue
+            before = self._held(now, key)
+            limit = replace(
+                draft,
+                domain=draft.domain if before is None else before.domain,
+                probe=Probing(of, from_ns),
+                expires_ns=expires_ns,
+                seq=self.seq,
+            )
+            self._make(now, key, limit, expires_ns, step=step, cause=(record, domain))
+            any_is = True
+        return any_is
 
     def _held(self, now: _Round, key: str) -> Override | None:
         """The override of `key` that this round or one before has made."""
@@ -661,8 +789,9 @@ class Automation:
         rule = match.rule
         made: list[Entry | str] = []
         unadjusted = set()
+        after: dict[str, Override] = {}
         for number, action in enumerate(rule.actions):
-            entry = _make(
+            entry = _entry_of(
                 action,
                 action_hash=self._action_hash(rule, number),
                 rule=rule,
@@ -680,6 +809,10 @@ class Automation:
                     unadjusted.add(f"{place}: {action.option}: {course}")
                 else:
                     entry = course
+            if rule.sidecar.probe is not None and isinstance(entry, ReadyQSuspension):
+                assert self._planned_for is not None
+                found = limits(entry, rule.sidecar.probe, domain, self._planned_for, mx)
+                after |= {limit.key: limit for limit in found}
             made.append(entry)
         drafts = tuple(("" if isinstance(one, str) else one.key, one) for one in made)
         share = share_of(rule, record, domain)
@@ -705,10 +838,12 @@ class Automation:
             unadjusted=frozenset(unadjusted),
             held={
                 key: until_ns
-                for key, one in drafts
+                for key, one in (*drafts, *after.items())
                 if self.holds and not isinstance(one, str)
                 if (until_ns := self.holds.until_ns(one, known))
             },
+            limits=tuple(after.values()),
+            limits_for_ns=rule.sidecar.probe.for_ns if rule.sidecar.probe is not None else 0,
         )
 
     def _action_hash(self, rule: Rule, number: int) -> str:
@@ -730,7 +865,7 @@ def _reason(rule: Rule, pattern: Pattern) -> str:
     return f"automation rule: {name}{pattern.source}"
 
 
-def _make(
+def _entry_of(
     action: Action,
     *,
     action_hash: str,
@@ -757,6 +892,7 @@ def _make(
             source=record.egress_source,
             name=action.option,
             value=action.value,
+            release=0 if rule.sidecar.release is None else rule.sidecar.release.deliveries,
         )
     if action.kind == "Suspend":
         if not record.site:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -46,12 +46,25 @@ class _AnyEntry(_Mark, frozen=True):
     seq: int
 
 
+class Probing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a limit that is there for the time after a suspension: whose, and when that ends.
+
+    ``of`` is the suspension's key.  Until ``from_ns`` the ready queue is held, so the limit
+    costs nothing; it is published that early since kumod must have it when mail flows again.
+    """
+
+    of: str
+    from_ns: int
+
+
 class Override(_AnyEntry, frozen=True):
     """An option set for one (domain, source): a line of the overlay.
 
     ``mx_rollup``: for the whole site of the domain rather than the domain alone.
     ``course``: the value is no fixed one but goes by it; ``value`` is that of the last
     match, ``baseline`` what holds without us, and where it comes back to.
+    ``release``: after so many deliveries without a match it ends; 0: it lasts until its time
+    is over.  ``probe``: it is a limit for the time after a suspension.
     """
 
     kind: ClassVar[Kind] = "override"
@@ -63,13 +76,23 @@ class Override(_AnyEntry, frozen=True):
     value: TomlValue
     course: Course | None = None
     baseline: TomlValue | None = None
+    release: int = 0
+    probe: Probing | None = None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it holds only as far as nothing else is stricter."""
+        return self.course is not None or self.probe is not None
 
     @property
     def key(self) -> str:
         """A rematch of the same rule, action, site, domain and source has the same key.
 
-        A course for a whole site is one, whichever of its domains was refused.
+        A course for a whole site is one, whichever of its domains was refused.  So is a
+        limit after a suspension, which may have several options.
         """
+        if self.probe is not None:
+            return _key(self.kind, self.action_hash, self.site, "", self.source, self.name)
         whole_site = self.course is not None and self.mx_rollup
         domain = "" if whole_site else self.domain
         return _key(self.kind, self.action_hash, self.site, domain, self.source)
@@ -187,18 +210,19 @@ _short_key = lru_cache(maxsize=4096)(_made_key)
 def to_payload(entry: Entry) -> str:
     """The entry as JSON text, for the state file; :func:`from_payload` reads it back.
 
-    Only a simulated one says whether it is, only one with a course has that.  So an
-    older version reads all others, and leaves out these, of which it does not know what
-    to publish.
+    Only a simulated one says whether it is, only one with a course has that, and so on.
+    So an older version reads all others, and leaves out these, of which it does not know
+    what to publish.
     """
     fields = {f: getattr(entry, f) for f in _FIELDS[entry.kind]}
     if entry.simulated:
         fields["simulated"] = True
     if isinstance(entry, Override):
-        if entry.course is None:
-            del fields["course"], fields["baseline"]
-        else:
-            fields["course"] = msgspec.to_builtins(entry.course)
+        for name in _SELDOM:
+            if not fields[name]:
+                del fields[name]
+            elif name in ("course", "probe"):
+                fields[name] = msgspec.to_builtins(fields[name])
     return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
 
 
@@ -213,6 +237,7 @@ def from_payload(kind: str, payload: str) -> Entry:
     names = set(_FIELDS[cls.kind])
     if "course" not in data:
         names -= _OF_A_COURSE
+    names -= {"release", "probe"} - data.keys()
     if data.keys() - {"simulated"} != names:
         raise ValueError(f"fields {sorted(data.keys() ^ names)} are unknown or missing")
     for name, value in data.items():
@@ -221,25 +246,36 @@ def from_payload(kind: str, payload: str) -> Entry:
     if "course" in data:
         amount(data["name"], data["baseline"])
         data["course"] = course_from(data["course"])
+    if "probe" in data:
+        data["probe"] = _probing_from(data["probe"])
     return cls(**data)
 
 
+def _probing_from(document: object) -> Probing:
+    try:
+        return msgspec.convert(document, Probing)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"probe: {error}") from None
+
+
+_SELDOM = ("course", "baseline", "release", "probe")
 _OF_A_COURSE = {"course", "baseline"}
 _OPTIONAL = {"tenant", "campaign"}
 _MAX_SEQ = (1 << 62) - 1  # far below SQLite's 64 bits: it is counted on from
 
 
 def _fits(name: str, value: object) -> bool:
-    if name == "course":
-        return True  # it is looked at when it is made
+    if name in ("course", "probe"):
+        return True  # they are looked at when they are made
     if name in ("value", "baseline"):
         return _is_option_value(value)
     if name in ("mx_rollup", "simulated"):
         return isinstance(value, bool)
-    if name in ("expires_ns", "seq"):
+    if name in ("expires_ns", "seq", "release"):
         if not isinstance(value, int) or isinstance(value, bool):
             return False
-        return name != "seq" or 0 <= value <= _MAX_SEQ
+        least = 1 if name == "release" else 0
+        return name == "expires_ns" or least <= value <= _MAX_SEQ
     return isinstance(value, str) or (value is None and name in _OPTIONAL)
 
 
@@ -273,6 +309,13 @@ def places(key: str) -> int:
     return 1 + len(key) // _PLACE
 
 
+def _delivered_to(override: Override) -> tuple[str, str]:
+    """Where a delivery goes that may end it: to a ready queue, or from a source to a domain."""
+    if override.mx_rollup:
+        return override.site, ""
+    return override.source, override.domain
+
+
 class Entries:
     """The entries in force, by key.
 
@@ -280,12 +323,14 @@ class Entries:
     that are in force do.
     """
 
-    __slots__ = ("_by_key", "_heap", "_stale", "places")
+    __slots__ = ("_awaiting", "_by_key", "_heap", "_stale", "places")
 
     def __init__(self) -> None:
         self.places = 0
         """How many places all of them take: see :func:`places`."""
         self._by_key: dict[str, Entry] = {}
+        # Of those that deliveries end, the keys by where these must go.
+        self._awaiting: dict[tuple[str, str], set[str]] = {}
         self._heap: list[tuple[int, str]] = []
         self._stale = 0
 
@@ -295,15 +340,30 @@ class Entries:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._by_key.values())
 
+    def items(self) -> Iterable[tuple[str, Entry]]:
+        """Each key with its entry: to make a key anew costs more than to find it."""
+        return self._by_key.items()
+
     def get(self, key: str) -> Entry | None:
         """The entry with that key, if one is in force."""
         return self._by_key.get(key)
+
+    def awaiting(self, site: str, domain: str, source: str) -> list[Override]:
+        """Those that a delivery of the ready queue `site`, to `domain` from `source`, may end."""
+        if not self._awaiting:
+            return []
+        places = ((site, ""), (source, domain))
+        keys = [key for place in places for key in sorted(self._awaiting.get(place, ()))]
+        found = (self._by_key[key] for key in keys)
+        return [entry for entry in found if isinstance(entry, Override)]
 
     def put(self, entry: Entry) -> Entry | None:
         """Take `entry` into force; returns the one that it replaces."""
         key = entry.key
         old = self._by_key.get(key)
         self._by_key[key] = entry
+        if isinstance(entry, Override) and (entry.release or self._awaiting):
+            self._await(key, old, entry)
         if old is not None:
             if old.expires_ns == entry.expires_ns:
                 return old
@@ -321,7 +381,19 @@ class Entries:
         if entry is not None:
             self._stale += 1
             self.places -= places(key)
+            if self._awaiting:
+                self._await(key, entry, None)
         return entry
+
+    def _await(self, key: str, old: Entry | None, new: Entry | None) -> None:
+        """Have the entry with that key found by deliveries where `new` is, no more where `old`."""
+        if isinstance(old, Override) and old.release:
+            keys = self._awaiting.get(_delivered_to(old), set())
+            keys.discard(key)
+            if not keys:
+                self._awaiting.pop(_delivered_to(old), None)
+        if isinstance(new, Override) and new.release:
+            self._awaiting.setdefault(_delivered_to(new), set()).add(key)
 
     def expire(self, now_ns: int) -> list[Entry]:
         """Take out and return what has expired by `now_ns`, the earliest first.
@@ -337,6 +409,8 @@ class Entries:
                 continue
             del self._by_key[key]
             self.places -= places(key)
+            if self._awaiting:
+                self._await(key, entry, None)
             gone.append(entry)
         return gone
 

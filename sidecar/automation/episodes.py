@@ -21,14 +21,15 @@ from .entries import Entry
 _RESPONSE_MAX = 500
 _NAME_MAX = 255
 
-How = Literal["expired", "cancelled", "cancelled in kumod"]
+How = Literal["expired", "released", "cancelled", "cancelled in kumod"]
 """How an episode ended."""
 
 
 class Cause(msgspec.Struct, frozen=True, gc=False):
     """What a person needs of the record that matched: no control characters, bounded lengths.
 
-    ``domain`` is the recipient's, ``source`` the egress source.
+    ``domain`` is the recipient's, ``source`` the egress source.  ``host`` is whose log has
+    it, "" for this host's own.
     """
 
     type: str
@@ -36,9 +37,10 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
     domain: str
     source: str
     time_ns: int
+    host: str = ""
 
     @classmethod
-    def of(cls, record: Record, domain: str) -> Cause:
+    def of(cls, record: Record, domain: str, host: str = "") -> Cause:
         """That of `record`, for a recipient at `domain`."""
         return cls(
             record.type[:_NAME_MAX],
@@ -46,6 +48,7 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
             _harmless(domain, _NAME_MAX),
             _harmless(record.egress_source, _NAME_MAX),
             record.time_ns,
+            _harmless(host, _NAME_MAX),
         )
 
 
@@ -63,7 +66,9 @@ class Episode(msgspec.Struct, frozen=True):
     renewed it: records, each recipient for itself.  ``file`` and ``line`` say where the
     rule stands, ``name`` and ``note`` what it is called and what people are told of it.
     ``window`` is the key of the threshold that it counts in, "" without
-    one.  ``rule_gone``: the rule is not in the files any more.
+    one.  ``rule_gone``: the rule is not in the files any more.  ``struck_ns`` is the time
+    of the newest match, ``delivered`` how many deliveries came after it: kept where
+    deliveries end the entry (``sidecar.release``, ``sidecar.probe``).
     """
 
     id: int
@@ -77,6 +82,8 @@ class Episode(msgspec.Struct, frozen=True):
     first: Cause | None = None
     latest: Cause | None = None
     rule_gone: bool = False
+    struck_ns: int = 0
+    delivered: int = 0
 
     @property
     def label(self) -> str:

@@ -24,7 +24,8 @@ force with the same values and expiries.  What may differ is
 - what was left out for want of room (``max_entries``), and records of a clock that is more
   than ``LATENESS`` ahead;
 - what depends on more than records: rule files, DNS answers and holds that differ meanwhile;
-- rules with ``sidecar.ratio``: a share is one of what has come so far.
+- rules with ``sidecar.ratio``, ``release`` or ``probe``: attempts and deliveries are counted
+  as they come, so a share is one of what has come so far.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ from sidecar.times import NS
 from .adjusting import after, rebased
 from .course import Course, struck, value_at
 from .decide import (
-    _NAMED,
     LATENESS,
     Automation,
     Outcome,
@@ -51,9 +51,10 @@ from .decide import (
     _Round,
     _Step,
 )
-from .entries import Entry, Override
+from .entries import Entry, Override, Probing
 from .episodes import Ended, How
 from .late_windows import LateThresholds, Target
+from .life import HOW, Event
 from .matching import Match
 from .offences import Offence, again
 from .recent import (
@@ -80,7 +81,7 @@ _A_SCOPE: Final = 100_000
 class GroupAutomation(Automation):
     """The automation of a sidecar in a group: the order of records says nothing."""
 
-    __slots__ = ("recent_courses", "recent_offences")
+    __slots__ = ("host", "recent_courses", "recent_offences")
 
     thresholds: LateThresholds
 
@@ -88,6 +89,8 @@ class GroupAutomation(Automation):
         """`max_entries`: as of :class:`Automation`; so many places for recent strikes as well."""
         super().__init__(max_entries=max_entries)
         self.thresholds = LateThresholds(LATENESS)
+        self.host = ""
+        """Whose records are decided; "" for this host's own."""
         self.recent_courses: Recents[Course] = Recents()
         self.recent_offences: Recents[Offence] = Recents()
 
@@ -159,7 +162,7 @@ class GroupAutomation(Automation):
                 now.outcome.counts["held"] += 1
             else:
                 for moments, struck in self._struck(now, match, step, record, domain):
-                    cause = record, domain
+                    cause = record, domain, self.host
                     self._strike(now, struck, moments, cause, held=held, place=places[scope])
             places[scope] += len(step.drafts)
 
@@ -168,7 +171,7 @@ class GroupAutomation(Automation):
         now: _Round,
         step: _Step,
         moments: Sequence[int],
-        cause: tuple[Record, str],
+        cause: tuple[Record, str, str],
         *,
         held: Container[str],
         place: int,
@@ -185,23 +188,23 @@ class GroupAutomation(Automation):
                 continue
             expires_ns = newest_ns + step.duration_ns
             remembers = _adjusts(draft) or step.escalate is not None
-            if expires_ns <= now.now_ns and not remembers:
+            if expires_ns + step.limits_for_ns <= now.now_ns and not remembers:
                 outcome.counts["already_expired"] += 1
                 continue
             seq = newest_ns // NS * NS + place
-            made = now.made.get(key)
-            if made is None and not self._has_room(now, key):
-                outcome.counts["no_room"] += 1
-                if len(outcome.left_out) < _NAMED:
-                    outcome.left_out.append(replace(draft, expires_ns=expires_ns))
+            if not self._may_make(now, key, draft, expires_ns):
                 continue
             outcome.rule_effects[step.label] += 1
             recent = self._remember(key, draft, step, moments) if remembers else None
+            made = now.made.get(key)
             if made is None:
-                now.made[key] = _Made(draft, expires_ns, seq, step, cause, cause, recent=recent)
+                made = _Made(draft, expires_ns, seq, step, cause, cause, newest_ns, recent=recent)
+                now.made[key] = made
+                now.awaits |= made.awaits
                 continue
             made.matches, made.recent = made.matches + 1, recent
             made.expires_ns = max(made.expires_ns, expires_ns)
+            made.struck_ns = max(made.struck_ns, newest_ns)
             if seq >= made.seq:
                 made.draft, made.seq, made.step, made.latest = draft, seq, step, cause
 
@@ -270,26 +273,57 @@ class GroupAutomation(Automation):
         """Take what was made into force, or renew it, whatever was put before."""
         known = self.entries.get(key)
         if known is not None and known.expires_ns <= now.now_ns:
-            now.outcome.end(Ended(known, self.episodes[key], known.expires_ns, "expired"))
+            now.outcome.end(Ended(known, self.episodes[key], known.expires_ns, HOW[Event.EXPIRED]))
             known = None
         entry = self._renewed(made, known)
-        if entry.expires_ns <= now.now_ns:
+        if entry.expires_ns > now.now_ns:
+            self._take(key, entry, known, made, now)
+            if not isinstance(entry, Override) and entry != known:
+                now.outcome.events.append(entry)
+        else:
             # All strikes in their order lead to what is over by now.
             now.outcome.counts["already_expired"] += 1
             if known is not None:
                 self.entries.remove(key)
-                now.outcome.end(Ended(known, self.episodes.pop(key), now.now_ns, "expired"))
-            return
+                story = self.episodes.pop(key)
+                now.outcome.end(Ended(known, story, now.now_ns, HOW[Event.EXPIRED]))
+        for draft in made.step.limits:
+            if draft.probe is not None and draft.probe.of == key:
+                self._put_limit(draft, entry, made, now)
+
+    def _take(self, key: str, entry: Entry, known: Entry | None, made: _Made, now: _Round) -> None:
         if known is None:
             episode = self._begin(made, now)
             now.outcome.began.append((entry, episode))
         else:
+            story = self.episodes[key]
             episode = self._go_on(key, made, overtaken=made.seq < known.seq)
+            if made.struck_ns <= story.struck_ns:  # what was delivered since came after it
+                episode = replace(episode, delivered=story.delivered)
         self.entries.put(entry)
         self.episodes[key] = episode
         now.outcome.put(key, entry, episode)
-        if not isinstance(entry, Override) and entry != known:
-            now.outcome.events.append(entry)
+
+    def _put_limit(self, draft: Override, suspension: Entry, made: _Made, now: _Round) -> None:
+        """Have a limit there for the time after `suspension`."""
+        key, from_ns = draft.key, suspension.expires_ns
+        known, expires_ns = self.entries.get(key), from_ns + made.step.limits_for_ns
+        held = min(made.latest[0].time_ns, now.now_ns) < made.step.held.get(key, 0)
+        if held or expires_ns <= now.now_ns or not self._has_room(now, key):
+            return
+        assert draft.probe is not None
+        domain = draft.domain
+        if isinstance(known, Override):
+            domain = min(domain, known.domain)
+        limit = replace(
+            draft,
+            domain=domain,
+            probe=Probing(draft.probe.of, from_ns),
+            expires_ns=expires_ns,
+            seq=suspension.seq,
+        )
+        of_limit = replace(made, draft=limit, expires_ns=expires_ns)
+        self._take(key, limit, known, of_limit, now)
 
     def _renewed(self, made: _Made, known: Entry | None) -> Entry:
         """What is to be in force where `known` is, whichever was made first."""

@@ -53,9 +53,14 @@ class Match:
             rule,
             pattern,
             by_queue=any(action.kind not in _NOT_BY_QUEUE for action in rule.actions),
-            adjusts=rule.sidecar.adjust is not None,
+            adjusts=_is_relative(rule),
             when=rule.sidecar.when,
         )
+
+
+def _is_relative(rule: Rule) -> bool:
+    """Whether what `rule` does depends on what is in effect without it."""
+    return rule.sidecar.adjust is not None or rule.sidecar.probe is not None
 
 
 Numbered: TypeAlias = tuple[tuple[int, Match], ...]
@@ -313,7 +318,7 @@ class Matcher:
 
     def __init__(self, shaping: Shaping) -> None:
         self.shaping = shaping
-        self._any_adjusts = any(rule.sidecar.adjust for rule in shaping.all_rules())
+        self._any_adjusts = any(_is_relative(rule) for rule in shaping.all_rules())
         self.needs_attempts = any(rule.sidecar.needs_attempts for rule in shaping.all_rules())
         """Whether some rule has to know what is delivered and refused, besides its matches."""
         homes: list[tuple[ProviderBlock | None, Rule]] = []

@@ -7,8 +7,8 @@ join.  Since one bad byte would stop all of kumod's mail, what does not survive
 the reading back is left out and reported.
 
 A value that goes by a course is that of the moment of the last :meth:`Overlay.advance`;
-:meth:`Overlay.next_step` is when another one is due.  Of such a value and others for the
-same option of one place the strictest holds.
+:meth:`Overlay.next_step` is when another one is due.  Of such a value, or a limit for the
+time after a suspension, and others for the same option of one place the strictest holds.
 
 Source of the form: KumoMTA's daemon (tests/data/conformance), with its defects mended:
 both scopes of one domain hold (the site-wide one under the name with a final
@@ -61,8 +61,8 @@ class Overlay:
     """All overrides in force, and their text."""
 
     __slots__ = (
+        "_bounded",
         "_count",
-        "_courses",
         "_domains",
         "_fragments",
         "_now_ns",
@@ -80,8 +80,9 @@ class Overlay:
         self._domains: list[str] = []  # of the sections, in order
         self._fragments: dict[str, str] = {}
         self._count = 0
-        # Those that go by a course: each by key, those for whole sites by place, their steps.
-        self._courses: dict[str, Override] = {}
+        # Those that hold as far as nothing else is stricter: by key, those for whole sites by
+        # place.  The steps of those that go by a course.
+        self._bounded: dict[str, Override] = {}
         self._shared: dict[_Place, dict[str, Override]] = {}
         self._steps: list[tuple[int, str]] = []
         self._planned: dict[str, int] = {}
@@ -96,8 +97,8 @@ class Overlay:
 
     def put(self, override: Override) -> None:
         """Take an override in, in place of the one with its key."""
-        if override.course is not None:
-            self._put_course(override)
+        if override.is_bounded:
+            self._put_bounded(override)
         section = (override.domain, override.mx_rollup)
         target = (override.source, override.name)
         if not self._has(override.domain):
@@ -107,18 +108,19 @@ class Overlay:
         held[override.key] = override
         self._touch(override)
 
-    def _put_course(self, override: Override) -> None:
-        former = self._courses.get(override.key)
+    def _put_bounded(self, override: Override) -> None:
+        former = self._bounded.get(override.key)
         if former is not None and former.domain != override.domain:
             self.remove(former)
-        self._courses[override.key] = override
+        self._bounded[override.key] = override
         if override.mx_rollup:
             place = (override.site, override.name)
             self._shared.setdefault(place, {})[override.key] = override
-        self._plan_step(override)
+        if override.course is not None:
+            self._plan_step(override)
 
-    def _remove_course(self, override: Override) -> None:
-        if self._courses.pop(override.key, None) is None:
+    def _remove_bounded(self, override: Override) -> None:
+        if self._bounded.pop(override.key, None) is None:
             return
         self._planned.pop(override.key, None)
         if override.mx_rollup:
@@ -147,7 +149,7 @@ class Overlay:
         changed = []
         while self._steps and self._steps[0][0] <= self._now_ns:
             step_ns, key = heapq.heappop(self._steps)
-            override = self._courses.get(key)
+            override = self._bounded.get(key)
             if override is None or self._planned.get(key) != step_ns:
                 continue
             del self._planned[key]
@@ -172,7 +174,7 @@ class Overlay:
         if held.pop(override.key, None) is None:
             return
         self._count -= 1
-        self._remove_course(override)
+        self._remove_bounded(override)
         if not held:
             del targets[target]
         if not targets:
@@ -192,7 +194,7 @@ class Overlay:
         self._text = None
 
     def _sharing(self, override: Override) -> Iterable[Override]:
-        """The courses of the place of `override`, whichever domains they began with."""
+        """Those that are bounded, of the place of `override`, whichever domains they began with."""
         if not override.mx_rollup or not self._shared:
             return ()
         return self._shared.get((override.site, override.name), {}).values()
@@ -213,12 +215,12 @@ class Overlay:
         return [self._winner(targets[target]) for target in sorted(targets)]
 
     def _winner(self, held: dict[str, Override]) -> Override:
-        """Of those for one option of one place the last matched; of courses the strictest."""
+        """Of those for one option of one place the last matched; if some are bounded the least."""
         last = max(held.values(), key=lambda o: (o.seq, o.key))
-        if not self._courses:
+        if not self._bounded:
             return last
         rivals = {**held, **{o.key: o for o in self._sharing(last)}}
-        if all(o.course is None for o in rivals.values()):
+        if not any(o.is_bounded for o in rivals.values()):
             return last
         now = [o.at(self._now_ns) for o in rivals.values()]
         strictest = min(now, key=lambda o: (_amount(o), -o.seq, o.key))

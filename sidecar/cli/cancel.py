@@ -56,12 +56,13 @@ def cancel(
     for_ns = 0 if for_ is None else span(for_, "--for")
     settings = settle(options, require=()).settings
     file = settings.fixed.state
-    stories = selected(in_force(read_saved(file), time.time_ns(), file=str(file)), selection)
+    known = in_force(read_saved(file), time.time_ns(), file=str(file))
+    stories = selected(known, selection)
     _refuse_missing(stories, selection.ids, file=str(file))
     seen = look(settings.fixed)
     order = Order("cancel", selection, for_ns, by=who(), reason=reason)
     carried = carry_out(file, order, seen)
-    cancelled = [story for story in stories if story.episode.id in carried.answer.cancelled]
+    cancelled = [story for story in known if story.episode.id in carried.answer.cancelled]
     if as_json_:
         print_json(as_json(carried))
         return
@@ -85,7 +86,8 @@ def _refuse_missing(stories: list[Story], ids: Iterable[int], *, file: str) -> N
 
 def _print(console: Console, cancelled: list[Story], carried: Carried, seen: Seen) -> None:
     for story in cancelled[:_SHOWN]:
-        console.print(one_line(f"cancelled {story.episode.id}: {shown_entry(story.entry)}"))
+        after = " (for the time after a suspension)" if _is_limit(story.entry) else ""
+        console.print(one_line(f"cancelled {story.episode.id}: {shown_entry(story.entry)}{after}"))
     if more := len(carried.answer.cancelled) - len(cancelled[:_SHOWN]):
         console.print(f"and {more:,} more: `tsa-sidecar history` has them")
     print_hold(console, carried)
@@ -101,6 +103,10 @@ def _print(console: Console, cancelled: list[Story], carried: Carried, seen: See
         console.print(one_line(text))
     if any(isinstance(entry, SchedQBounce) for entry in entries):
         console.print("what was bounced stays bounced")
+
+
+def _is_limit(entry: Entry) -> bool:
+    return isinstance(entry, Override) and entry.probe is not None
 
 
 def print_hold(console: Console, carried: Carried) -> None:

@@ -53,7 +53,7 @@ def history(
     everything: bool,
     **options: Any,
 ) -> None:
-    """Show the episodes that have ended, the latest last: expired, or cancelled.
+    """Show the episodes that have ended, the latest last: expired, released or cancelled.
 
     So --since and --until together show all that was in force at some time
     between them and is over. `tsa-sidecar list` shows what is in force.

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sidecar.store import read_saved
+from sidecar.tools.standing import is_waiting
 from sidecar.tools.stories import as_json, in_force, selected
 
 from .common import setting_options, settle
@@ -47,6 +48,8 @@ def list_(*, as_json_: bool, everything: bool, **options: Any) -> None:
     if not stories:
         console.print("nothing in force fits" if selection else "nothing is in force")
         return
+    # What costs nothing yet is told of with the suspension that it follows.
+    stories = [story for story in stories if not is_waiting(story.entry, now_ns)]
     shown = stories if everything else stories[-_SHOWN:]
     print_stories(console, shown, now_ns)
     if more := len(stories) - len(shown):

@@ -13,8 +13,9 @@ from rich.console import Console
 from sidecar.automation.selection import Selection
 from sidecar.problems import one_line
 from sidecar.times import NS, format_rfc3339
+from sidecar.tools.standing import standing
 from sidecar.tools.stories import Story
-from sidecar.tools.text import distinct, rough_duration, shown_entry
+from sidecar.tools.text import counted, distinct, rough_duration, shown_entry
 
 from .console import STYLES, line
 from .status import Seen
@@ -81,7 +82,7 @@ def print_stories(console: Console, stories: Iterable[Story], now_ns: int) -> No
     for (story, texts), what in zip(rows, does, strict=True):
         lines = [
             (text, style)
-            for told, style in ((what, ""), (_about(story), "dim"))
+            for told, style in ((what, ""), (_about(story, now_ns), "dim"))
             for text in _wrapped(told, width - indent)
         ]
         for number, (text, style) in enumerate(lines):
@@ -98,8 +99,8 @@ def _columns(story: Story, now_ns: int) -> tuple[str, str, str]:
     return str(episode.id or "-"), when, f"{episode.matches:,}"
 
 
-def _about(story: Story) -> str:
-    """By which rule it is, and how it ended."""
+def _about(story: Story, now_ns: int) -> str:
+    """By which rule it is, and how it stands with it or how it ended."""
     episode, end = story.episode, story.end
     by = [one_line(episode.label or story.entry.reason)]
     if episode.rule_gone:
@@ -108,6 +109,8 @@ def _about(story: Story) -> str:
         by.append("left out of the overlay since the name is reserved")
     if end is not None:
         by.append(shown_end(story))
+    elif said := standing(story.entry, episode, story.then, now_ns):
+        by.append(said)
     return "; ".join(by)
 
 
@@ -116,6 +119,8 @@ def shown_end(story: Story) -> str:
     end = story.end
     assert end is not None
     by = f" by {end.by}" if end.by else ""
+    if end.how == "released":
+        by = f" after {counted(story.episode.delivered, 'delivery')}"
     return one_line(f"{end.how}{by}" + (f": {end.reason}" if end.reason else ""))
 
 

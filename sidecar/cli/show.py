@@ -18,6 +18,7 @@ from sidecar.automation.selection import Selection
 from sidecar.problems import ProblemError, one_line
 from sidecar.store import read_saved
 from sidecar.times import parse_rfc3339
+from sidecar.tools.standing import standing
 from sidecar.tools.stories import Story, as_json, ended, in_force, selected
 from sidecar.tools.text import counted, rough_duration, shown_entry
 
@@ -82,6 +83,8 @@ def _lines(
         yield "note", one_line(episode.note)
     yield "began", shown_moment(episode.began_ns)
     yield from _end(story)
+    if story.end is None and (said := standing(entry, episode, story.then, time.time_ns())):
+        yield "state", said
     yield from _course(story)
     if story.holds:
         yield "again", f"{counted(story.holds, 'hold')} before it, in a row: it is held longer"

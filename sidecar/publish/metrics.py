@@ -8,6 +8,7 @@ can live in one process (tests) without sharing a count.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -67,6 +68,8 @@ class Metrics:
     segments_waiting: Gauge
 
     entries: Gauge  # by kind
+    states: Gauge  # by state: in force, adjusting, suspended, probing, bounced
+    adjusting_share: Gauge  # by rule: see :meth:`show_shares`
     threshold_scopes: Gauge
     unusable: Counter  # by reason: no-tenant, no-site, ...
     no_room: Counter  # by what there was none for: entry, threshold
@@ -148,6 +151,15 @@ class Metrics:
             bytes_waiting=gauge("log_waiting_bytes", "Bytes of log that wait to be read."),
             segments_waiting=gauge("log_waiting_segments", "Segments that wait to be read."),
             entries=gauge("entries", "Entries in force.", "kind"),
+            states=gauge(
+                "entry_states", "Entries in force by state, the simulated left out.", "state"
+            ),
+            adjusting_share=gauge(
+                "adjusting_share",
+                "How much of its baseline the lowest limit of the rule that adjusts itself lets "
+                "through, from 0 to 1; absent while none is below.",
+                "rule",
+            ),
             threshold_scopes=gauge("threshold_scopes", "Rule and site pairs being counted."),
             unusable=counter(
                 "unusable_outcomes", "Outcomes that lack a tenant, a site or a domain.", "reason"
@@ -259,6 +271,16 @@ class Metrics:
             rule = OTHER
         self.rule_matches.labels(rule).inc(matches)
         self.rule_effects.labels(rule).inc(effects)
+
+    def show_shares(self, shares: Mapping[str, float]) -> None:
+        """Show the least share of each rule by its label, within a bound of labels."""
+        shown = dict(sorted(shares.items())[:_RULES_NAMED])
+        others = [share for rule, share in shares.items() if rule not in shown]
+        if others:
+            shown[OTHER] = min(others)
+        self.adjusting_share.clear()
+        for rule, share in shown.items():
+            self.adjusting_share.labels(rule).set(share)
 
     def render(self) -> bytes:
         """The text for ``GET /metrics``."""

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sidecar.automation.adjusting import steps
 from sidecar.automation.entries import Entry, Override, ReadyQSuspension
 from sidecar.automation.episodes import Ended, Episode
+from sidecar.automation.life import state_of
 from sidecar.times import format_rfc3339
 
 _TEXT_MAX = 500
@@ -62,7 +64,10 @@ def document(
         **{key: status.get(key) for key in ("version", "state", "newest_record")},
         "bytes_waiting": status.get("bytes_waiting"),
         "conditions": status.get("conditions", []),
-        "in_force": [_entry(entry) | _story(episode) for entry, episode in entries],
+        "in_force": [
+            _entry(entry) | _story(episode) | _standing(entry, episode, at_ns)
+            for entry, episode in entries
+        ],
         "in_force_total": total,
         "ended": [
             _entry(one.entry)
@@ -92,6 +97,22 @@ def _story(episode: Episode | None) -> dict[str, object]:
             "at": format_rfc3339(cause.time_ns),
         },
     }
+
+
+def _standing(entry: Entry, episode: Episode | None, at_ns: int) -> dict[str, object]:
+    """Its state, and what comes next."""
+    shown: dict[str, object] = {"state": state_of(entry, at_ns).value}
+    if not isinstance(entry, Override):
+        return shown
+    if entry.release and episode is not None:
+        shown["deliveries"] = {"of": entry.release, "so_far": episode.delivered}
+    if entry.course is not None:
+        shown["baseline"] = entry.baseline
+        shown["next"] = [
+            {"at": format_rfc3339(step_ns), "value": value}
+            for step_ns, value in steps(entry, at_ns)[:1]
+        ]
+    return shown
 
 
 def _entry(entry: Entry) -> dict[str, object]:

@@ -76,6 +76,7 @@ class Commits:
                     outcome.dropped,
                     episodes=outcome.episodes,
                     ended=outcome.ended,
+                    counted=outcome.counted,
                 )
             )
             self._unpublished.add(outcome)
@@ -97,7 +98,7 @@ class Commits:
         return future
 
     def _note_time(self) -> None:
-        if self._since is None and (self._pending or self._decided):
+        if self._since is None and (self._pending or self._decided or self._decided.counted):
             self._since = time.monotonic()
 
     @property

@@ -80,6 +80,8 @@ def _beginning(entry: Entry, episode: Episode) -> dict[str, object]:
 def _end(ended: Ended) -> dict[str, object]:
     fields = _common(ended.entry, ended.episode)
     fields |= {"how": ended.how, "matches": ended.episode.matches}
+    if ended.episode.delivered:
+        fields["delivered"] = ended.episode.delivered
     if ended.by:
         fields["by"] = ended.by
     if ended.reason:

@@ -46,6 +46,7 @@ from .publisher import Publisher
 from .reload import changes, signature
 from .retention import Keeper, keep_within
 from .rules import RuleBook, Settle, Settled, load_rules
+from .standing import LeastShares, in_states
 from .status import HEARTBEAT_SECONDS, Gauges, State, Status, StatusFile, status_path
 
 if TYPE_CHECKING:  # imported where they are used: together they take a while
@@ -76,15 +77,19 @@ class _Outside:
     publisher: Publisher
     status_file: StatusFile
     gauges: Gauges
+    shares: LeastShares
 
     def status(self, state: State) -> Status:
         """The status as far as it is known without rules."""
         overlay, clock = self.view.overlay, self.clock
         dns = self.resolver if isinstance(self.resolver, DnsResolver) else None
+        now_ns = clock()
         return Status(
             state=state,
             started_ns=self.started_ns,
             entries=dict(self.view.counts()),
+            states=in_states(self.view.entries, now_ns),
+            shares=self.shares.at(self.view.entries, self.ledger.automation.episodes, now_ns),
             thresholds=len(self.ledger.automation.thresholds),
             overlay_version=self.publisher.version,
             reserved_names=dict(overlay.reserved),
@@ -330,6 +335,7 @@ def _outside(
                 publisher=publisher,
                 status_file=StatusFile(status_path(settings.state)),
                 gauges=Gauges(metrics),
+                shares=LeastShares(),
             )
 
 

@@ -33,7 +33,8 @@ from sidecar.shaping.load import Shaping
 from sidecar.shaping.rules import Rule
 from sidecar.store import Transaction
 from sidecar.times import NS, format_rfc3339
-from sidecar.tools.text import shown_duration, shown_entry
+from sidecar.tools.standing import standing
+from sidecar.tools.text import counted, shown_duration, shown_entry
 
 from .logging import Log
 from .threads import in_thread
@@ -114,11 +115,11 @@ class Notifications:
         """The rows that tell what began and what ended; to be committed with `outcome`."""
         rows = self._rows_of_ended(outcome.ended)
         for entry, episode in outcome.began:
-            if entry.simulated:
-                continue
+            if entry.simulated or (isinstance(entry, Override) and entry.probe is not None):
+                continue  # what comes after a suspension is told of with it
             rule = self._rules.get(entry.action_hash)
             names = () if rule is None else rule.sidecar.notify
-            rows |= self._delivery.begin(str(episode.id), _began(entry, episode), names)
+            rows |= self._delivery.begin(str(episode.id), _began(entry, episode, outcome), names)
         # What began and ended in one outcome is told in this order.
         return rows | self._rows_of_ended(outcome.ended)
 
@@ -300,17 +301,21 @@ def _load(file: Path) -> Targets | tuple[Problem, ...]:
         return error.problems
 
 
-def _began(entry: Entry, episode: Episode) -> Event:
+def _began(entry: Entry, episode: Episode, outcome: Outcome) -> Event:
     until = format_rfc3339(entry.expires_ns // NS * NS)
     cause = "" if episode.latest is None else f" ({episode.latest.response})"
     note = f"; {episode.note}" if episode.note else ""
+    limits = (one for one in outcome.entries.values() if isinstance(one, Override))
+    then = [one for one in limits if one.probe is not None and one.probe.of == entry.key]
+    after = standing(entry, episode, then, entry.expires_ns - 1)
+    after = f", {after}" if then else ""
     return Event(
         id=f"{episode.id}.{episode.began_ns}.began",
         kind="began",
         at_ns=episode.began_ns,
         subject="episode",
         label=episode.label,
-        what=f"{shown_entry(entry)} until {until}{cause}{note}",
+        what=f"{shown_entry(entry)} until {until}{after}{cause}{note}",
         fields={**_fields(entry, episode), "expires": format_rfc3339(entry.expires_ns)},
     )
 
@@ -319,6 +324,8 @@ def _ended(ended: Ended) -> Event:
     entry, episode = ended.entry, ended.episode
     lasted = shown_duration((ended.at_ns - episode.began_ns) // NS * NS)
     by = f" by {ended.by}" if ended.by else ""
+    if ended.how == "released":
+        by = f" by {counted(episode.delivered, 'delivery')}"
     why = f" ({ended.reason})" if ended.reason else ""
     return Event(
         id=f"{episode.id}.{episode.began_ns}.ended",

@@ -170,6 +170,8 @@ def transaction(automation: Automation, outcome: Outcome) -> Transaction:
 
 def effects(outcome: Outcome) -> Transaction:
     """The entries that `outcome` changes, and the history of those that ended."""
+    changed = ((key, entry, outcome.episodes[key]) for key, entry in outcome.entries.items())
+    counted = ((key, *known) for key, known in outcome.counted.items())
     return Transaction(
         entries={
             key: EntryRow(
@@ -178,9 +180,9 @@ def effects(outcome: Outcome) -> Transaction:
                 to_payload(entry),
                 entry.expires_ns,
                 entry.seq,
-                outcome.episodes[key].to_payload(),
+                story.to_payload(),
             )
-            for key, entry in outcome.entries.items()
+            for key, entry, story in (*changed, *counted)
         },
         drop_entries=set(outcome.dropped),
         history={ended.episode.id: _history(ended) for ended in outcome.ended},

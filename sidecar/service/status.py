@@ -45,9 +45,11 @@ class Status:
 
     ``conditions``: what is wrong (level ``error``) or deserves a look
     (``warning``), each with a code that programs may go by.  ``entries``: how
-    many are in force, by kind.  ``segments_waiting`` and ``bytes_waiting`` are
-    None until the log is read.  ``records_waiting`` for the MX of their domain
-    are read, but not decided; ``dns_look_ups`` are under way;
+    many are in force, by kind, ``states`` by state.  ``shares``: of each rule whose limits
+    adjust themselves, by its label, how much the lowest lets through.
+    ``segments_waiting`` and ``bytes_waiting`` are None until the log is read.
+    ``records_waiting`` for the MX of their domain are read, but not decided;
+    ``dns_look_ups`` are under way;
     ``dns_silent_since_ns`` is 0 while name servers answer.  ``kumod``: whether kumod
     does what was published, by entry's key; None without an admin API.  ``roads``:
     where each road leads that is used, ``overlay`` (a file), ``listener`` and ``kumod``
@@ -58,6 +60,8 @@ class Status:
     started_ns: int
     newest_ns: int = 0
     entries: Mapping[str, int] = field(default_factory=dict)
+    states: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
     thresholds: int = 0
     overlay_version: int = 0
     reserved_names: Mapping[str, int] = field(default_factory=dict)
@@ -89,6 +93,7 @@ class Status:
             "started": format_rfc3339(self.started_ns),
             "newest_record": format_rfc3339(self.newest_ns) if self.newest_ns else None,
             "entries": {kind: n for kind, n in self.entries.items() if n},
+            "states": {state: n for state, n in self.states.items() if n},
             "thresholds": self.thresholds,
             "overlay_version": self.overlay_version,
             "reserved_names": dict(self.reserved_names),
@@ -148,6 +153,9 @@ class Gauges:
         metrics = self._metrics
         for kind, count in status.entries.items():
             metrics.entries.labels(kind).set(count)
+        for state, count in status.states.items():
+            metrics.states.labels(state).set(count)
+        metrics.show_shares(status.shares)
         metrics.threshold_scopes.set(status.thresholds)
         metrics.rules.set(status.rules)
         waiting, newest_ns = status.bytes_waiting or 0, status.newest_ns

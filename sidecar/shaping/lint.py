@@ -21,7 +21,9 @@ from .escalate import pointless
 from .file import FileBlock, ProviderMatch
 from .names import parse_name
 from .options import Option, canonical, suggestion
+from .probe import no_probe
 from .ratio import misplaced
+from .release import no_release
 from .rules import Action, Rule, When
 from .sidecar_table import CODE
 from .specs import shown
@@ -191,6 +193,8 @@ def _rules(shaping: Shaping) -> Iterator[Problem]:
             yield from _sets_what_is_set(rule, block, blocks)
             yield from _adjusts(rule, block, shaping)
             yield from (_of(rule, CODE, f"sidecar.escalate: {why}") for why in pointless(rule))
+            yield from (_of(rule, CODE, f"sidecar.release: {why}") for why in no_release(rule))
+            yield from (_of(rule, CODE, f"sidecar.probe: {why}") for why in no_probe(rule))
             yield from (_of(rule, CODE, f"sidecar.ratio: {why}") for why in misplaced(rule))
         yield from _repeats(block.rules)
 
@@ -333,6 +337,8 @@ def _covers(earlier: Rule, later: Rule) -> bool:
         and all(action.identity() in actions for action in later.actions)
         and earlier.sidecar.adjust == later.sidecar.adjust
         and earlier.sidecar.escalate == later.sidecar.escalate
+        and earlier.sidecar.release == later.sidecar.release
+        and earlier.sidecar.probe == later.sidecar.probe
         and earlier.sidecar.simulate <= later.sidecar.simulate
         and earlier.sidecar.when in (None, later.sidecar.when)
     )

@@ -365,6 +365,8 @@ def _longest(rule: Rule) -> int:
     longest = rule.duration_ns
     if escalate is not None:
         longest = max(longest, escalate.max_ns)
+    if rule.sidecar.probe is not None:
+        longest += rule.sidecar.probe.for_ns
     if adjust is not None:
         # Twenty doublings, then even steps, thrice halved for care, then twenty that widen.
         longest = max(longest, adjust.every_ns * (40 + math.ceil(4 / adjust.up)))

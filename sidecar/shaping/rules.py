@@ -132,6 +132,37 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """``sidecar.release``: an option that was set ends after so many deliveries without a match."""
+
+    deliveries: int = 5
+
+    def identity(self) -> list[TomlValue]:
+        """A JSON-able form that is equal for equal keys."""
+        return [self.deliveries]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """``sidecar.probe``: what holds where a suspension ends, until mail is proven to get through.
+
+    ``limits``: option and value, in the order of the file; ``deliveries`` prove it, and
+    after ``for_ns`` (the key ``for``) it is taken for proven.
+    """
+
+    limits: tuple[tuple[str, TomlValue], ...] = (
+        ("connection_limit", 1),
+        ("max_message_rate", "10/min"),
+    )
+    deliveries: int = 20
+    for_ns: int = 600 * NS
+
+    def identity(self) -> list[TomlValue]:
+        """A JSON-able form that is equal for equal keys."""
+        return [[[name, value] for name, value in self.limits], self.deliveries, self.for_ns]
+
+
+@dataclass(frozen=True, slots=True)
 class When:
     """``sidecar.when``: what must be so of a record, besides its text; () for anything.
 
@@ -161,6 +192,8 @@ class SidecarTable:
     are told.  ``simulate``: the rule counts and is listed, but nothing is published.
     ``adjust``: what SetConfig and SetDomainConfig set is no fixed value.  ``when``: what
     must be so of a record as well.  ``escalate``: who offends again is held longer.
+    ``release``: what SetConfig and SetDomainConfig set ends once mail is delivered.
+    ``probe``: what holds for a while when Suspend is over.
     ``ratio``: the rule strikes by the share of matches, whatever its trigger.
     """
 
@@ -171,12 +204,14 @@ class SidecarTable:
     adjust: Adjust | None = None
     when: When | None = None
     escalate: Escalate | None = None
+    release: Release | None = None
+    probe: Probe | None = None
     ratio: Ratio | None = None
 
     @property
     def needs_attempts(self) -> bool:
         """Whether the rule has to know what is delivered and refused, besides its matches."""
-        return self.ratio is not None
+        return any(key is not None for key in (self.ratio, self.release, self.probe))
 
     def deciding(self) -> dict[str, TomlValue]:
         """The keys that change what the rule does, where they are not as without them.
@@ -194,6 +229,10 @@ class SidecarTable:
             keys["when"] = self.when.identity()
         if self.escalate is not None:
             keys["escalate"] = self.escalate.identity()
+        if self.release is not None:
+            keys["release"] = self.release.identity()
+        if self.probe is not None:
+            keys["probe"] = self.probe.identity()
         if self.ratio is not None:
             keys["ratio"] = self.ratio.identity()
         return keys

@@ -21,7 +21,9 @@ from typing import Any, Final
 from .adjust import read_adjust
 from .escalate import read_escalate
 from .options import suggestion
+from .probe import read_probe
 from .ratio import NEVER_OVER, read_ratio
+from .release import read_release
 from .rules import SidecarTable
 from .specs import shown
 from .when import NEVER, read_when
@@ -118,5 +120,7 @@ _READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
         # Without its share the rule would strike at each match.
         "ratio": _Reader(read_ratio, "the rule does nothing", instead=NEVER_OVER),
         "adjust": _Reader(read_adjust, "the rule sets what its action says"),
+        "release": _Reader(read_release, "nothing ends before its duration is over"),
+        "probe": _Reader(read_probe, "all mail goes out at once when the suspension ends"),
     }
 )

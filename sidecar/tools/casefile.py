@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from sidecar.automation.address import recipient_domain
+from sidecar.automation.life import State
 from sidecar.problems import Problem, ProblemError
-from sidecar.shaping.documents import DocumentError, parse_toml
+from sidecar.shaping.documents import DocumentError, parse_toml, quoted
 from sidecar.shaping.source import SourceError, is_url, read_local
 
 from .records import Response, parse_enhanced, parse_response
@@ -50,6 +51,7 @@ exact = true                  # false: others may be in force as well
 [[case.expect]]
 at = "2h"
 nothing = true                # nothing is in force
+ended = [{option = "max_connection_rate", how = "expired"}]
 """
 """The format by example.
 
@@ -62,20 +64,33 @@ goes by the code: TransientFailure, Bounce, Delivery.
 Keys of an entry: ``overrides``: domain, mx_rollup, source, option, value;
 ``suspended``: site and source for a ready queue, domain, tenant and campaign for a
 scheduled one; ``bounced``: domain, tenant, campaign; each: expires_in, counted from
-``at``, and simulated.  ``tenant = ""`` says that there is none.  An entry that a
-simulated rule makes is compared only with those that say ``simulated = true``.
+``at``, simulated, and state: in force, adjusting, suspended, probing, bounced.  The value is
+the one in force at that moment.  ``tenant = ""`` says that there is none.  An entry that a
+simulated rule makes is compared only with those that say ``simulated = true``, and a
+limit for the time after a suspension that lasts only with those that say
+``state = "suspended"``.
+
+``ended`` is what has ended so far, by the keys of all lists and ``how``: expired, released.
+It says nothing of what is in force.
 """
 
 _WHO: Final = ("domain", "recipient", "source", "site", "queue", "tenant", "campaign", "type")
 _RESPONSE: Final = ("response", "code", "enhanced", "content", "record")
 _WHEN: Final = ("at", "times", "every")
 _SCHEDULED: Final = ("domain", "tenant", "campaign")
-_EACH: Final = ("expires_in", "simulated")
+_EACH: Final = ("expires_in", "simulated", "state")
+_OVERRIDE: Final = ("domain", "mx_rollup", "source", "option", "value")
 _ENTRY: Final[Mapping[str, tuple[str, ...]]] = {
-    "overrides": ("domain", "mx_rollup", "source", "option", "value", *_EACH),
+    "overrides": (*_OVERRIDE, *_EACH),
     "suspended": ("site", "source", *_SCHEDULED, *_EACH),
     "bounced": (*_SCHEDULED, *_EACH),
+    "ended": (*_OVERRIDE, "site", "tenant", "campaign", "simulated", "how"),
 }
+_SAID: Final[Mapping[str, tuple[str, ...]]] = {
+    "state": tuple(state.value for state in State if state is not State.FREE),
+    "how": ("expired", "released"),
+}
+"""What a text key may say."""
 _MOST_RECORDS: Final = 1_000_000
 
 
@@ -338,20 +353,22 @@ def _expectation(table: Table, last: int) -> Expectation:
         for kind in _ENTRY
         for entry in table.tables(kind, f"{table.where}, {kind}")
     )
-    said = [kind for kind in _ENTRY if kind in table.data]
+    said = [kind for kind in _ENTRY if kind in table.data and kind != "ended"]
     if nothing and (said or not exact):
         table.error("bad-value", "nothing = true stands alone", "nothing")
-    if not nothing and not said:
+    if not nothing and not said and "ended" not in table.data:
         message = f"say what is in force, with {', '.join(_ENTRY)} or nothing = true"
         table.error("no-expect", message)
     at_ns = table.duration("at", last)
     in_place = "at" not in table.data
+    exact = exact and bool(nothing or said)
     return Expectation(table.line, last if at_ns is None else at_ns, in_place, entries, exact)
 
 
 def _entry(table: Table, kind: str) -> ExpectedEntry:
     table.only(_ENTRY[kind])
-    if "site" in table.data and not {"domain", "tenant", "campaign"}.isdisjoint(table.data):
+    of_both = "site" in table.data and not set(_SCHEDULED).isdisjoint(table.data)
+    if kind != "ended" and of_both:
         message = "a ready queue has site and source, a scheduled one domain, tenant, campaign"
         table.error("bad-value", message, "site")
     fields: dict[str, Any] = {"simulated": False}
@@ -364,4 +381,8 @@ def _entry(table: Table, kind: str) -> ExpectedEntry:
             fields[key] = table.data[key]
         elif key in _ENTRY[kind]:
             fields[key] = table.text(key)
+            known = _SAID.get(key, ())
+            if known and fields[key] is not None and fields[key] not in known:
+                message = f"found {quoted(fields[key])}: it is one of {', '.join(known)}"
+                table.error("bad-value", message, key)
     return ExpectedEntry(table.line, kind, fields)

@@ -16,6 +16,8 @@ from sidecar.automation.entries import (
     SchedQBounce,
     SchedQSuspension,
 )
+from sidecar.automation.episodes import Ended
+from sidecar.automation.life import State, state_of
 from sidecar.automation.overlay import Overlay
 from sidecar.shaping.options import canonical
 
@@ -37,8 +39,8 @@ class Difference:
     fields: tuple[tuple[str, str, str], ...] = ()
 
 
-def in_force(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries as kumod sees them, then the simulated ones.
+def in_force(entries: Iterable[Entry], now_ns: int) -> list[Entry]:
+    """The entries as kumod sees them at `now_ns`, then the simulated ones.
 
     Of overrides those are in force that the overlay says.
     """
@@ -46,9 +48,10 @@ def in_force(entries: Iterable[Entry]) -> list[Entry]:
     simulated = [entry for entry in everything if entry.simulated]
     real = [entry for entry in everything if not entry.simulated]
     overlay = Overlay(entry for entry in real if isinstance(entry, Override))
-    overlay.text()
+    overlay.advance(now_ns)
     held = [entry for entry in real if not isinstance(entry, Override)]
-    return [*(effective.override for effective in overlay.effective()), *held, *simulated]
+    effective = [one.override.at(now_ns) for one in overlay.effective()]
+    return [*effective, *held, *simulated]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,25 @@ class Actual:
         """Whether it is not published."""
         return bool(self.fields["simulated"])
 
+    @property
+    def is_of_no_effect(self) -> bool:
+        """Whether it changes nothing yet: it has ended, is simulated, or waits for its time."""
+        waits = self.kind == "overrides" and self.fields["state"] == State.SUSPENDED.value
+        return self.simulated or self.kind == "ended" or waits
+
     @classmethod
     def of(cls, entry: Entry, now_ns: int) -> Actual:
         """The entry as it is at `now_ns`."""
         kind, fields = _fields(entry)
         left = {"expires_in": entry.expires_ns - now_ns, "simulated": entry.simulated}
-        return cls(kind, {**fields, **left})
+        return cls(kind, {**fields, **left, "state": state_of(entry, now_ns).value})
+
+    @classmethod
+    def of_ended(cls, ended: Ended) -> Actual:
+        """An entry that is in force no more."""
+        _, fields = _fields(ended.entry)
+        simulated = ended.entry.simulated
+        return cls("ended", {**fields, "simulated": simulated, "how": ended.how})
 
 
 def _fields(entry: Entry) -> tuple[str, dict[str, Any]]:
@@ -98,7 +114,7 @@ def compare(
 ) -> list[Difference]:
     """What differs, the expected entries first; ``exact``: nothing else may be in force.
 
-    A simulated entry that nobody expects does not count: it changes nothing.
+    One of no effect that nobody expects does not count: see :attr:`Actual.is_of_no_effect`.
     """
     partners = _pair(expected, actual)
     left = [a for n, a in enumerate(actual) if n not in partners.values()]
@@ -122,7 +138,7 @@ def compare(
         entry = _shown(near.kind, near.fields)
         differences.append(Difference("differs", entry, want.line, fields))
     if exact:
-        others = (a for a in left if not a.simulated)
+        others = (a for a in left if not a.is_of_no_effect)
         differences += [Difference("unexpected", _shown(a.kind, a.fields)) for a in others]
     return differences
 
@@ -177,12 +193,16 @@ def _equal(key: str, want: Any, got: Mapping[str, Any]) -> bool:
     return bool(want == have)
 
 
+_PLAIN = {"in force", "suspended", "bounced"}
+"""States of which the list that an entry is in says enough."""
+
+
 def _shown(kind: str, fields: Mapping[str, Any]) -> str:
     """An entry as the test file would have it."""
     inner = ", ".join(
         f"{key} = {_shown_field(key, value)}"
         for key, value in fields.items()
-        if key != "simulated" or value
+        if (key != "simulated" or value) and not (key == "state" and value in _PLAIN)
     )
     return f"{kind} {{{inner}}}"
 

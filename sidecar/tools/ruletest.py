@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from sidecar.automation.decide import Automation
+from sidecar.automation.episodes import Ended
 from sidecar.automation.matching import Matcher
-from sidecar.automation.pipeline import Tally, only_candidates, read_everything
+from sidecar.automation.pipeline import (
+    Tally,
+    only_candidates,
+    read_everything,
+)
 from sidecar.log.record import SKIPPED_TYPES, UNSPECIFIED_SOURCE, BadLine, decode
 from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.service.mx import resolve_all
@@ -161,10 +166,8 @@ class _Runner:
             message = f"is no log record: {error}"
             raise ProblemError.one("bad-record", message, file=self.file, line=given.line) from None
         tally = Tally()
-        happened = read_everything(
-            [line], matcher=self.matcher, skip_types=SKIPPED_TYPES, tally=tally
-        )
-        found = list(only_candidates(happened))
+        heard = read_everything([line], matcher=self.matcher, skip_types=SKIPPED_TYPES, tally=tally)
+        found = list(only_candidates(heard))
         trial.counts["sent"] += 1
         trial.counts["seen"] += tally.considered
         trial.counts["bad_recipient"] += tally.bad_recipient
@@ -172,10 +175,11 @@ class _Runner:
         if self.coverage is not None:
             for one in found:
                 self.coverage.note(one.matches(mx.get(one.domain)), one.record.response_line)
-        trial.automation.expire(time_ns)
+        trial.expire(time_ns)
         trial.automation.follow(self.shaping)
-        outcome = trial.automation.apply(happened, mx=mx, now_ns=time_ns)
+        outcome = trial.automation.apply(heard, mx=mx, now_ns=time_ns)
         trial.counts.update(outcome.counts)
+        trial.ended += outcome.ended
 
     async def _line(self, given: Given, time_ns: int) -> bytes:
         """The log line that kumod would have written."""
@@ -220,12 +224,22 @@ class _Trial:
     shaping: Shaping
     automation: Automation = field(default_factory=Automation)
     counts: Counter[str] = field(default_factory=lambda: Counter(sent=0, seen=0, matched=0))
+    ended: list[Ended] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.automation.follow(self.shaping)
+
+    def expire(self, now_ns: int) -> None:
+        """Have what is over by then end."""
+        self.ended += self.automation.expire(now_ns).ended
 
     def check(self, expectation: Expectation) -> list[Failure]:
         """Compare what is in force with what must be."""
         now_ns = START + expectation.at_ns
-        self.automation.expire(now_ns)
-        actual = [Actual.of(entry, now_ns) for entry in in_force(self.automation.entries)]
+        self.expire(now_ns)
+        held = in_force(self.automation.entries, now_ns)
+        actual = [Actual.of(entry, now_ns) for entry in held]
+        actual += [Actual.of_ended(ended) for ended in self.ended]
         differences = compare(expectation.entries, actual, exact=expectation.exact)
         if not differences:
             return []

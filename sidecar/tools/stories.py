@@ -21,6 +21,7 @@ from sidecar.problems import ProblemError
 from sidecar.store import EntryRow, HistoryRow, Saved
 from sidecar.times import format_rfc3339
 
+from .standing import document
 from .text import shown_entry
 
 
@@ -38,13 +39,15 @@ class End:
 class Story:
     """An entry with its episode; ``end`` is None while it is in force.
 
-    ``holds`` before this one, in a row, made it longer (``sidecar.escalate``).
+    ``holds`` before this one, in a row, made it longer (``sidecar.escalate``).  ``then``
+    are the limits for the time after it (``sidecar.probe``).
     """
 
     entry: Entry
     episode: Episode
     end: End | None = None
     holds: int = 0
+    then: tuple[Override, ...] = ()
 
     @property
     def made(self) -> Made:
@@ -76,7 +79,12 @@ def in_force(saved: Saved, now_ns: int, *, file: str) -> list[Story]:
         if row.expires_ns > now_ns
     ]
     found.sort(key=lambda story: (story.entry.expires_ns, story.entry.key))
-    return found
+    then: dict[str, tuple[Override, ...]] = {}
+    for story in found:
+        entry = story.entry
+        if isinstance(entry, Override) and entry.probe is not None:
+            then[entry.probe.of] = (*then.get(entry.probe.of, ()), entry)
+    return [replace(story, then=then.get(story.entry.key, ())) for story in found]
 
 
 def _at(story: Story, now_ns: int) -> Story:
@@ -132,6 +140,7 @@ def as_json(story: Story, verdict: Mapping[str, str] | None = None) -> dict[str,
         "mx_rollup": entry.mx_rollup if isinstance(entry, Override) else None,
         "adjusting": _adjusting(story),
         "earlier_holds": story.holds,
+        **document(entry, episode, None if end is not None else time.time_ns()),
         "rule": {
             "name": episode.name or None,
             "file": episode.file or None,

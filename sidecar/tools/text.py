@@ -50,7 +50,9 @@ def rough_duration(ns: int) -> str:
 
 def counted(count: int, thing: str) -> str:
     """``1 rule``, ``2 rules``."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+    if count == 1:
+        return f"{count} {thing}"
+    return f"{count} {thing[:-1]}ies" if thing.endswith("y") else f"{count} {thing}s"
 
 
 def shown_value(value: TomlValue) -> str:

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "packaging" / "examples"
 def test_the_example_rules_are_without_a_finding() -> None:
     document = json.loads(run("check", str(EXAMPLES / "shaping.toml"), "--no-dns", "--json").stdout)
     assert [p for p in document["problems"] if p["code"] != "differs"] == []
-    assert document["rules"] == 3
+    assert document["rules"] == 5
 
 
 def test_the_example_tests_pass_and_leave_nothing_out() -> None:

@@ -12,7 +12,7 @@ from tests.bench.provider.simulation import Blocks, Day, run
 from tests.bench.provider.worlds import DAY, WORLDS
 
 _PICTURED = ("day and night", "warm-up", "office hours")
-_LETTERS = "ABCDEFGHI"
+_LETTERS = "ABCDEFGHIJ"
 
 
 def main() -> None:

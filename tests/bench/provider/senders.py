@@ -11,7 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from sidecar.automation.decide import Automation
+from sidecar.automation.attempts import Attempts
+from sidecar.automation.decide import Automation, Outcome
 from sidecar.automation.matching import Matcher
 from sidecar.automation.pipeline import Tally, candidates
 from sidecar.service.published import Published
@@ -45,9 +46,11 @@ class Sidecar:
         assert shaping.warnings == ()
         self._matcher = Matcher(shaping)
         self._automation = Automation()
+        self._automation.follow(shaping)
         self._view = Published()
         self._lag = lag
-        self._log: list[tuple[int, list[bytes]]] = []
+        self._log: list[tuple[int, list[bytes] | Attempts]] = []
+        self._needs_attempts = any(rule.sidecar.needs_attempts for rule in shaping.all_rules())
         self._now = -1
         self._limits: dict[str, float] = {}
         self._text = ""
@@ -68,25 +71,39 @@ class Sidecar:
         if self._lag == 0:
             self._advance(second)
 
+    def delivered(self, source: int, second: int, count: int) -> None:
+        """What was taken is counted where the rule asks for it."""
+        if self._needs_attempts:
+            key = _ready_queue(source), _name(source), _DOMAIN, None, True, _START + second
+            self._log.append((second + self._lag, {key: count}))
+
     def _advance(self, second: int) -> None:
         self._now = second
         now_ns = (_START + second) * NS
         self._automation.expire(now_ns)
         while self._log and self._log[0][0] <= second:
-            _, lines = self._log.pop(0)
-            found = candidates(lines, matcher=self._matcher, skip_types=frozenset(), tally=Tally())
-            self._view.commit(self._automation.apply(found, mx={}, now_ns=now_ns))
+            self._view.commit(self._decide(self._log.pop(0)[1], now_ns))
         self._view.expire(now_ns)
         text = self._view.overlay.text()
         if text != self._text:
             self._text = text
             self._limits = dict(_limits(tomllib.loads(text)))
 
+    def _decide(self, logged: list[bytes] | Attempts, now_ns: int) -> Outcome:
+        if isinstance(logged, dict):
+            return self._automation.apply([logged], mx={}, now_ns=now_ns)
+        found = candidates(logged, matcher=self._matcher, skip_types=frozenset(), tally=Tally())
+        return self._automation.apply(found, mx={}, now_ns=now_ns)
+
 
 def _limits(overlay: Mapping[str, Any]) -> Mapping[str, float]:
     """Messages a minute, by source."""
     sources = overlay.get(_DOMAIN, {}).get("sources", {})
-    rates = {name: parse_throttle(path["max_message_rate"]) for name, path in sources.items()}
+    rates = {
+        name: parse_throttle(path["max_message_rate"])
+        for name, path in sources.items()
+        if "max_message_rate" in path
+    }
     return {name: rate.limit * 60 / rate.period for name, rate in rates.items()}
 
 
@@ -139,6 +156,9 @@ class Increasing:
             value, cut = max(1.0, self.limit(source, second) * (1 - self._down)), second
         self._state[source] = value, second, cut
 
+    def delivered(self, source: int, second: int, count: int) -> None:
+        """No news."""
+
 
 class LastRefused:
     """Up by a share of the rate last refused; beyond it each step is larger by a factor."""
@@ -169,9 +189,18 @@ class LastRefused:
             value, top, cut = max(1.0, now * (1 - self._down)), max(1.0, now), second
         self._state[source] = value, top, second, cut
 
+    def delivered(self, source: int, second: int, count: int) -> None:
+        """No news."""
+
 
 _SETS: Final = 'action = {{SetConfig = {{name = "max_message_rate", value = "{}/min"}}}}\n'
 _HOUR: Final = 'duration = "1 hour"\n'
+_PROBES: Final = """
+action = "Suspend"
+duration = "2 minutes"
+sidecar.probe = { max_message_rate = "10/min", deliveries = 20, for = "10 minutes" }
+sidecar.escalate = { factor = 2, max = "30 minutes", forget = "1 hour" }
+"""
 
 
 def adjusting(lag: int = 0) -> Sidecar:
@@ -187,6 +216,7 @@ SENDERS: Final[Mapping[str, Callable[[], Sender]]] = MappingProxyType(
         "a fixed 30/min for 1 h (upstream)": lambda: Sidecar(_SETS.format(30) + _HOUR),
         "a fixed 100/min for 1 h (upstream)": lambda: Sidecar(_SETS.format(100) + _HOUR),
         "Suspend for 1 h (upstream)": lambda: Sidecar('action = "Suspend"\n' + _HOUR),
+        "Suspend for 2 min, with sidecar.probe and sidecar.escalate": lambda: Sidecar(_PROBES),
         "half; up 10 % of the configured limit every 10 min": lambda: Increasing(
             down=0.5, up=0.1, every=600
         ),

@@ -25,6 +25,9 @@ class Sender(Protocol):
     def refused(self, source: int, second: int, count: int) -> None:
         """So many attempts were refused in this second."""
 
+    def delivered(self, source: int, second: int, count: int) -> None:
+        """So many were taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
@@ -96,6 +99,8 @@ class _Road:
         taken = min(tried, int(self.bucket)) if now >= self.blocked_until else 0
         self.bucket -= taken
         day.delivered += taken
+        if taken:
+            sender.delivered(self.source, now, taken)
         refused = tried - taken
         self.recent -= self.refusals[now - _MEMORY] if now >= _MEMORY else 0
         if refused:
