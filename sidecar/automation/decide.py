@@ -8,6 +8,7 @@ this same class.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -252,6 +253,7 @@ class Automation:
         "episode_id",
         "episodes",
         "holds",
+        "host",
         "max_entries",
         "needs_attempts",
         "newest_ns",
@@ -280,6 +282,8 @@ class Automation:
         self.thresholds = Thresholds()
         self.offences = Offences()
         """Whom rules with ``escalate`` have held."""
+        self.host = ""
+        """Whose records are decided; "" for this host's own."""
         self.seq = 0
         """Number of the last match that had an outcome."""
         self.newest_ns = 0
@@ -329,6 +333,15 @@ class Automation:
         if now.overtaken:
             outcome.events = [event for event in outcome.events if event.key not in now.overtaken]
         return outcome
+
+    @contextlib.contextmanager
+    def hearing(self, host: str) -> Iterator[None]:
+        """Have what is decided meanwhile come from another host's log."""
+        self.host = host
+        try:
+            yield
+        finally:
+            self.host = ""
 
     def follow(self, shaping: Shaping) -> None:
         """Count attempts as these rules need it, before they have a candidate."""

@@ -41,7 +41,7 @@ from sidecar.shaping.rules import Escalate
 from sidecar.times import NS
 
 from .adjusting import after, rebased
-from .course import Course, struck, value_at
+from .course import Course, resting, struck, value_at
 from .decide import (
     LATENESS,
     Automation,
@@ -81,7 +81,7 @@ _A_SCOPE: Final = 100_000
 class GroupAutomation(Automation):
     """The automation of a sidecar in a group: the order of records says nothing."""
 
-    __slots__ = ("host", "recent_courses", "recent_offences")
+    __slots__ = ("recent_courses", "recent_offences")
 
     thresholds: LateThresholds
 
@@ -89,8 +89,6 @@ class GroupAutomation(Automation):
         """`max_entries`: as of :class:`Automation`; so many places for recent strikes as well."""
         super().__init__(max_entries=max_entries)
         self.thresholds = LateThresholds(LATENESS)
-        self.host = ""
-        """Whose records are decided; "" for this host's own."""
         self.recent_courses: Recents[Course] = Recents()
         self.recent_offences: Recents[Offence] = Recents()
 
@@ -109,6 +107,37 @@ class GroupAutomation(Automation):
         for ended in outcome.ended:
             self.recent_courses.drop(ended.entry.key)
             self.recent_offences.drop(ended.entry.key)
+        return outcome
+
+    def take_back(
+        self, keys: Iterable[str], *, at_ns: int, now_ns: int, by: str = "", reason: str = ""
+    ) -> Outcome:
+        """Take entries out of force as an operator ordered at `at_ns`, perhaps on another host.
+
+        What matched later stays, as if the order had been here in time.
+        """
+        second, outcome = at_ns // NS, Outcome()
+        for key in self._with_limits(keys):
+            entry, story = self.entries.get(key), self.episodes.get(key)
+            if entry is None or story is None:
+                continue
+            self.thresholds.drop_until(story.window, second)
+            course, offence = self.recent_courses.get(key), self.recent_offences.get(key)
+            if entry.seq // NS <= second:
+                self.entries.remove(key)
+                self.recent_courses.drop(key)
+                self.recent_offences.drop(key)
+                self.offences.drop(key)
+                del self.episodes[key]
+                outcome.end(Ended(entry, story, now_ns, "cancelled", by, reason))
+            elif isinstance(entry, Override) and course is not None and course.drop_until(second):
+                self.recent_courses.touch(key)
+                entry = _from_the_top(entry, course)
+                self.entries.put(entry)
+                outcome.put(key, entry, story)
+            elif offence is not None and offence.drop_until(second):
+                self.recent_offences.touch(key)
+                self.offences.drop(key)
         return outcome
 
     def forget_idle_thresholds(self) -> list[str]:
@@ -353,6 +382,13 @@ def _course(draft: Override, rest: Course, recent: Recent[Course], place: int) -
     recent.rebase(lambda course: rebased(course, rest))
     course = recent.state(_strikes(rest))
     return after(replace(draft, domain=recent.domain), course, seq=recent.newest * NS + place)
+
+
+def _from_the_top(entry: Override, recent: Recent[Course]) -> Override:
+    """What the strikes lead to that are left of those of `entry`."""
+    assert entry.course is not None
+    rest = resting(entry.course.law, baseline=entry.course.baseline, floor=entry.course.floor)
+    return _course(entry, rest, recent, entry.seq % NS)
 
 
 def _strikes(rest: Course) -> Step[Course]:

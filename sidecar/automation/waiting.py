@@ -24,13 +24,14 @@ from .matching import Candidate, Matcher
 class Waiting(msgspec.Struct, frozen=True):
     """A record that waits: ``number`` is the one before those kept free for it, and its key.
 
-    ``counted``: it has been counted as matched.
+    ``counted``: it has been counted as matched.  ``host``: whose log has it, "" for our own.
     """
 
     number: int
     domain: str
     record: Record
     counted: bool
+    host: str = ""
 
     def to_payload(self) -> str:
         """The same as JSON text, for the state file."""
@@ -77,7 +78,8 @@ def decide(
             at_once.append(attempts_of(candidate.record))
         outcome.add(automation.apply(at_once, mx=mx, now_ns=now_ns))
         number = automation.reserve(late)
-        waiting.append(Waiting(number, late.domain, late.record, late.counted))
+        host = automation.host
+        waiting.append(Waiting(number, late.domain, late.record, late.counted, host))
         at_once = [] if after is None else [after]
     outcome.add(automation.apply(at_once, mx=mx, now_ns=now_ns))
     return outcome, waiting
@@ -100,4 +102,5 @@ def decide_late(
         return Outcome()
     _, late, _ = candidate.parts()
     late = msgspec.structs.replace(late, counted=waiting.counted)
-    return automation.apply_late(late, mx=mx, now_ns=now_ns, before=waiting.number)
+    with automation.hearing(waiting.host):
+        return automation.apply_late(late, mx=mx, now_ns=now_ns, before=waiting.number)

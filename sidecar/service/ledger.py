@@ -27,7 +27,9 @@ from sidecar.times import NS
 from .checkpoints import to_rows
 from .commits import Commits
 from .logging import Log
+from .places import WORD, mark_rows, place_of, place_rows
 from .state import ended_of, kept_holds, number, progress, restore, transaction
+from .words import is_old
 
 if TYPE_CHECKING:
     from .notify import Notifications
@@ -107,6 +109,14 @@ class Ledger:
             if name.startswith(_ANSWER)
         }
         """What operators were answered, or are to be, by the name of their order."""
+        self.words: dict[str, str] = {
+            name.removeprefix(WORD): text
+            for name, text in saved.meta.items()
+            if name.startswith(WORD)
+        }
+        """What this host's operators said to its group, by the name of their order."""
+        self.place = place_of(saved.meta)
+        """Where it is in its group's stream."""
         self.checkpoints: dict[str, CheckpointRow] = dict(saved.checkpoints)
         """How far each segment has been read."""
         self.kumod_ids: dict[str, str] = dict(saved.kumod_ids)
@@ -138,6 +148,13 @@ class Ledger:
         changes = Transaction(waiting={one.number: one.to_payload() for one in waiting})
         self.note_positions(batch, changes)
         changes.meta = self._meta()
+        self._note_decided(counts, changes)
+        self.waiting |= changes.waiting
+        return changes
+
+    def heard_changes(self, counts: Counter[str], waiting: Iterable[Waiting]) -> Transaction:
+        """What another host's records change, but for the entries."""
+        changes = Transaction(waiting={one.number: one.to_payload() for one in waiting})
         self._note_decided(counts, changes)
         self.waiting |= changes.waiting
         return changes
@@ -211,6 +228,18 @@ class Ledger:
         self.answers.pop(name, None)
         return Transaction(drop_meta={_ANSWER + name})
 
+    def keep_word(self, name: str, text: str) -> Transaction:
+        """Keep what the group is to be told of this host's operators."""
+        self.words[name] = text
+        return Transaction(meta={WORD + name: text})
+
+    def forget_words(self, now_ns: int) -> Transaction:
+        """Forget the words that are so old that nobody needs them any more."""
+        old = {name for name, text in self.words.items() if is_old(text, now_ns)}
+        for name in old:
+            del self.words[name]
+        return Transaction(drop_meta={WORD + name for name in old})
+
     def keep_copies(self, wanted: Iterable[str]) -> None:
         """Have the last good copies of the remote shaping files in `wanted` committed, no others.
 
@@ -250,6 +279,10 @@ class Ledger:
         whole.meta |= {
             OFFENCE + key: found.to_payload() for key, found in self.automation.offences.items()
         }
+        if self.place.epoch:
+            whole.add(place_rows(self.place))
+            whole.add(mark_rows(self.place.marks))
+        whole.meta |= {WORD + name: text for name, text in self.words.items()}
         if isinstance(self.automation, GroupAutomation):
             whole.meta |= {name: text for name, text in self.automation.kept().items() if text}
         whole.add(kept_holds(self.automation.holds))

@@ -27,13 +27,17 @@ _HOLD = "hold:"
 """Before the id in the name under which the state file keeps an operator's hold."""
 
 
-def restore(saved: Saved, *, group: bool = False) -> tuple[Automation, Transaction, list[Problem]]:
-    """The automation that the store holds, of a sidecar in a group or alone.
+def restore(
+    saved: Saved, *, group: bool | None = None
+) -> tuple[Automation, Transaction, list[Problem]]:
+    """The automation that the store holds, of a sidecar in a group or alone (None: as it was).
 
     Rows that can't be read are left out and reported.  The transaction removes
     them from the store, and keeps the ids of entries that had none, so that this
     happens once.
     """
+    if group is None:
+        group = any(name.startswith(KEPT) for name in saved.meta)
     automation = GroupAutomation() if group else Automation()
     cleaning, problems = Transaction(), list[Problem]()
     seq = number(saved.meta, _SEQ)

@@ -54,6 +54,7 @@ class Status:
     does what was published, by entry's key; None without an admin API.  ``roads``:
     where each road leads that is used, ``overlay`` (a file), ``listener`` and ``kumod``
     (URLs).  ``notify``: the targets of notifications, by name; None without any.
+    ``share``: how it is with the group, and who is in it; None without one.
     """
 
     state: State
@@ -83,6 +84,7 @@ class Status:
     kumod: Document | None = None
     roads: Mapping[str, str] = field(default_factory=dict)
     notify: Document | None = None
+    share: Document | None = None
 
     def document(self) -> dict[str, Any]:
         """The same as JSON has it."""
@@ -118,6 +120,7 @@ class Status:
             "kumod": self.kumod,
             "roads": dict(self.roads),
             "notify": self.notify,
+            "share": self.share,
         }
 
 
