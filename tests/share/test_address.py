@@ -111,9 +111,11 @@ def test_any_text_is_an_address_or_a_problem_that_hides_what_may_be_secret(text:
     shown: tuple[str, ...]
     try:
         address = read_url(url)
-        shown = (str(address), repr(address), address.without_secrets(f"x {url}"))
-    except ProblemError as error:
-        shown = (str(error),)
+        assert address.password is not None
+        error = f"bad password {address.password.value!s}"
+        shown = (str(address), repr(address), address.without_secrets(error))
+    except ProblemError as problem:
+        shown = (str(problem),)
     assert "hunter2" not in "".join(shown)
 
 
