@@ -50,8 +50,8 @@ which it has read, once at the start.  Then keep at ``behind``: read the segment
 `from_line` on and pass portions to ``offer_when_room``, until it is not listed any more
 or can't be read any more (``forget``).  A segment's name must never stand for another
 content: what has the same name is taken for told.  Say again, at the start and when
-``unsaid`` names it, each word that is younger than ``age``, and no older one.  Lines older than ``age`` may be told
-twice: whoever decides must look at a record's own time.
+``unsaid`` names it, each word that is younger than ``age``, and no older one.  Lines older than
+``age`` may be told twice: whoever decides must look at a record's own time.
 
 **Rights.**  A user of the engine needs the keys ``~tsa-sidecar:{NAME}:*`` and ``+eval
 +evalsha +exists +hget +hset +hgetall +hdel +hincrby +del +time +xadd +xtrim +xread
