@@ -37,11 +37,11 @@ def pytest_report_header() -> list[str]:
     return [
         f"not run: tests/{tests}, for want of {program} (apt install {package})"
         for program, (tests, package) in NEEDED.items()
-        if tests in collect_ignore
+        if not shutil.which(program)
     ] + [
         f"not run: tests/{tests}, for want of {module} (pip install {package})"
         for module, (tests, package) in MODULES.items()
-        if tests in collect_ignore
+        if find_spec(module) is None
     ]
 
 

@@ -49,8 +49,14 @@ what is new (:mod:`.place`).
 which it has read, once at the start.  Then keep at ``behind``: read the segment from
 `from_line` on and pass portions to ``offer_when_room``, until it is not listed any more
 or can't be read any more (``forget``).  A segment's name must never stand for another
-content: what has the same name is taken for told.  Lines older than ``age`` may be told
-twice: whoever decides must look at a record's own time.
+content: what has the same name is taken for told.  Say again, at the start and when
+``unsaid`` names it, each word that is younger than ``age``, and no older one.  Lines older than
+``age`` may be told twice: whoever decides must look at a record's own time.
+
+**Rights.**  A user of the engine needs the keys ``~tsa-sidecar:{NAME}:*`` and ``+eval
++evalsha +exists +hget +hset +hgetall +hdel +hincrby +del +time +xadd +xtrim +xread
++xrevrange``; with ``+info`` a connection that is made again need not read the stream from
+its beginning.  Who may write there can tell the group anything: the rights are the fence.
 
 **The client** is redis-py (MIT, asyncio, TLS, ACL users; a release every month or two;
 in Debian).  valkey-py is its fork, with one or two releases a year.  valkey-glide has no

@@ -30,7 +30,8 @@ class Health:
 
     ``connected``: the engine takes what is told and gives what others told.  ``since_ns``:
     Unix nanoseconds since when that is so, or not so.  ``problem``: what is wrong and what
-    to do; None where all is well.  ``notes``: what is worth knowing besides.
+    to do; None where all is well.  ``notes``: what went wrong within the
+    last hour besides.
     ``queued``/``queued_bytes``: items that wait to be told.  ``behind``: segments that the
     log must be read again for.  ``unread``: items of the group not yet read here, as of
     the last word about it; None before the first.  ``delay``: seconds from appending to

@@ -34,6 +34,9 @@ _FIRST_ENTRIES: Final = 50
 _QUIET: Final = 1.0
 """Seconds between two batches that have nothing but a place that moved."""
 
+_NOTED_NS: Final = 3600 * 10**9
+"""Nanoseconds for which a note is shown after it happened last."""
+
 _DAY_MS: Final = 86_400_000
 _NS: Final = 1_000_000
 
@@ -105,7 +108,7 @@ class Share:
         self._added: int | None = None
         self._place = Place()
         self._delay: float | None = None
-        self._notes: dict[str, str] = {}
+        self._notes: dict[str, tuple[int, str]] = {}
         self._other_engine = False
         self._scripts = {name: script(name) for name in ("append", "greet", "presence")}
         self._shas: dict[str, bytes] = {}
@@ -193,7 +196,9 @@ class Share:
             connected=well,
             since_ns=max(sinces) if well else min(sinces),
             problem=ill[0].problem if ill else None,
-            notes=tuple(self._notes.values()),
+            notes=tuple(
+                text for at_ns, text in self._notes.values() if self._clock() - at_ns < _NOTED_NS
+            ),
             counts=self._counts,
             queued=self._outgoing.items,
             queued_bytes=self._outgoing.bytes,
@@ -208,7 +213,6 @@ class Share:
         """Tell what is offered, for ever.  :func:`connect` runs it."""
         pause = self._pace.first_retry
         while True:
-            began_well = self._telling.well
             try:
                 wire = await self._open()
                 try:
@@ -216,12 +220,14 @@ class Share:
                 finally:
                     await wire.close()
             except _Lost:
+                pause = self._pace.first_retry
                 self._note("lost", "the engine lost what it had; it is told again from the log")
             except Exception as error:  # noqa: BLE001 - the engine must not end us
+                if self._telling.well:  # until now
+                    pause = self._pace.first_retry
                 self._telling.set(self._explain(error).text, self._clock())
                 # A primary that became a replica is not to be read either.
                 self._other_engine = True
-            pause = self._pace.first_retry if began_well else pause
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause = min(2 * pause, self._pace.last_retry)
 
@@ -393,7 +399,6 @@ class Share:
         self._place = follower.place
         pause = self._pace.first_retry
         while True:
-            began_well = self._reading.well
             try:
                 wire = await self._open()
                 try:
@@ -402,9 +407,11 @@ class Share:
                             yield batch
                 finally:
                     await wire.close()
+                pause = self._pace.first_retry
             except Exception as error:  # noqa: BLE001 - the engine must not end us
+                if self._reading.well:  # until now
+                    pause = self._pace.first_retry
                 self._reading.set(self._explain(error).text, self._clock())
-            pause = self._pace.first_retry if began_well else pause
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(2 * pause, self._pace.last_retry)
 
@@ -412,7 +419,6 @@ class Share:
         loop = asyncio.get_running_loop()
         follower.meet(await self._inspect(wire))
         self._other_engine = False
-        self._reading.set(None, self._clock())
         stream, listen = self._keys[0], self._pace.listen
         count = _FIRST_ENTRIES
         held: Batch | None = None
@@ -423,6 +429,7 @@ class Share:
                 *("STREAMS", stream, follower.place.id),
                 wait=listen,
             )
+            self._reading.set(None, self._clock())
             if answer:
                 entries = answer[0][1]
                 batch = follower.take(entries)
@@ -486,7 +493,7 @@ class Share:
         return explain(error, settings.address, group=settings.name, seconds=self._pace.answer)
 
     def _note(self, code: str, text: str) -> None:
-        self._notes[code] = text
+        self._notes[code] = (self._clock(), text)
 
     def _count(self, **more: int) -> None:
         counts = self._counts

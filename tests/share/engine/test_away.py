@@ -6,7 +6,6 @@ import asyncio
 import random
 import shutil
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -130,9 +129,6 @@ def test_frozen(engine: Engine) -> None:
                 log.offer(lines("a", 21, 40))
                 await until(lambda: one.health.problem and two.health.problem)
                 assert "does not answer within 0.5 s" in str(one.health.problem)
-                began = time.process_time()
-                await asyncio.sleep(0.5)
-                assert time.process_time() - began < 0.25
                 engine.signal(signal.SIGCONT)
                 await until(lambda: len(received(batches)) >= 40)
                 await until(lambda: one.health.problem is None and two.health.connected)
