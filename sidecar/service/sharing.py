@@ -171,7 +171,9 @@ class Sharing:
             await self._share.wait_behind()
             for word in self._share.unsaid():
                 text = self._ledger.words.get(word)
-                if text is not None:
+                if text is None:
+                    self._share.forget(WORDS + word)
+                else:
                     self._share.say(word, text)
             for segment, behind in sorted(self._share.behind().items()):
                 try:
