@@ -5,6 +5,7 @@ Called in the child before the program begins; see ``nursery``.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import sqlite3
@@ -18,13 +19,14 @@ from sidecar.faults import reached
 from sidecar.log.batches import Batch
 from sidecar.notify import alarms
 from sidecar.publish import overlay_file
-from sidecar.service import main, notify, retention, rules
+from sidecar.service import main, notify, retention, rules, sharing
 from sidecar.service.checkpoints import to_rows
 from sidecar.service.clock import GuardedClock
 from sidecar.service.flow import Flow
 from sidecar.service.ledger import Ledger
 from sidecar.service.logging import Log
 from sidecar.service.retention import Keeper
+from sidecar.service.sharing import Sharing
 from sidecar.store import Store, Transaction, statements
 
 
@@ -206,3 +208,33 @@ def alarms_at_once() -> None:
 def soon_long() -> None:
     """A target that fails at all has failed for long."""
     notify._LONG_NS = 0
+
+
+def heard_anew() -> None:
+    """Where the group's stream was read to is not kept: after a start all is heard again."""
+    vars(sharing)["place_rows"] = lambda _place: Transaction()
+    vars(sharing)["mark_rows"] = lambda *_: Transaction()
+
+
+def place_first() -> None:
+    """Where the group's stream was read to is committed before what was read has an effect."""
+    hear = Flow.hear
+
+    async def early(
+        self: Flow, host: str, items: Sequence[Any], place: Transaction, *, more: bool
+    ) -> int:
+        self._ledger.commits.add(place)
+        self.try_commit()
+        reached("peers-decided")
+        return await hear(self, host, items, Transaction(), more=more)
+
+    Flow.hear = early  # type: ignore[method-assign]
+
+
+def told_again() -> None:
+    """What the engine lacks is not told again."""
+
+    async def never(self: Sharing) -> None:
+        await asyncio.Event().wait()
+
+    Sharing.tell_again = never  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.faults import SHARE_STEPS, STEPS
 from sidecar.store import Saved
 from sidecar.times import NS, format_rfc3339
 from tests.kumod_writer import KumodWriter
@@ -71,16 +73,18 @@ TEXTS = ("Throttled", "Rival", "Suspend campaign", "Slow down", "Again", "mailbo
 
 def a_record(number: int, text: str, at: int, *, kind: str = "TransientFailure") -> Any:
     """A record of a whole second: fractions are left out where several hosts decide."""
-    made = failure(number, text, domain=f"d{number % 3}.example", at=at)
+    # So many places that each has few matches: of many, one more or less makes no difference.
+    domain = f"d{number * 7 % 10}.example"
+    made = failure(number, text, domain=domain, at=at)
     made["type"] = kind
-    made["queue"] = f"camp{number % 2}:tenant{number % 3}@d{number % 3}.example"
+    made["queue"] = f"camp{number % 2}:tenant{number % 3}@{domain}"
     made["event_time"] = format_rfc3339(at * NS)
     return made
 
 
 @dataclass
 class Group:
-    """Three hosts, and the one that reads all."""
+    """Three hosts, a fourth without mail, and the one that reads all."""
 
     hosts: list[Setup]
     alone: Setup
@@ -89,7 +93,7 @@ class Group:
     written: int = 0
 
     def __post_init__(self) -> None:
-        self.writers = [KumodWriter(h.logs, max_file_size=6_000) for h in self.hosts]
+        self.writers = [KumodWriter(h.logs, max_file_size=6_000) for h in self.hosts[:3]]
         self.whole = KumodWriter(self.alone.logs, max_file_size=60_000)
         self.at = int(time.time()) - 3000
 
@@ -98,9 +102,17 @@ class Group:
         for _ in range(count):
             self.log(self.chance.choice(texts))
 
-    def log(self, text: str, *, kind: str = "TransientFailure", host: int | None = None) -> None:
+    def log(
+        self,
+        text: str,
+        *,
+        kind: str = "TransientFailure",
+        host: int | None = None,
+        place: int | None = None,
+    ) -> None:
         self.written += 1
-        one = a_record(self.written, text, self.at + self.written, kind=kind)
+        number = self.written if place is None else place
+        one = a_record(number, text, self.at + self.written, kind=kind)
         writer = self.chance.choice(self.writers) if host is None else self.writers[host]
         writer.log(one)
         self.whole.log(one)
@@ -116,7 +128,7 @@ class Group:
         )
 
     def start_all(self, *more: str) -> list[Running]:
-        started = [self.start(number, *more) for number in range(len(self.hosts))]
+        started = [self.start(number, *more) for number in range(3)]
         for running in started:
             running.says("started pid=")
         return started
@@ -126,14 +138,15 @@ class Group:
         self.alone.once()
         return in_force(self.alone.saved())
 
-    def agree(self) -> None:
+    def agree(self, *hosts: int, seconds: float = 60) -> None:
         """Wait until each host holds what one holds that reads everything."""
         self.finish()
         expected = self.expected()
         assert expected
-        deadline = time.monotonic() + 30
+        setups = [self.hosts[number] for number in hosts or range(3)]
+        deadline = time.monotonic() + seconds
         while True:
-            found = [in_force(host.saved()) for host in self.hosts]
+            found = [in_force(host.saved()) if host.state_file.exists() else {} for host in setups]
             if all(one == expected for one in found):
                 return
             if time.monotonic() > deadline:
@@ -161,7 +174,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture
 def group(make_setup: Callable[..., Setup], engine: Engine, chance: random.Random) -> Group:
-    hosts = [make_setup(f"mx{n}", rules=RULES) for n in range(3)]
+    hosts = [make_setup(f"mx{n}", rules=RULES) for n in range(4)]
     return Group(hosts, make_setup("alone", rules=RULES), engine, chance)
 
 
@@ -172,3 +185,84 @@ def test_three_hosts_hold_what_one_holds_that_reads_everything(group: Group) -> 
     group.agree()
     group.write(60)
     group.agree()
+
+
+def lose_data(engine: Engine) -> None:
+    """The engine is killed, and comes back with nothing."""
+    engine.kill()
+    shutil.rmtree(engine.directory)
+    engine.directory.mkdir()
+    engine.start()
+
+
+def come_back(engine: Engine) -> None:
+    """The engine is killed, and comes back with what it had."""
+    engine.kill()
+    engine.start()
+
+
+def freeze(engine: Engine) -> None:
+    """The engine hangs for a while, as behind a cut network."""
+    engine.signal(signal.SIGSTOP)
+    time.sleep(0.3)
+    engine.signal(signal.SIGCONT)
+
+
+def trouble(group: Group, *, rounds: int, prepare: str | None = None) -> None:
+    """Kill and lose things while the log goes on; in the end all hosts run."""
+    chance, running = group.chance, dict[int, Running]()
+    elsewhere = ("waited-decided", "word-said")
+    steps = [step for step in (*STEPS, *SHARE_STEPS) if step not in elsewhere]
+    faults = [f"{step}:{chance.randint(1, 6)}" for step in steps]
+    chance.shuffle(faults)
+    deeds = [lose_data, come_back, freeze]
+    for turn in range(rounds):
+        group.write(chance.randrange(12))
+        number = chance.randrange(3)
+        if number in running and chance.random() < 0.7:
+            running.pop(number).kill()
+        if number not in running:
+            fault = faults.pop() if faults and chance.random() < 0.7 else None
+            running[number] = group.start(number, fault=fault, prepare=prepare)
+        if turn % 3 == 2:
+            deeds[turn // 3 % 3](group.engine)
+        time.sleep(chance.uniform(0, 0.4))
+    for number in range(3):
+        if number in running:  # a fault may still be to come
+            running[number].kill()
+        group.start(number, prepare=prepare)
+
+
+def test_whatever_is_killed_lost_or_frozen_all_hold_what_one_holds(group: Group) -> None:
+    trouble(group, rounds=24)
+    group.write(20)
+    group.agree()
+
+
+def go_through(group: Group, mistake: str | None, *, seconds: float = 60) -> None:
+    """What each host holds after things that a mistake would show in."""
+    prepare = None if mistake is None else f"tests.service.broken:{mistake}"
+    group.write(30)
+    for number in range(3):  # one more makes the threshold full
+        group.log("Suspend campaign", place=1000, host=number % 2)
+    for number in (0, 1):
+        group.start(number, prepare=prepare).says("started pid=")
+    assert group.start(2, fault="peers-decided:1", prepare=prepare).wait() == -signal.SIGKILL
+    group.start(2, prepare=prepare)
+    group.agree(seconds=seconds)
+    group.hosts[2].started[-1].kill()
+    group.start(2, prepare=prepare).says("started pid=")
+    lose_data(group.engine)
+    group.start(3, prepare=prepare)  # it has no other way to know anything
+    group.log("Suspend campaign", place=2000)
+    group.agree(0, 1, 2, 3, seconds=seconds)
+
+
+def test_what_was_lost_is_told_again_and_nothing_heard_is_heard_twice(group: Group) -> None:
+    go_through(group, None)
+
+
+@pytest.mark.parametrize("mistake", ["heard_anew", "place_first", "told_again"])
+def test_the_test_finds_a_group_that_makes_a_mistake(group: Group, mistake: str) -> None:
+    with pytest.raises(AssertionError):
+        go_through(group, mistake, seconds=5)
