@@ -14,7 +14,7 @@ import click
 from sidecar.automation.adjusting import floor, steps
 from sidecar.automation.entries import Override
 from sidecar.automation.episodes import Cause
-from sidecar.automation.selection import Selection
+from sidecar.automation.selection import Selection, source
 from sidecar.problems import ProblemError, one_line
 from sidecar.store import read_saved
 from sidecar.times import parse_rfc3339
@@ -26,7 +26,7 @@ from .common import setting_options, settle
 from .console import line, output, print_json
 from .roads import kcli_lines, roads_of
 from .selecting import say_if_down, shown_end, shown_moment, terminal_width
-from .status import Seen, look, verdicts
+from .status import Seen, is_aside, look, verdicts
 
 _LABEL = 10
 
@@ -134,7 +134,8 @@ def _course(story: Story) -> Iterator[tuple[str, str]]:
 
 def _cause(cause: Cause) -> str:
     return one_line(
-        f"{shown_moment(cause.time_ns)} {cause.type} for {cause.domain} from {cause.source}: "
+        f"{shown_moment(cause.time_ns)} {cause.type} for {cause.domain} from {cause.source}"
+        f"{f' on {cause.host}' if cause.host else ''}: "
         f"{cause.response}"
     )
 
@@ -147,6 +148,12 @@ def _roads(story: Story, seen: Seen) -> Iterator[str]:
         return
     if story.is_left_out:
         yield "none: the overlay leaves out a domain whose name is reserved"
+        return
+    if is_aside(story, seen):
+        yield (
+            f"none: this host's log has not shown the source {one_line(source(entry))} "
+            "(--share-sources own)"
+        )
         return
     roads = roads_of(seen)
     if isinstance(entry, Override):

@@ -70,6 +70,9 @@ _HISTORY_ROWS = 50_000
 _PATIENCE_SECONDS = 0.05
 """How long a batch waits for the DNS before those records are set aside that need it."""
 
+_SOURCES_MOST = 10_000
+"""How many egress sources of this host are known at most: a remote side names none."""
+
 _LATE_AT_ONCE = 200
 """How many records that have waited are decided before other tasks have their turn."""
 
@@ -170,8 +173,23 @@ class Flow:
         self._measure_rules(outcome)
         if self.sharing is not None:
             self.sharing.offer(found.portions)
+            if self._settings.share_sources == "own":
+                self._note_sources(found.happened)
         committed = await self._commit(changes, outcome, more=batch.more)
         self._publish(committed)
+
+    def _note_sources(self, happened: Iterable[Candidate | Attempts]) -> None:
+        """Note egress sources that the own log has not shown before."""
+        known, new = self._ledger.sources, set[str]()
+        for one in happened:
+            if isinstance(one, dict):
+                new.update(source for _, source, *_ in one if source not in known)
+            elif one.record.egress_source not in known:
+                new.add(one.record.egress_source)
+        if new and len(known) < _SOURCES_MOST:
+            self._ledger.keep_sources(new)
+            for source in new:
+                self._publisher.add_source(source)
 
     async def _match(self, batch: Batch, rules: Rules) -> Found:
         """The records that some rule may act on; other tasks have their turns meanwhile."""

@@ -27,7 +27,7 @@ from sidecar.times import NS
 from .checkpoints import to_rows
 from .commits import Commits
 from .logging import Log
-from .places import WORD, mark_rows, place_of, place_rows
+from .places import WORD, mark_rows, place_of, place_rows, sources_of, sources_row
 from .state import ended_of, kept_holds, number, progress, restore, transaction
 from .words import is_old
 
@@ -115,6 +115,8 @@ class Ledger:
             if name.startswith(WORD)
         }
         """What this host's operators said to its group, by the name of their order."""
+        self.sources: set[str] = set(sources_of(saved.meta))
+        """The egress sources that this host's own log has shown, where that matters."""
         self.place = place_of(saved.meta)
         """Where it is in its group's stream."""
         self.checkpoints: dict[str, CheckpointRow] = dict(saved.checkpoints)
@@ -233,6 +235,11 @@ class Ledger:
         self.words[name] = text
         return Transaction(meta={WORD + name: text})
 
+    def keep_sources(self, new: Iterable[str]) -> None:
+        """Have egress sources committed that this host's own log has shown."""
+        self.sources.update(new)
+        self.commits.add(sources_row(self.sources))
+
     def forget_words(self, now_ns: int) -> Transaction:
         """Forget the words that are so old that nobody needs them any more."""
         old = {name for name, text in self.words.items() if is_old(text, now_ns)}
@@ -282,6 +289,8 @@ class Ledger:
         if self.place.epoch:
             whole.add(place_rows(self.place))
             whole.add(mark_rows(self.place.marks))
+        if self.sources:
+            whole.add(sources_row(self.sources))
         whole.meta |= {WORD + name: text for name, text in self.words.items()}
         if isinstance(self.automation, GroupAutomation):
             whole.meta |= {name: text for name, text in self.automation.kept().items() if text}

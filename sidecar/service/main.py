@@ -57,6 +57,8 @@ if TYPE_CHECKING:  # imported where they are used: together they take a while
     from .sharing import Sharing
 
 _CANCEL_SECONDS = 1.0
+_ASIDE_NAMED = 1000
+"""How many options that the overlay leaves out, another host's, the status names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +187,15 @@ class _Sidecar:
             bytes_waiting=self.tail.bytes_waiting,
             regex_timeouts=sum(pattern.timeouts for pattern in rules.patterns),
             regexes_switched_off=len(rules.switched_off),
-            share=None if self.flow.sharing is None else self.flow.sharing.document(),
+            share=self._share(),
         )
+
+    def _share(self) -> dict[str, Any] | None:
+        if self.flow.sharing is None:
+            return None
+        aside = self.outside.view.aside()
+        document = {"overrides_left_out": len(aside), "left_out": aside[:_ASIDE_NAMED]}
+        return {**self.flow.sharing.document(), **document}
 
     def _conditions(self) -> Iterator[Problem]:
         if self.tail.has_no_directory:
@@ -332,7 +341,8 @@ def _outside(
         )
         if notifications is None:
             ledger.commits.add(Transaction(outbox=dict.fromkeys(saved.outbox)))
-        view = Published(ledger.automation.entries)
+        own = settings.share is not None and settings.share_sources == "own"
+        view = Published(ledger.automation.entries, sources=set(ledger.sources) if own else None)
         view.expire(clock())
         kumod = None if once else _kumod(settings, ledger, metrics=metrics, log=log)
         with _endpoint(settings, metrics=metrics, log=log, once=once) as endpoint:

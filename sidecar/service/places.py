@@ -22,8 +22,8 @@ _PLACE: Final = SHARE + "place"
 _MARK: Final = SHARE + "mark:"
 WORD: Final = SHARE + "word:"
 """Before the name of a word of this host's, which an engine that lost it is told again."""
-SOURCES: Final = SHARE + "sources"
-"""The egress sources that this host's own log has shown."""
+_SOURCES: Final = SHARE + "sources"
+_SOURCES_MOST: Final = 10_000
 
 
 class _Saved(msgspec.Struct, frozen=True):
@@ -71,3 +71,20 @@ def place_of(meta: Mapping[str, str]) -> Place:
             except ValueError:
                 continue
     return Place(saved.epoch, saved.run, saved.id, saved.number, marks)
+
+
+_NAMES: Final = msgspec.json.Decoder(list[str])
+
+
+def sources_row(sources: Iterable[str]) -> Transaction:
+    """Keep the egress sources that this host's own log has shown, up to some thousands."""
+    names = sorted(sources)[:_SOURCES_MOST]
+    return Transaction(meta={_SOURCES: msgspec.json.encode(names).decode()})
+
+
+def sources_of(meta: Mapping[str, str]) -> list[str]:
+    """The egress sources that the store has; none where that is damaged."""
+    try:
+        return _NAMES.decode(meta.get(_SOURCES, "[]"))
+    except ValueError:
+        return []

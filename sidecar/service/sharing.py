@@ -119,6 +119,7 @@ class Sharing:
         self._directory = settings.log_dir
         self.host = host_name(settings)
         """What this host is called in its group."""
+        self._group = settings.share_name
         self._tells = not settings.simulate
         self._flow = flow
         self._ledger = ledger
@@ -292,6 +293,7 @@ class Sharing:
         """The same for programs, and who is in the group."""
         health = self._share.health
         return {
+            "group": self._group,
             "host": self.host,
             "connected": health.connected,
             "since": format_rfc3339(health.since_ns),

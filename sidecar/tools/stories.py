@@ -195,5 +195,6 @@ def _cause(cause: Cause | None) -> dict[str, str] | None:
         "response": cause.response,
         "domain": cause.domain,
         "source": cause.source,
+        "host": cause.host,
         "at": format_rfc3339(cause.time_ns),
     }
