@@ -11,6 +11,7 @@ import resource
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from sidecar.service.ledger import Ledger
 from sidecar.service.logging import Log
 from sidecar.service.retention import Keeper
 from sidecar.service.sharing import Sharing
+from sidecar.share import Pace, ShareSettings
 from sidecar.store import Store, Transaction, statements
 
 
@@ -210,14 +212,22 @@ def soon_long() -> None:
     notify._LONG_NS = 0
 
 
+def quick_group() -> None:
+    """An engine that was away is asked again at once, and hosts say often how they are."""
+    pace = Pace(answer=0.5, first_retry=0.02, last_retry=0.1, presence=0.2, listen=0.2)
+    vars(sharing)["ShareSettings"] = partial(ShareSettings, pace=pace)
+
+
 def heard_anew() -> None:
     """Where the group's stream was read to is not kept: after a start all is heard again."""
+    quick_group()
     vars(sharing)["place_rows"] = lambda _place: Transaction()
     vars(sharing)["mark_rows"] = lambda *_: Transaction()
 
 
 def place_first() -> None:
     """Where the group's stream was read to is committed before what was read has an effect."""
+    quick_group()
     hear = Flow.hear
 
     async def early(
@@ -233,6 +243,7 @@ def place_first() -> None:
 
 def told_again() -> None:
     """What the engine lacks is not told again."""
+    quick_group()
 
     async def never(self: Sharing) -> None:
         await asyncio.Event().wait()
