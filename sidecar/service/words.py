@@ -29,7 +29,8 @@ from .orders import Answer, Done, Order, Verb, about_of, unknown_rule_of
 from .state import ids_given, kept_holds, progress
 
 KEEP_NS: Final = 6 * 86400 * 10**9
-"""How long a word is told again to an engine that lost it, at least."""
+"""How long a word is told again to an engine that lost it: less than an engine and the hosts
+remember what they have heard."""
 
 _NAME_MAX: Final = 300
 
@@ -70,7 +71,7 @@ def is_old(text: str, now_ns: int) -> bool:
         word = word_from_json(text)
     except ValueError:
         return True
-    return word.at_ns + max(word.for_ns, KEEP_NS) < now_ns
+    return word.at_ns + KEEP_NS < now_ns
 
 
 def word_of(automation: GroupAutomation, order: Order, host: str, now_ns: int) -> Word:
