@@ -8,7 +8,6 @@ this same class.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -283,7 +282,7 @@ class Automation:
         self.offences = Offences()
         """Whom rules with ``escalate`` have held."""
         self.host = ""
-        """Whose records are decided; "" for this host's own."""
+        """Whose record is decided; "" for this host's own."""
         self.seq = 0
         """Number of the last match that had an outcome."""
         self.newest_ns = 0
@@ -322,7 +321,7 @@ class Automation:
             if not matches:
                 continue
             matched += not candidate.counted
-            record = candidate.record
+            record, self.host = candidate.record, candidate.host
             self._note_time(candidate, now)
             self._act(now, matches, record, candidate.domain)
             if len(record.recipients) > 1:
@@ -333,15 +332,6 @@ class Automation:
         if now.overtaken:
             outcome.events = [event for event in outcome.events if event.key not in now.overtaken]
         return outcome
-
-    @contextlib.contextmanager
-    def hearing(self, host: str) -> Iterator[None]:
-        """Have what is decided meanwhile come from another host's log."""
-        self.host = host
-        try:
-            yield
-        finally:
-            self.host = ""
 
     def follow(self, shaping: Shaping) -> None:
         """Count attempts as these rules need it, before they have a candidate."""

@@ -78,8 +78,7 @@ def decide(
             at_once.append(attempts_of(candidate.record))
         outcome.add(automation.apply(at_once, mx=mx, now_ns=now_ns))
         number = automation.reserve(late)
-        host = automation.host
-        waiting.append(Waiting(number, late.domain, late.record, late.counted, host))
+        waiting.append(Waiting(number, late.domain, late.record, late.counted, late.host))
         at_once = [] if after is None else [after]
     outcome.add(automation.apply(at_once, mx=mx, now_ns=now_ns))
     return outcome, waiting
@@ -101,6 +100,5 @@ def decide_late(
     if candidate is None:  # the rules are others by now
         return Outcome()
     _, late, _ = candidate.parts()
-    late = msgspec.structs.replace(late, counted=waiting.counted)
-    with automation.hearing(waiting.host):
-        return automation.apply_late(late, mx=mx, now_ns=now_ns, before=waiting.number)
+    late = msgspec.structs.replace(late, counted=waiting.counted, host=waiting.host)
+    return automation.apply_late(late, mx=mx, now_ns=now_ns, before=waiting.number)

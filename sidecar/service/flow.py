@@ -16,6 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from sidecar.automation.attempts import Attempts
 from sidecar.automation.decide import LATENESS, Outcome
@@ -318,10 +319,8 @@ class Flow:
         """Wait until no own batch is under way: it comes first."""
         await self._idle.wait()
 
-    async def hear(
-        self, host: str, items: Sequence[Received], place: Transaction, *, more: bool
-    ) -> int:
-        """Decide what another host told, and commit it with `place`; how many bad lines it has.
+    async def hear(self, items: Sequence[Received], place: Transaction, *, more: bool) -> int:
+        """Decide what other hosts told, and commit it with `place`; how many bad lines it has.
 
         `more` follows at once.
         """
@@ -337,8 +336,7 @@ class Flow:
             self._decide_those_before(found, asked)
         automation = self._ledger.automation
         automation.follow(rules.shaping)
-        with automation.hearing(host):
-            outcome, waiting = self._decide(heard, mx, asked, room)
+        outcome, waiting = self._decide(heard, mx, asked, room)
         counts = Counter({"peers_read": len(items), "peers_bad": tally.bad})
         counts["peers_matched"] = outcome.counts.pop("matched", 0)
         changes = self._ledger.heard_changes(counts + outcome.counts, waiting)
@@ -543,25 +541,28 @@ def _parts(data: bytes, rules: Rules, tally: Tally) -> Iterator[Iterable[Candida
 
 
 def _heard(items: Iterable[Received], rules: Rules, tally: Tally) -> list[Candidate | Attempts]:
-    """What is in the items that another host told."""
+    """What is in the items that other hosts told."""
     matcher, skip_types = rules.matcher, rules.settings.skip_record_types
     found: list[Candidate | Attempts] = []
-    lines: list[bytes] = []
+    some: Sequence[Candidate | Attempts]
     for item in items:
-        if item.kind == "line":
-            lines.append(item.data)
+        if item.kind == "attempts":
+            try:
+                attempts = attempts_from_json(item.data, item.fresh)
+            except ValueError:
+                tally.bad += 1
+                continue
+            if matcher.needs_attempts and attempts:
+                found.append(attempts)
             continue
-        try:
-            attempts = attempts_from_json(item.data, item.fresh)
-        except ValueError:
-            tally.bad += 1
-            continue
-        if matcher.needs_attempts and attempts:
-            found.append(attempts)
-    if matcher.needs_attempts:
-        parts = ((b"", line) for line in lines)
-        return found + happened(parts, matcher=matcher, skip_types=skip_types, tally=tally)
-    found.extend(candidates(lines, matcher=matcher, skip_types=skip_types, tally=tally))
+        if matcher.needs_attempts:
+            part = ((b"", item.data),)
+            some = happened(part, matcher=matcher, skip_types=skip_types, tally=tally)
+        else:
+            line = (item.data,)
+            some = candidates(line, matcher=matcher, skip_types=skip_types, tally=tally)
+        for one in some:
+            found.append(one if isinstance(one, dict) else replace(one, host=item.host))
     return found
 
 

@@ -63,7 +63,7 @@ from .places import mark_rows, place_rows
 from .portions import Matching
 from .rules import Rules
 
-_SLICE: Final = 200
+_SLICE: Final = 500
 """How many items of others are decided at once."""
 
 _AGAIN_SECONDS: Final = 0.5
@@ -240,14 +240,14 @@ class Sharing:
         behind = place_rows(batch.place)
         behind.add(mark_rows(batch.moved, batch.forgotten))
         slices = list(_slices(batch.items))
-        for number, (host, items) in enumerate(slices, 1):
+        for number, items in enumerate(slices, 1):
             last = number == len(slices)
             changes = behind if last else mark_rows(_marks(items, batch))
-            bad = await self._flow.hear(host, items, changes, more=not last)
+            bad = await self._flow.hear(items, changes, more=not last)
             if bad and not self._bad_told:
                 self._bad_told = True
                 message = (
-                    f"{bad} of the lines that {host} told are no log records, and were passed "
+                    f"{bad} of the lines that others told are no log records, and were passed "
                     "over; further ones are only counted (peers_bad in `tsa-sidecar status --json`)"
                 )
                 self._log.problem(Problem("warning", "bad-peer-line", message, where="--share"))
@@ -344,26 +344,19 @@ async def sharing_with(
         )
 
 
-def _slices(items: Sequence[Received]) -> Iterator[tuple[str, Sequence[Received]]]:
-    """The items, each host's for themselves, some at once; a word stands alone."""
-    hosts: dict[str, list[Received]] = {}
+def _slices(items: Sequence[Received]) -> Iterator[Sequence[Received]]:
+    """The items, some at once; a word stands alone."""
+    some: list[Received] = []
     for item in items:
-        hosts.setdefault(item.host, []).append(item)
-    for host, told in hosts.items():
-        some: list[Received] = []
-        for item in told:
-            if item.kind == "word":
-                if some:
-                    yield host, some
-                yield host, [item]
-                some = []
-                continue
-            some.append(item)
-            if len(some) == _SLICE:
-                yield host, some
-                some = []
-        if some:
-            yield host, some
+        if some and (item.kind == "word" or len(some) == _SLICE):
+            yield some
+            some = []
+        some.append(item)
+        if item.kind == "word":
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def _marks(items: Sequence[Received], batch: Batch) -> dict[Origin, Mark]:

@@ -73,7 +73,7 @@ async def _measure_service(url: str, directory: Path, lines: int, pings: int) ->
 
 def _line(number: int, at: int) -> bytes:
     text = _TEXTS[number % len(_TEXTS)]
-    one = failure(number, text, domain=f"d{number * 7 % 1000}.example", at=at)
+    one = failure(number, text, domain=f"d{number * 7 % 100}.example", at=at)
     return json.dumps(one, separators=(",", ":")).encode()
 
 
@@ -113,7 +113,7 @@ async def _sidecar(url: str, directory: Path, group: str) -> AsyncIterator[tuple
     command += ["--state", str(base / "state" / "state.db"), "--share-host", "own"]
     command += ["--overlay", str(base / "overlay" / "shaping.toml")]
     command += ["--share", url, "--share-name", group]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = _started(command)
     try:
         yield process.pid, base
     finally:
@@ -131,8 +131,16 @@ async def _followed(url: str, directory: Path, group: str, lines: int) -> float:
             document = json.loads(status.read_bytes()) if status.exists() else {}
             if (document.get("share") or {}).get("connected"):
                 heard = document["counters"].get("peers_read", 0)
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return _cpu_seconds(pid)
+
+
+def _started(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def _effects(url: str, directory: Path, count: int) -> list[float]:
@@ -149,7 +157,7 @@ async def _effects(url: str, directory: Path, count: int) -> list[float]:
             line = json.dumps(one).encode()
             sent = time.monotonic()
             peer.offer(Portion("s", number, number + 1, (Item(number + 1, "line", line),)))
-            while not file.exists() or domain.encode() not in file.read_bytes():
+            while not file.exists() or domain.encode() not in file.read_bytes():  # noqa: ASYNC110
                 await asyncio.sleep(0.0005)
             delays.append(time.monotonic() - sent)
             await asyncio.sleep(0.01)
