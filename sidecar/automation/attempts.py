@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -51,6 +52,7 @@ FAILED: Final = frozenset({"Bounce", "TransientFailure"})
 _TYPES: Final = FAILED | {DELIVERED}
 _UTC, _UNIX, _OTHER = "Z", "s", ""
 """How a kind says its second: in UTC as kumod writes it, in Unix seconds, in another zone."""
+_ZONE: Final = itemgetter(6)  # of a kind
 _FARTHEST: Final = 2**63 // NS
 """Seconds from the epoch: further away is no record's time (see :mod:`sidecar.log.record`)."""
 
@@ -111,27 +113,72 @@ _Kind: TypeAlias = tuple[str, str | None, str | None, str | None, str | None, st
 its fraction, in two parts, the recipient from its @ on."""
 
 
-def count_lines_of(data: bytes, into: Attempts) -> int:
-    """Count the attempts in `data`, which holds whole lines; how many lines hold no record."""
-    lines = _decode_all(data)
-    if lines is not None:
-        _count(lines, into)
-        return 0
-    return sum(not count_line(line, into) for line in data.split(b"\n") if line.strip())
+class Run:
+    """Attempts since the last candidate: those that differ in nothing that matters are counted
+    first, and what they are is worked out once, for all of them, by :meth:`take`.
+    """
 
+    __slots__ = ("_alike", "_known")
 
-def count_line(line: bytes, into: Attempts) -> bool:
-    """Count the attempt in `line`, if it is one; False where the line holds no record."""
-    try:
-        if not line.isascii():
-            line.decode("utf-8")
-        _count((_LINE.decode(line),), into)
-    except (ValueError, RecursionError):
-        try:  # behind a header
-            count_attempt(decode(line), into)
-        except BadLine:
-            return False
-    return True
+    def __init__(self) -> None:
+        self._alike: Counter[_Kind] = Counter()
+        self._known: Attempts = {}
+
+    def add_lines(self, data: bytes) -> int:
+        """Count the attempts in `data`, which holds whole lines; how many hold no record."""
+        lines = _decode_all(data)
+        if lines is not None:
+            self._add(lines)
+            return 0
+        return sum(not self.add_line(line) for line in data.split(b"\n") if line.strip())
+
+    def add_line(self, line: bytes) -> bool:
+        """Count the attempt in `line`, if it is one; False where the line holds no record."""
+        try:
+            if not line.isascii():
+                line.decode("utf-8")
+            self._add((_LINE.decode(line),))
+        except (ValueError, RecursionError):
+            try:  # behind a header
+                self.add(decode(line))
+            except BadLine:
+                return False
+        return True
+
+    def add(self, record: Record) -> None:
+        """Count `record` where it is an attempt."""
+        count_attempt(record, self._known)
+
+    def take(self) -> Attempts:
+        """What has been counted; the next run begins with nothing."""
+        attempts = self._known
+        for (type_, site, source, queue, protocol, start, zone, end), count in self._alike.items():
+            if type_ not in _TYPES or not site or protocol == LOG_PROTOCOL:
+                continue
+            domain, second = domain_behind(end), _second(start, zone)
+            if domain is None or second is None:
+                continue
+            key = (
+                site,
+                UNSPECIFIED_SOURCE if source is None else source,
+                domain,
+                None if queue is None else tenant_of(queue),
+                type_ == DELIVERED,
+                second,
+            )
+            attempts[key] = attempts.get(key, 0) + count
+        self._alike, self._known = Counter(), {}
+        return attempts
+
+    def _add(self, lines: Sequence[_Line]) -> None:
+        try:
+            kinds = _usual_kinds(lines)
+        except (AttributeError, TypeError, IndexError):  # several recipients, or no such time
+            kinds = [kind for line in lines for kind in _kinds(line)]
+        else:
+            if set(map(_ZONE, kinds)) - {_UTC}:
+                kinds = [kind for line in lines for kind in _kinds(line)]
+        self._alike.update(kinds)
 
 
 def _decode_all(data: bytes) -> list[_Line] | None:
@@ -140,45 +187,15 @@ def _decode_all(data: bytes) -> list[_Line] | None:
     All of them are decoded as one array.  A line that is empty, cut or has two records makes
     it no array, or one of another length.
     """
-    text = data.removesuffix(b"\n")
+    if not data.endswith(b"\n"):
+        data += b"\n"
     try:
-        if not text.isascii():
-            text.decode("utf-8")  # msgspec doesn't look at the strings it skips
-        lines = _LINES.decode(b"[%b]" % text.replace(b"\n", b","))
+        if not data.isascii():
+            data.decode("utf-8")  # msgspec doesn't look at the strings it skips
+        lines = _LINES.decode(b"[%b]" % data.replace(b"\n", b",")[:-1])
     except (ValueError, RecursionError):
         return None
-    return lines if len(lines) == count_lines(text) + 1 else None
-
-
-def _count(lines: Sequence[_Line], into: Attempts) -> None:
-    """Count `lines`: first those that differ in nothing that matters, then what they are."""
-    for (type_, site, source, queue, protocol, start, zone, end), count in _alike(lines).items():
-        if type_ not in _TYPES or not site or protocol == LOG_PROTOCOL:
-            continue
-        domain, second = domain_behind(end), _second(start, zone)
-        if domain is None or second is None:
-            continue
-        key = (
-            site,
-            UNSPECIFIED_SOURCE if source is None else source,
-            domain,
-            None if queue is None else tenant_of(queue),
-            type_ == DELIVERED,
-            second,
-        )
-        into[key] = into.get(key, 0) + count
-
-
-def _alike(lines: Sequence[_Line]) -> Counter[_Kind]:
-    """How many there are of each kind."""
-    try:
-        alike = Counter(_usual_kinds(lines))
-    except (AttributeError, TypeError, IndexError):  # several recipients, or no such time
-        pass
-    else:
-        if all(kind[6] == _UTC for kind in alike):
-            return alike
-    return Counter(kind for line in lines for kind in _kinds(line))
+    return lines if len(lines) == count_lines(data) else None
 
 
 def _usual_kinds(lines: Iterable[Any]) -> list[_Kind]:

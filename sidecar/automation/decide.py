@@ -9,6 +9,7 @@ this same class.
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -348,16 +349,19 @@ class Automation:
         if not self.needs_attempts:
             return
         latest = now.latest_ns // NS
-        record, windows_of = self.thresholds.record, self._shares.windows
+        thresholds, windows_of = self.thresholds, self._shares.windows
+        room = sys.maxsize if self.max_entries is None else self.max_entries
         for (queue, source, domain, tenant, delivered, second), count in attempts.items():
             if second > latest:
                 continue
             for window in windows_of(queue, source, domain, tenant):
-                if (delivered or not window.deliveries_only) and self._has_room_to_count(
+                if window.deliveries_only and not delivered:
+                    continue
+                if thresholds.places < room or self._has_room_to_count(
                     now, window.scope, queue, count
                 ):
                     at = second - second % window.step
-                    record(window.scope, window.period, at, count, latest=latest)
+                    thresholds.record(window.scope, window.period, at, count, latest=latest)
         now.outcome.counts["attempts"] += sum(attempts.values())
         now.outcome.counts["delivered"] += sum(n for key, n in attempts.items() if key[4])
         self._delivered(attempts, now)
@@ -455,7 +459,10 @@ class Automation:
         """
         outcome = Outcome()
         for entry in [e for e in self.entries if isinstance(e, Override) and e.probe is not None]:
-            if not limits_something(entry, shaping, shaping.mx.get(entry.domain)):
+            mx = shaping.mx.get(entry.domain)
+            if mx is None and shaping.providers:
+                continue  # the next match knows the MX
+            if not limits_something(entry, shaping, mx):
                 self.entries.remove(entry.key)
                 story = self.episodes.pop(entry.key)
                 outcome.end(Ended(entry, story, now_ns, HOW[Event.NOTHING_LEFT]))
@@ -637,7 +644,8 @@ class Automation:
                         probes = step.limits and self._probe(now, step, record, domain, expires_ns)
                         outcome.counts["already_expired"] += not probes
                         continue
-                if not self._may_make(now, key, draft, expires_ns):
+                made = now.made.get(key)
+                if made is None and not self._may_make(now, key, draft, expires_ns):
                     continue
                 outcome.rule_effects[step.label] += 1
                 entry: Entry = draft
@@ -647,7 +655,12 @@ class Automation:
                     entry = event = replace(draft, expires_ns=expires_ns, seq=self.seq)
                     outcome.events.append(event)
                 ends_ns = entry.expires_ns or expires_ns
-                self._make(now, key, entry, ends_ns, step=step, cause=(record, domain))
+                if made is None:
+                    self._make(now, key, entry, ends_ns, step=step, cause=(record, domain))
+                else:  # as in _make: a call for each match takes its time
+                    made.draft, made.expires_ns, made.seq = entry, ends_ns, self.seq
+                    made.latest, made.matches = (record, domain), made.matches + 1
+                    made.struck_ns = max(made.struck_ns, time_ns)
                 if step.limits and isinstance(entry, ReadyQSuspension):
                     self._probe(now, step, record, domain, expires_ns)
 

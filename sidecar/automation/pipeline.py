@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sidecar.log.record import LOG_PROTOCOL, BadLine, Record, decode
 from sidecar.times import NS
 
-from .attempts import Attempts, count_attempt, count_line, count_lines_of
+from .attempts import Attempts, Run
 from .matching import Candidate, Matcher
 
 
@@ -56,30 +56,31 @@ def happened(
     matcher: Matcher,
     skip_types: frozenset[str],
     tally: Tally,
+    run: Run | None = None,
 ) -> list[Candidate | Attempts]:
     """The candidates of `parts`, and before and behind each the attempts that lie there.
 
     `parts` are pairs: lines that no rule matches, then one that some rule may match (b"" for
-    none).  What a candidate is itself is not among the attempts.
+    none).  What a candidate is itself is not among the attempts.  With `run`, those behind the
+    last candidate stay in it, for what follows.
     """
     found: list[Candidate | Attempts] = []
-    attempts: Attempts = {}
+    attempts = Run() if run is None else run
     for lines, line in parts:
         if lines:
-            tally.bad += count_lines_of(lines, attempts)
+            tally.bad += attempts.add_lines(lines)
         candidate = _look(line, matcher, skip_types, tally, attempts)
         if candidate is not None:
-            if attempts:
-                found.append(attempts)
-                attempts = {}
+            if before := attempts.take():
+                found.append(before)
             found.append(candidate)
-    if attempts:
-        found.append(attempts)
+    if run is None and (behind := attempts.take()):
+        found.append(behind)
     return found
 
 
 def _look(
-    line: bytes, matcher: Matcher, skip_types: frozenset[str], tally: Tally, attempts: Attempts
+    line: bytes, matcher: Matcher, skip_types: frozenset[str], tally: Tally, attempts: Run
 ) -> Candidate | None:
     """The candidate in `line`; where there is none, `line` is counted into `attempts`."""
     record = consider(line, skip_types=skip_types, tally=tally)
@@ -90,9 +91,9 @@ def _look(
         except ValueError:
             tally.bad_recipient += 1
         if candidate is None:
-            count_attempt(record, attempts)
+            attempts.add(record)
     elif line:  # of a type that rules don't see, or damaged where no attempt is
-        count_line(line, attempts)
+        attempts.add_line(line)
     return candidate
 
 

@@ -93,8 +93,7 @@ def _refuse_missing(stories: list[Story], ids: Iterable[int], *, file: str) -> N
 
 def _print(console: Console, cancelled: list[Story], carried: Carried, seen: Seen) -> None:
     for story in cancelled[:_SHOWN]:
-        after = " (for the time after a suspension)" if _is_limit(story.entry) else ""
-        console.print(one_line(f"cancelled {story.episode.id}: {shown_entry(story.entry)}{after}"))
+        console.print(one_line(f"cancelled {story.episode.id}: {shown_entry(story.entry)}"))
     if more := len(carried.answer.cancelled) - len(cancelled[:_SHOWN]):
         console.print(f"and {more:,} more: `tsa-sidecar history` has them")
     print_hold(console, carried)
@@ -110,10 +109,6 @@ def _print(console: Console, cancelled: list[Story], carried: Carried, seen: See
         console.print(one_line(text))
     if any(isinstance(entry, SchedQBounce) for entry in entries):
         console.print("what was bounced stays bounced")
-
-
-def _is_limit(entry: Entry) -> bool:
-    return isinstance(entry, Override) and entry.probe is not None
 
 
 def print_hold(console: Console, carried: Carried) -> None:

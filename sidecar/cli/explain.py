@@ -244,6 +244,8 @@ def _print_step(console: Console, step: Step, text: str) -> None:
         console.print(f"          {one_line(reason)}")
     for entry in step.entries:
         until = f"until {format_rfc3339(entry.expires_ns)} ({_lasts(step, entry)})"
+        if isinstance(entry, Override) and entry.release:
+            until += f" or {counted(entry.release, 'delivery')} without a match"
         console.print(line("          ", (f"{shown_entry(entry)}, {until}", "bold")))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from sidecar.automation.entries import Override
 from sidecar.problems import one_line
 from sidecar.store import read_saved
 from sidecar.times import format_rfc3339
@@ -91,7 +92,9 @@ def history(
 def _draw(
     stories: list[Story], since_ns: int, until_ns: int, *, timeline: bool, svg: Path | None
 ) -> None:
-    spans = [_span(story) for story in stories]
+    # A limit for the time after a suspension that never came is no part of the picture.
+    found = [_span(story) for story in stories]
+    spans = [span for span in found if span.begin_ns <= span.end_ns]
     begin_ns = max(since_ns, min((span.begin_ns for span in spans), default=since_ns))
     console = output()
     if timeline:
@@ -110,6 +113,8 @@ def _span(story: Story) -> Span:
     end_ns = entry.expires_ns if story.end is None else story.end.at_ns
     # Of one that is older than its story nothing is known but its end.
     begin_ns = episode.began_ns or end_ns
+    if isinstance(entry, Override) and entry.probe is not None:
+        begin_ns = entry.probe.from_ns
     how = "" if story.end is None else f", {story.end.how}"
     text = f"{episode.id}: {shown_entry(entry)}, {episode.matches} matched{how}; {episode.label}"
     return Span(row_of(entry), entry.kind, begin_ns, end_ns, text)

@@ -36,11 +36,12 @@ response = {{code = 550, content = "..."}}}}. What it lacks comes from the other
 keys, its time from the case.
 
 \b
-Keys of an entry, besides expires_in:
+Keys of an entry, besides expires_in and state:
   overrides   domain, mx_rollup, source, option, value
   suspended   site, source (a ready queue); domain, tenant, campaign (a
               scheduled queue)
   bounced     domain, tenant, campaign
+  ended       any of these, and how: expired, released
 tenant = "" says that there is none.
 """
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from sidecar.automation.attempts import Attempts
+from sidecar.automation.attempts import Attempts, Run
 from sidecar.automation.decide import LATENESS, Outcome
 from sidecar.automation.group import GroupAutomation
 from sidecar.automation.matching import Candidate
@@ -194,7 +194,7 @@ class Flow:
 
     async def _match(self, batch: Batch, rules: Rules) -> Found:
         """The records that some rule may act on; other tasks have their turns meanwhile."""
-        found = Found([], Tally(latest_ns=self._clock() + LATENESS * NS))
+        found, run = Found([], Tally(latest_ns=self._clock() + LATENESS * NS)), Run()
         matching = Matching(rules, found.tally) if self.sharing is not None else None
         parts: Iterator[Iterable[Candidate | Attempts]]
         for block in batch.blocks:
@@ -202,13 +202,15 @@ class Flow:
             if matching is not None:
                 parts = matching.parts(block)
             else:
-                parts = _parts(block.data, rules, found.tally)
+                parts = _parts(block.data, rules, found.tally, run)
             for part in parts:
                 found.happened.extend(part)
                 await asyncio.sleep(0)
             self._say_bad(block, found.tally.bad - bad + block.bad_lines)
         if matching is not None:
             found.portions = matching.portions
+        if behind := run.take():
+            found.happened.append(behind)
         return found
 
     def _decide(
@@ -525,14 +527,19 @@ class Flow:
         return self._clock() - self._book.rules.shaping.horizon_ns - _SLACK_NS
 
 
-def _parts(data: bytes, rules: Rules, tally: Tally) -> Iterator[Iterable[Candidate | Attempts]]:
-    """What is in a sifted block, as much at once as fits into a slice of time."""
+def _parts(
+    data: bytes, rules: Rules, tally: Tally, run: Run
+) -> Iterator[Iterable[Candidate | Attempts]]:
+    """What is in a sifted block, as much at once as fits into a slice of time.
+
+    Attempts that no candidate is behind stay in `run`.
+    """
     matcher, skip_types = rules.matcher, rules.settings.skip_record_types
     if matcher.needs_attempts:
         parts = rules.prefilter.parts(data)
         for part in parts:
             some = _for_a_slice(part, parts)
-            yield happened(some, matcher=matcher, skip_types=skip_types, tally=tally)
+            yield happened(some, matcher=matcher, skip_types=skip_types, tally=tally, run=run)
     else:
         lines = iter(rules.prefilter.wanted(data))
         for line in lines:

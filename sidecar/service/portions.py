@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sidecar.automation.attempts import Attempts
+from sidecar.automation.attempts import Attempts, Run
 from sidecar.automation.matching import Candidate
 from sidecar.automation.pipeline import Tally, candidates, happened
 from sidecar.log.blocks import Block
@@ -83,11 +83,14 @@ class Matching:
         rules, tally, first = self._rules, self._tally, block.first
         matcher, skip_types = rules.matcher, rules.settings.skip_record_types
         if matcher.needs_attempts:
+            number, run = 0, Run()
             for number, lines, line in rules.prefilter.parts_numbered(block.data):
                 part = ((lines, line),)
-                found = happened(part, matcher=matcher, skip_types=skip_types, tally=tally)
+                found = happened(part, matcher=matcher, skip_types=skip_types, tally=tally, run=run)
                 if found:
                     yield first + number, line, found
+            if behind := run.take():
+                yield first + number, b"", [behind]
             return
         for number, line in rules.prefilter.wanted_numbered(block.data, block.numbers):
             one = candidates((line,), matcher=matcher, skip_types=skip_types, tally=tally)

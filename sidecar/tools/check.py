@@ -194,13 +194,13 @@ def _otherwise(rule: Rule) -> Iterator[tuple[str, str]]:
         yield "when", "the rule acts on every response that its regex matches"
     if table.escalate is not None:
         yield "escalate", f"each hold is for {lasts}"
-    if table.ratio is not None:
-        spec = "each match" if rule.trigger is None else f"{rule.trigger.spec}, by its trigger,"
-        yield "ratio", f"the rule strikes at {spec} whatever the share"
     if table.release is not None:
         yield "release", f"what is set lasts for {lasts}, whatever is delivered meanwhile"
     if table.probe is not None:
         yield "probe", "all mail goes out at once when the suspension ends"
+    if table.ratio is not None:
+        spec = "each match" if rule.trigger is None else f"{rule.trigger.spec}, by its trigger,"
+        yield "ratio", f"the rule strikes at {spec} whatever the share"
     if table.simulate:
         yield "simulate", "the rule is in force"
 

@@ -127,7 +127,10 @@ class Hindsight:
                 told.cuts.append(entry)
 
     def _begin(self, key: str, entry: Entry, story: Episode) -> Told:
-        told = Told(entry, story.label, story.began_ns, entry.expires_ns, 0, [])
+        began_ns = story.began_ns
+        if isinstance(entry, Override) and entry.probe is not None:
+            began_ns = entry.probe.from_ns  # it is of no effect before
+        told = Told(entry, story.label, began_ns, entry.expires_ns, 0, [])
         self._open[key] = told
         self._by_place.setdefault(_place(entry), set()).add(key)
         self.told.append(told)

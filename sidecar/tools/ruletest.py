@@ -16,11 +16,7 @@ from typing import Any, Final
 from sidecar.automation.decide import Automation
 from sidecar.automation.episodes import Ended
 from sidecar.automation.matching import Matcher
-from sidecar.automation.pipeline import (
-    Tally,
-    only_candidates,
-    read_everything,
-)
+from sidecar.automation.pipeline import Tally, only_candidates, read_everything
 from sidecar.log.record import SKIPPED_TYPES, UNSPECIFIED_SOURCE, BadLine, decode
 from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.service.mx import resolve_all
@@ -166,8 +162,10 @@ class _Runner:
             message = f"is no log record: {error}"
             raise ProblemError.one("bad-record", message, file=self.file, line=given.line) from None
         tally = Tally()
-        heard = read_everything([line], matcher=self.matcher, skip_types=SKIPPED_TYPES, tally=tally)
-        found = list(only_candidates(heard))
+        happened = read_everything(
+            [line], matcher=self.matcher, skip_types=SKIPPED_TYPES, tally=tally
+        )
+        found = list(only_candidates(happened))
         trial.counts["sent"] += 1
         trial.counts["seen"] += tally.considered
         trial.counts["bad_recipient"] += tally.bad_recipient
@@ -176,8 +174,7 @@ class _Runner:
             for one in found:
                 self.coverage.note(one.matches(mx.get(one.domain)), one.record.response_line)
         trial.expire(time_ns)
-        trial.automation.follow(self.shaping)
-        outcome = trial.automation.apply(heard, mx=mx, now_ns=time_ns)
+        outcome = trial.automation.apply(happened, mx=mx, now_ns=time_ns)
         trial.counts.update(outcome.counts)
         trial.ended += outcome.ended
 

@@ -85,10 +85,11 @@ def _effect(entry: Entry) -> str:
     match entry:
         case Override():
             reach = "the whole site" if entry.mx_rollup else "this domain only"
+            after = "" if entry.probe is None else ", for the time after a suspension"
             of = "" if entry.baseline is None else f" (of {shown_value(entry.baseline)})"
             return one_line(
                 f"set {entry.name} = {shown_value(entry.value)}{of} for {quoted(entry.domain)} "
-                f"({reach}) from source {quoted(entry.source)}"
+                f"({reach}) from source {quoted(entry.source)}{after}"
             )
         case ReadyQSuspension():
             return one_line(f"suspend the ready queue {entry.site}")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sidecar.automation.decide import Automation, Outcome
 from sidecar.automation.entries import to_payload
 from sidecar.automation.matching import Matcher
-from sidecar.automation.pipeline import Tally, candidates
+from sidecar.automation.pipeline import Tally, happened, only_candidates, read_everything
 from sidecar.automation.prefilter import Prefilter
 from sidecar.automation.scanners import HyperscanScanner, Re2Scanner, Scanner, best_scanner
 from sidecar.fancy.pattern import Literal, PatternError, compile_pattern
@@ -52,7 +52,7 @@ PHRASES = (
     "RL000010",
 )
 
-Lines = Callable[[bytes], Iterable[bytes]]
+Parts = Callable[[bytes], Iterable[tuple[bytes, bytes]]]
 
 
 def _literal_pattern(phrase: str) -> str:
@@ -81,6 +81,15 @@ ACTIONS = (
 )
 
 
+RATIOS = (
+    "",
+    "",
+    'sidecar.ratio = {over = "30%", min = 1, window = "1 minute"}\n',
+    'sidecar.ratio = {over = "10%", min = 2, window = "90 s", confidence = "60%"}\n',
+    'sidecar.ratio = {over = "0%", min = 1, window = "1 minute", of = "Feedback"}\n',
+)
+
+
 @st.composite
 def rule_files(draw: st.DrawFn) -> str:
     """A shaping file of up to six rules in four scopes."""
@@ -98,6 +107,7 @@ def rule_files(draw: st.DrawFn) -> str:
         )
         if draw(st.booleans()):
             text += f'trigger = {{Threshold="{draw(st.integers(1, 3))}/min"}}\n'
+        text += draw(st.sampled_from(RATIOS))
     return text
 
 
@@ -109,21 +119,43 @@ def _compiles(source: str) -> bool:
     return "\n" not in source
 
 
+TYPES = ("TransientFailure", "Bounce", "Delivery", "Delivery", "Reception", "Feedback", "OOB")
+FORMS: tuple[Callable[[bytes], bytes], ...] = (
+    *[lambda line: line] * 12,
+    lambda line: line + b"\r",
+    lambda line: b'{"header":1}' + line,
+    lambda line: b"header" + line,
+    lambda line: line + line,
+    lambda line: line.replace(b"->", b"-\\u003e"),
+    lambda line: line.replace(b"Z", b"+00:00"),
+    lambda line: line.replace(b"event_time", b"other_time"),
+    lambda line: line[:-9],
+    lambda line: line.replace(b"{", b"{\n", 1),
+    lambda line: line.replace(b"LogRecord", b"").replace(b"}", b"\xff}", 1),
+)
+"""What else a line may be like, seldom."""
+
+
 @st.composite
 def log_lines(draw: st.DrawFn) -> bytes:
     """A record, written in one of the ways that JSON allows, or what else stands in a log."""
     if draw(st.integers(0, 14)) == 0:
-        return draw(st.sampled_from((b"", b"no json, deferred later", b'{"type":"Bounce"}', b"[]")))
+        odd = (b"", b" ", b"no json, deferred later", b'{"type":"Bounce"}', b"[]", b'{"type":')
+        return draw(st.sampled_from(odd))
     words = [*PHRASES, "fine", "KumoMTA internal: ", "421", "4.7.0", "BLOCKED", "bloc\u212aed"]
     said = draw(st.lists(st.sampled_from(words), max_size=3))
     gap = draw(st.sampled_from((" ", "", "\n", "\r\n")))
     domain = draw(st.sampled_from(("mail", "other", "plain", "x.p", "lost"))) + ".example"
     record = {
-        "type": draw(st.sampled_from(("TransientFailure", "Bounce", "Delivery", "Reception"))),
-        "recipient": draw(st.sampled_from((f"u@{domain}", [f"a@{domain}", "b@mail.example"]))),
+        "type": draw(st.sampled_from(TYPES)),
+        "recipient": draw(
+            st.sampled_from(
+                (f"u@{domain}", [f"a@{domain}", "b@mail.example"], "postmaster", "no address", [])
+            )
+        ),
         "queue": draw(st.sampled_from((f"c:t@{domain}", domain))),
         "site": f"ip1->mx.{domain}@smtp_client",
-        "egress_source": "ip1",
+        "egress_source": draw(st.sampled_from(("ip1", None))),
         "response": {
             "code": draw(st.sampled_from((250, 421, 550))),
             "enhanced_code": draw(st.sampled_from((None, {"class": 4, "subject": 7, "detail": 0}))),
@@ -137,7 +169,8 @@ def log_lines(draw: st.DrawFn) -> bytes:
     }
     ascii_only, slashes = draw(st.booleans()), draw(st.booleans())
     line = json.dumps(record, ensure_ascii=ascii_only, separators=(",", ":"))
-    return (line.replace("/", "\\/") if slashes else line).encode()
+    text = (line.replace("/", "\\/") if slashes else line).encode()
+    return draw(st.sampled_from(FORMS))(text)
 
 
 def blocks(log: bytes, cuts: list[int], *, compressed: bool) -> Iterator[bytes]:
@@ -154,13 +187,14 @@ def blocks(log: bytes, cuts: list[int], *, compressed: bool) -> Iterator[bytes]:
         yield block.data
 
 
-def decided(shaping: Shaping, parts: Iterable[bytes], lines: Lines) -> tuple[Outcome, Automation]:
-    """What a pipeline comes to that looks at `lines` of each part."""
+def decided(shaping: Shaping, blocks: Iterable[bytes], parts: Parts) -> tuple[Outcome, Automation]:
+    """What a pipeline comes to that looks at `parts` of each block."""
     automation, whole = Automation(), Outcome()
     matcher, resolver = Matcher(shaping), ZoneResolver([ZONE])
-    for part in parts:
-        found = candidates(lines(part), matcher=matcher, skip_types=SKIPPED_TYPES, tally=Tally())
-        mx = asyncio.run(resolve_all(found, resolver))
+    automation.follow(shaping)
+    for block in blocks:
+        found = happened(parts(block), matcher=matcher, skip_types=SKIPPED_TYPES, tally=Tally())
+        mx = asyncio.run(resolve_all(only_candidates(found), resolver))
         outcome = automation.apply(found, mx=mx, now_ns=NOW * NS)
         whole.entries |= outcome.entries
         whole.events += outcome.events
@@ -172,8 +206,15 @@ def windows(automation: Automation) -> dict[str, dict[int, int]]:
     return {scope: dict(window.items()) for scope, window in automation.thresholds.scopes()}
 
 
-def filtered_by(prefilter: Prefilter) -> Lines:
-    return lambda data: prefilter.wanted(prefilter.sift(data))
+def filtered_by(prefilter: Prefilter, *, attempts: bool = False) -> Parts:
+    """As the service reads."""
+    if attempts:
+        return prefilter.parts
+    return lambda data: ((b"", line) for line in prefilter.wanted(prefilter.sift(data)))
+
+
+def everything(data: bytes) -> Iterable[tuple[bytes, bytes]]:
+    return ((b"", line) for line in data.split(b"\n"))
 
 
 def load(text: str) -> Shaping:
@@ -214,8 +255,9 @@ def test_the_filtered_pipeline_decides_what_the_unfiltered_one_does(
     )
     whole = b"\n".join(log) + (b"\n" if ended else b"")
     parts = list(blocks(whole, cuts, compressed=compressed))
-    filtered, ours = decided(shaping, parts, filtered_by(prefilter))
-    unfiltered, theirs = decided(shaping, [whole], lambda data: data.split(b"\n"))
+    attempts = any(rule.sidecar.needs_attempts for rule in shaping.all_rules())
+    filtered, ours = decided(shaping, parts, filtered_by(prefilter, attempts=attempts))
+    unfiltered, theirs = decided(shaping, [whole], everything)
     assert filtered.entries == unfiltered.entries
     assert filtered.events == unfiltered.events
     assert filtered.counts == unfiltered.counts
@@ -228,14 +270,15 @@ def test_the_filtered_pipeline_decides_what_the_unfiltered_one_does(
 def test_a_batch_decides_what_its_records_do_one_by_one(rules: str, log: list[bytes]) -> None:
     """Nothing remembered of one record makes a difference to another."""
     shaping, resolver = load(rules), ZoneResolver([ZONE])
-    together, ours = decided(shaping, [b"\n".join(log)], lambda data: data.split(b"\n"))
+    together, ours = decided(shaping, [b"\n".join(log)], everything)
     theirs, single = Automation(), Outcome()
-    for line in log:
+    theirs.follow(shaping)
+    for line in b"\n".join(log).split(b"\n"):
         # A matcher of its own: its matches are none of those that anything is known of.
-        found = candidates(
+        found = read_everything(
             [line], matcher=Matcher(shaping), skip_types=SKIPPED_TYPES, tally=Tally()
         )
-        mx = asyncio.run(resolve_all(found, resolver))
+        mx = asyncio.run(resolve_all(only_candidates(found), resolver))
         single.add(theirs.apply(found, mx=mx, now_ns=NOW * NS))
     assert together.entries == single.entries
     assert together.events == single.events

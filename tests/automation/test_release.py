@@ -251,6 +251,13 @@ def test_a_limit_goes_when_the_files_come_down_to_it(suspending: Trial) -> None:
     assert suspending.options() == {"max_message_rate": "10/min"}
 
 
+def test_a_provider_that_may_not_fit_ends_no_limit(suspending: Trial) -> None:
+    provider = '\n[provider.big]\nmatch = [{MXSuffix = ".big.example"}]\nconnection_limit = 1\n'
+    suspending.match(0, "held")
+    suspending.reload(1, load(SUSPENDING + provider))
+    assert suspending.options() == LIMITS
+
+
 def test_the_strictest_holds_beside_a_limit_that_adjusts_itself() -> None:
     trial = Trial(load(SUSPENDING + SETTING.replace('[default]\nmax_message_rate = "100/min"', "")))
     trial.match(0, "held")

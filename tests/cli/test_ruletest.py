@@ -76,6 +76,10 @@ def test_json_says_the_same() -> None:
         'suspended = [{expires_in = "59m"}]\nat = "1m"\nexact = false',
         'nothing = true\nat = "1h"',
         "suspended = []\nexact = false",
+        'overrides = [{state = "in force"}]\nexact = false',
+        'ended = [{option = "max_connection_rate", how = "expired"}]\nat = "1h"',
+        'ended = [{source = "ip1", site = "mx.example.com"}]\nnothing = true\nat = "1h"',
+        "ended = []",
     ],
 )
 def test_only_what_is_given_is_compared(body: str, tmp_path: Path) -> None:
@@ -92,6 +96,12 @@ def test_only_what_is_given_is_compared(body: str, tmp_path: Path) -> None:
         ("overrides = [{mx_rollup = false}]\nexact = false", "mx_rollup: expected false, got true"),
         ("suspended = [{}, {}]\nexact = false", "missing: suspended {}"),
         ('bounced = [{tenant = "t"}]\nexact = false', 'missing: bounced {tenant = "t"}'),
+        (
+            'overrides = [{option = "max_connection_rate", state = "adjusting"}]\nexact = false',
+            'state: expected "adjusting", got "in force"',
+        ),
+        ('ended = [{how = "released"}]', 'missing: ended {how = "released"}'),
+        ('ended = [{how = "released"}]\nat = "1h"', 'how: expected "released", got "expired"'),
         ('nothing = true\nat = "59m 59s 999ms"', 'expires_in = "1ms"'),
     ],
 )
@@ -138,6 +148,8 @@ def test_a_skipped_record_type_is_said(tmp_path: Path) -> None:
         (case("overrides = [{opton = 'x'}]"), 'did you mean "option"?'),
         (case(""), "say what is in force"),
         (case("nothing = true\nbounced = []"), "stands alone"),
+        (case('overrides = [{state = "probed"}]'), '"probed": it is one of in force, adjusting'),
+        (case('ended = [{how = "gone"}]'), '"gone": it is one of expired, released'),
         (case("nothing = true", "times = 3"), "wanted one response, found none"),
         (case("nothing = true", 'response = "421 x"\ncode = 4'), "found response and code"),
         (case("nothing = true", 'response = "hello"'), "does not begin with an SMTP code"),
@@ -200,6 +212,36 @@ def test_what_a_simulated_rule_does_is_compared_where_it_is_asked_for(tmp_path: 
         file = write(tmp_path, case(body))
         (tmp_path / "rules.toml").write_text(SIMULATED)
         assert run("test", file).exit_code == code, body
+
+
+PROBING = """
+["example.com"]
+mx_rollup = false
+[["example.com".automation]]
+regex = "slow"
+action = "Suspend"
+duration = "10 minutes"
+sidecar.probe = {connection_limit = 1, deliveries = 2}
+"""
+
+
+def test_limits_after_a_suspension_are_told_by_their_state(tmp_path: Path) -> None:
+    text = case(
+        'at = "5m"\nsuspended = [{source = "ip1"}]\n'
+        "[[case.expect]]\n"
+        'at = "5m"\nexact = false\noverrides = [{state = "suspended", value = 1}]\n'
+        "[[case.expect]]\n"
+        'at = "10m"\noverrides = [{option = "connection_limit", state = "probing"}]\n'
+        "[[case.record]]\n"
+        'response = "250 ok"\nat = "11m"\ntimes = 2\nevery = "1s"\n'
+        "[[case.expect]]\n"
+        'nothing = true\nended = [{option = "connection_limit", how = "released"}]',
+        'response = "421 slow"',
+    )
+    file = write(tmp_path, text)
+    (tmp_path / "rules.toml").write_text(PROBING)
+    result = run("test", file)
+    assert result.exit_code == 0, result.output
 
 
 def test_a_shaping_file_in_place_of_a_test_file_is_told(tmp_path: Path) -> None:

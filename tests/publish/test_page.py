@@ -11,6 +11,7 @@ from sidecar.automation.episodes import Cause, Ended, Episode
 from sidecar.publish import page
 from sidecar.publish.http import Endpoint
 from sidecar.times import NS
+from tests.automation.trial import Trial, at, load
 
 AT = 1_700_000_000 * NS
 
@@ -59,3 +60,42 @@ def test_the_document_names_entries_of_every_kind() -> None:
     (ended,) = said["ended"]
     assert (ended["id"], ended["kind"], ended["began"]) == (3, "ready_q", None)
     assert (ended["ended"], ended["how"]) == ("2023-11-14T22:13:21Z", "cancelled")
+
+
+def test_the_document_says_how_it_stands_and_what_comes_next() -> None:
+    trial = Trial(
+        load(
+            """
+[default]
+max_message_rate = "100/min"
+[[default.automation]]
+regex = "busy"
+action = {SetConfig = {name = "max_message_rate", value = "1/min"}}
+duration = "1 hour"
+sidecar.adjust = true
+sidecar.release = {deliveries = 5}
+[[default.automation]]
+regex = "blocked"
+action = "Suspend"
+duration = "1 minute"
+sidecar.probe = {connection_limit = 1}
+"""
+        )
+    )
+    trial.match(0, "busy")
+    trial.match(0, "blocked")
+    trial.deliver(2, 3)
+    told = [(e, trial.automation.episodes[e.key]) for e in trial.automation.entries]
+
+    def said(second: int) -> list[Any]:
+        found: list[Any] = json.loads(page.document({}, told, total=3, at_ns=at(second)))[
+            "in_force"
+        ]
+        return found
+
+    adjusting, suspension, limit = said(10)
+    assert adjusting["state"] == "adjusting"
+    assert adjusting["deliveries"] == {"of": 5, "so_far": 3}
+    assert (adjusting["baseline"], adjusting["next"][0]["value"]) == ("100/min", "80/m")
+    assert (suspension["state"], limit["state"]) == ("suspended", "suspended")
+    assert said(60)[2]["state"] == "probing"
