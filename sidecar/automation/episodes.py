@@ -48,7 +48,7 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
             _harmless(domain, _NAME_MAX),
             _harmless(record.egress_source, _NAME_MAX),
             record.time_ns,
-            _harmless(host, _NAME_MAX),
+            _harmless(host, _NAME_MAX) if host else "",
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def show(*, id_: int, as_json_: bool, **options: Any) -> None:
     settings = settle(options, require=()).settings
     story = find(settings.fixed.state, id_)
     seen = look(settings.fixed)
+    story = replace(story, aside=is_aside(story, seen))
     verdict = verdicts(seen).get(story.entry.key) if story.end is None else None
     if as_json_:
         print_json({"running": seen.running, "entry": as_json(story, verdict)})
@@ -149,7 +151,7 @@ def _roads(story: Story, seen: Seen) -> Iterator[str]:
     if story.is_left_out:
         yield "none: the overlay leaves out a domain whose name is reserved"
         return
-    if is_aside(story, seen):
+    if story.aside:
         yield (
             f"none: this host's log has not shown the source {one_line(source(entry))} "
             "(--share-sources own)"

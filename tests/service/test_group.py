@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import time
@@ -29,7 +30,7 @@ from sidecar.times import NS, format_rfc3339
 from tests.kumod_writer import KumodWriter
 from tests.share.engine.conftest import Engine
 
-from .support import Running, Setup, failure, until
+from .support import ROOT, Running, Setup, failure, until
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server")
 
@@ -127,12 +128,17 @@ class Group:
             writer.close()
 
     def start(
-        self, number: int, *more: str, mistake: str = "quick_group", fault: str | None = None
+        self,
+        number: int,
+        *more: str,
+        mistake: str = "quick_group",
+        fault: str | None = None,
+        url: str | None = None,
     ) -> Running:
         return self.hosts[number].start(
             *("--share-host", f"mx{number}", *more),
             listen=False,
-            share=self.engine.url,
+            env={"TSA_SIDECAR_SHARE": url or self.engine.url},
             fault=fault,
             prepare=f"tests.service.broken:{mistake}",
         )
@@ -454,6 +460,8 @@ def test_options_of_sources_that_only_others_have_are_kept_out_where_asked(group
     assert len(own.beside("suspended.json")["ready_q"]) == 1
     shown = own.command("show", "1", "--state", str(own.state_file)).output
     assert "has not shown the source" in words_of(shown)
+    listed = own.command("list", "--state", str(own.state_file)).output
+    assert words_of(listed).count("the source is another host's") == 2
     group.log("mailbox full. Rival", place=11, host=0)  # the same source here
     group.finish()
     until(lambda: "d0.example" in own.overlay())
@@ -469,3 +477,17 @@ def test_a_simulated_run_tells_the_group_nothing(group: Group) -> None:
     until(lambda: len(in_force(group.hosts[0].saved())) == 3)
     assert len(in_force(group.hosts[1].saved())) == 1
     assert len(group.engine.lines()) == 1
+
+
+def test_the_user_that_the_page_shows_has_the_rights_that_it_takes(group: Group) -> None:
+    page = (ROOT / "packaging" / "doc" / "hosts.md").read_text()
+    [rights] = re.findall(r"^    user tsa-sidecar (.*)$", page, re.M)
+    group.engine.ask("ACL", "SETUSER", "tsa-sidecar", *rights.split())
+    url = group.engine.tcp.replace("//", "//tsa-sidecar:PASSWORD@")
+    for number in range(3):
+        running = group.start(number, url=url)
+        running.says("started pid=")
+    group.write(20)
+    group.agree()
+    until(lambda: len((group.hosts[0].status().get("share") or {}).get("hosts", ())) == 3)
+    assert group.hosts[0].status()["errors"] == []
