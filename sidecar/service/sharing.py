@@ -45,6 +45,7 @@ from sidecar.share import (
     Batch,
     Behind,
     Mark,
+    Place,
     Portion,
     Received,
     Share,
@@ -53,6 +54,7 @@ from sidecar.share import (
 )
 from sidecar.share.items import WORDS
 from sidecar.share.place import Origin
+from sidecar.store import Transaction
 from sidecar.times import NS, format_rfc3339
 
 from .flow import Flow
@@ -68,6 +70,10 @@ _SLICE: Final = 500
 
 _AGAIN_SECONDS: Final = 0.5
 """Between two looks at the segments that are behind."""
+
+_PRUNE_MS: Final = 600_000
+_SLACK_MS: Final = 3 * 3_600_000
+"""How much longer than it should the engine may keep lines, at most."""
 
 _PASSWORD_BYTES: Final = 4096
 _OTHERS_NAMED: Final = 5
@@ -129,6 +135,7 @@ class Sharing:
         self._told_rules = ""
         self._said: set[str] = set()
         self._bad_told = False
+        self._pruned_ms = 0
 
     # What is told.
 
@@ -239,6 +246,7 @@ class Sharing:
         """Decide a batch, and have it committed with the place behind it."""
         behind = place_rows(batch.place)
         behind.add(mark_rows(batch.moved, batch.forgotten))
+        behind.add(self._prune(batch.place))
         slices = list(_slices(batch.items))
         for number, items in enumerate(slices, 1):
             last = number == len(slices)
@@ -255,6 +263,23 @@ class Sharing:
         if not slices:
             self._ledger.commits.add(behind)
         self._ledger.place = batch.place
+
+    def _prune(self, place: Place) -> Transaction:
+        """Now and then, forget how far segments were heard that the stream has nothing of any more.
+
+        A state file with a row for each segment of a week is slow to read.
+        """
+        age_ms = self._rules().shaping.horizon_ns // 10**6 + _SLACK_MS
+        until_ms = self._clock() // 10**6 - age_ms
+        if until_ms - self._pruned_ms < _PRUNE_MS:
+            return Transaction()
+        old = [
+            origin
+            for origin, mark in place.marks.items()
+            if self._pruned_ms <= mark.at_ms < until_ms and origin[2] != "word"
+        ]
+        self._pruned_ms = until_ms
+        return mark_rows({}, old)
 
     # How it is.
 
