@@ -166,3 +166,16 @@ def test_explain_says_how_the_share_stands(setup: Setup) -> None:
         "share 2 of 32 attempts in 10m, 6.25 %: strikes above 15 %, from 5 attempts on"
         in " ".join(said.split())
     )
+
+
+@pytest.mark.parametrize(("over", "held"), [("22%", 1), ("23%", 0)])
+def test_replay_counts_attempts_as_the_service_does(setup: Setup, over: str, held: int) -> None:
+    setup.rules.write_text(REAL.replace("OVER", over))
+    zone = setup.base / "zone"
+    zone.write_text("$ORIGIN d0.example.\n@ 600 IN MX 1 mx\n")
+    files = ["--shaping", str(setup.rules), "--dns-zone", str(zone)]
+    (segment,) = copy_recorded("shortdelivery", setup.logs)
+    report = json.loads(setup.command("replay", "--json", *files, str(segment)).output)
+    assert len(report["suspended"]["ready_q"]) == held
+    looked_back = setup.command("replay", "--timeline", *files, str(segment)).output
+    assert looked_back.count("ready queue held") == held
