@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from sidecar.log.blocks import Block, Position
 from sidecar.problems import ProblemError
 from sidecar.service.orders import Order
 from sidecar.service.places import mark_rows, place_of, place_rows, sources_of, sources_row
-from sidecar.service.sharing import _cut, share_settings
+from sidecar.service.sharing import Sharing, _cut, share_settings
 from sidecar.service.state import restore, transaction
 from sidecar.service.words import Word, is_old, obey, order, word_from_json
 from sidecar.settings import resolve_settings
@@ -128,6 +129,29 @@ def test_a_damaged_row_of_a_group_costs_itself() -> None:
     _, cleaning, problems = restore(saved, group=True)
     assert cleaning.drop_meta == set(saved.meta)
     assert len(problems) == 3
+
+
+def test_how_far_a_segment_was_heard_is_forgotten_when_the_stream_has_nothing_of_it() -> None:
+    hours, now_ms = 3_600_000, NOW * 1000
+    shaping = SimpleNamespace(horizon_ns=3600 * NS)
+    options: Any = {
+        "flow": None,
+        "ledger": None,
+        "rules": lambda: SimpleNamespace(shaping=shaping),
+        "log": None,
+        "clock": lambda: NOW * NS,
+    }
+    share: Any = None
+    fixed = resolve_settings({"share_host": "mx1"}, {}, None, require=()).fixed
+    sharing = Sharing(share, settings=fixed, **options)
+    known: Any = {
+        ("mx2", "old", "line"): Mark(5, now_ms - 5 * hours),
+        ("mx2", "/word/old", "word"): Mark(1, now_ms - 5 * hours),
+        ("mx2", "young", "line"): Mark(5, now_ms - hours),
+    }
+    place: Any = Place("epoch", "run", "1-1", 1, known)
+    assert sharing._prune(place).drop_meta == mark_rows({}, [("mx2", "old", "line")]).drop_meta
+    assert not sharing._prune(place)  # once is enough
 
 
 # Words.
