@@ -25,6 +25,9 @@ STEPS = (
 NOTIFY_STEPS = ("notify-sent", "notify-noted")
 """The steps between sending a notification and having noted that it was sent."""
 
+SHARE_STEPS = ("peers-decided", "portions-offered", "word-said")
+"""What is done with a group: others' lines, own lines, an operator's word."""
+
 
 class FaultPoint:
     """Counts how often a step is reached and strikes at the right time."""
@@ -40,8 +43,8 @@ class FaultPoint:
         self._left = 0
         if setting:
             step, _, count = setting.partition(":")
-            if step not in STEPS + NOTIFY_STEPS:
-                known = ", ".join(STEPS + NOTIFY_STEPS)
+            if step not in STEPS + NOTIFY_STEPS + SHARE_STEPS:
+                known = ", ".join(STEPS + NOTIFY_STEPS + SHARE_STEPS)
                 raise ValueError(f"TSA_SIDECAR_FAULT: no step {step!r}; steps: {known}")
             self._step, self._left = step, int(count or "1")
 

@@ -18,10 +18,14 @@ NEEDED = {
     "cc": ("clock/test_clock.py", "gcc"),
     "promtool": ("packaging/test_alerts.py", "prometheus"),
     "chromium": ("publish/test_page_in_browser.py", "chromium"),
+    "redis-server": ("share/engine", "redis-server"),
 }
 """Programs that some tests need: those tests, and Debian's package."""
 
-MODULES = {"apprise": ("notify/test_apprise.py", "apprise")}
+MODULES = {
+    "apprise": ("notify/test_apprise.py", "apprise"),
+    "redis": ("share/engine", "redis[hiredis]"),
+}
 """Modules that some tests need: those tests, and PyPI's package."""
 
 collect_ignore = [tests for program, (tests, _) in NEEDED.items() if not shutil.which(program)]
@@ -33,11 +37,11 @@ def pytest_report_header() -> list[str]:
     return [
         f"not run: tests/{tests}, for want of {program} (apt install {package})"
         for program, (tests, package) in NEEDED.items()
-        if tests in collect_ignore
+        if not shutil.which(program)
     ] + [
         f"not run: tests/{tests}, for want of {module} (pip install {package})"
         for module, (tests, package) in MODULES.items()
-        if tests in collect_ignore
+        if find_spec(module) is None
     ]
 
 

@@ -60,14 +60,17 @@ def _baseline(
 def strike(draft: Override, held: Override | None, *, at_ns: int, seq: int) -> Override:
     """The entry after a match at `at_ns`: `held`, or `draft` (at rest) where none is any more."""
     assert draft.course is not None
-    assert draft.baseline is not None
     course, domain = draft.course, draft.domain
     if held is not None and held.course is not None and at_ns < held.expires_ns:
-        course, domain = _rebased(held.course, draft.course), held.domain
-    course = struck(course, at_ns)
+        course, domain = rebased(held.course, draft.course), held.domain
+    return after(replace(draft, domain=domain), struck(course, at_ns), seq=seq)
+
+
+def after(draft: Override, course: Course, *, seq: int) -> Override:
+    """`draft` where a match has led to `course`."""
+    assert draft.baseline is not None
     return replace(
         draft,
-        domain=domain,
         course=course,
         value=setting(draft.name, course.value, draft.baseline),
         expires_ns=ends_ns(course),
@@ -109,7 +112,7 @@ def refitted(entry: Override, rest: Override) -> Override:
     assert entry.course is not None
     assert rest.course is not None
     assert rest.baseline is not None
-    course = _rebased(entry.course, rest.course)
+    course = rebased(entry.course, rest.course)
     if course == entry.course and rest.baseline == entry.baseline:
         return entry
     return replace(
@@ -121,7 +124,7 @@ def refitted(entry: Override, rest: Override) -> Override:
     )
 
 
-def _rebased(course: Course, rest: Course) -> Course:
+def rebased(course: Course, rest: Course) -> Course:
     """`course` within the floor and the baseline of `rest`: the files may have changed."""
     if (course.baseline, course.floor) == (rest.baseline, rest.floor):
         return course

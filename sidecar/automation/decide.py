@@ -46,11 +46,12 @@ from .life import HOW, Event
 from .matching import Candidate, Match
 from .offences import Offences
 from .probing import limit_keys, limits, limits_something, proves
+from .recent import KEPT, AnyRecent
 from .selection import Made
 from .shares import Share, Shares, counts, share_of, standing
 from .thresholds import Thresholds
 
-LATENESS = 3600
+LATENESS = KEPT
 """How many seconds behind the newest record another may come and still find its window whole,
 and how many ahead of the present one may be without being held for a wrong clock's.
 An entry lasts from then at most, whatever its record says."""
@@ -178,6 +179,10 @@ source, and the queue and the domain's MX where they matter."""
 _Plan: TypeAlias = tuple[_Step, ...]
 
 
+_Cause: TypeAlias = tuple[Record, str] | tuple[Record, str, str]
+"""A record, the recipient's domain, and the host whose log it is from where that is another."""
+
+
 class _Made(msgspec.Struct, gc=False):
     """The draft of an entry, of which only the last of a call is worth making.
 
@@ -190,10 +195,12 @@ class _Made(msgspec.Struct, gc=False):
     expires_ns: int
     seq: int
     step: _Step
-    first: tuple[Record, str]
-    latest: tuple[Record, str]
+    first: _Cause
+    latest: _Cause
     struck_ns: int
     matches: int = 1
+    recent: AnyRecent | None = None
+    """In a group: the recent strikes, where they tell what the entry is to be."""
 
     @property
     def awaits(self) -> bool:
@@ -246,6 +253,7 @@ class Automation:
         "episode_id",
         "episodes",
         "holds",
+        "host",
         "max_entries",
         "needs_attempts",
         "newest_ns",
@@ -274,6 +282,8 @@ class Automation:
         self.thresholds = Thresholds()
         self.offences = Offences()
         """Whom rules with ``escalate`` have held."""
+        self.host = ""
+        """Whose record is decided; "" for this host's own."""
         self.seq = 0
         """Number of the last match that had an outcome."""
         self.newest_ns = 0
@@ -312,7 +322,7 @@ class Automation:
             if not matches:
                 continue
             matched += not candidate.counted
-            record = candidate.record
+            record, self.host = candidate.record, candidate.host
             self._note_time(candidate, now)
             self._act(now, matches, record, candidate.domain)
             if len(record.recipients) > 1:

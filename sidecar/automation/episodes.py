@@ -28,7 +28,8 @@ How = Literal["expired", "released", "cancelled", "cancelled in kumod"]
 class Cause(msgspec.Struct, frozen=True, gc=False):
     """What a person needs of the record that matched: no control characters, bounded lengths.
 
-    ``domain`` is the recipient's, ``source`` the egress source.
+    ``domain`` is the recipient's, ``source`` the egress source.  ``host`` is whose log has
+    it, "" for this host's own.
     """
 
     type: str
@@ -36,9 +37,10 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
     domain: str
     source: str
     time_ns: int
+    host: str = ""
 
     @classmethod
-    def of(cls, record: Record, domain: str) -> Cause:
+    def of(cls, record: Record, domain: str, host: str = "") -> Cause:
         """That of `record`, for a recipient at `domain`."""
         return cls(
             record.type[:_NAME_MAX],
@@ -46,6 +48,7 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
             _harmless(domain, _NAME_MAX),
             _harmless(record.egress_source, _NAME_MAX),
             record.time_ns,
+            _harmless(host, _NAME_MAX) if host else "",
         )
 
 

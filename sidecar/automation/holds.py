@@ -20,6 +20,8 @@ class RuleHold(msgspec.Struct, frozen=True):
     """Nothing that ``selection`` means is made until ``until_ns``.
 
     ``id`` is of the same kind as an entry's.  ``about`` says in words what is held.
+    ``word`` is what the group calls the order that made it, "" where that is no matter of
+    the group's.
     """
 
     id: int
@@ -29,6 +31,7 @@ class RuleHold(msgspec.Struct, frozen=True):
     about: str
     by: str = ""
     reason: str = ""
+    word: str = ""
 
     def to_payload(self) -> str:
         """The same as JSON text, for the state file."""

@@ -245,6 +245,8 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     needs_mx: bool
     counted: bool = False
     """Whether the record has been counted as matched: it is a part of one that was."""
+    host: str = ""
+    """Whose log has the record; "" for this host's own."""
     attempted: bool = False
     """Whether the record has been counted as an attempt, or is by whoever took it apart."""
 
@@ -262,7 +264,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
         before = after = None
         if common.default:
             default = GeneralMatches(common.shaping, common.default)
-            before = Candidate(record, domain, default, (), needs_mx=False)
+            before = Candidate(record, domain, default, (), needs_mx=False, host=self.host)
         counted = before is not None
         if self.specific:
             nothing = GeneralMatches(common.shaping)
@@ -274,11 +276,19 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
                 needs_mx=False,
                 counted=counted,
                 attempted=counted,
+                host=self.host,
             )
             counted = True
         providers = GeneralMatches(common.shaping, (), common.providers)
         waits = Candidate(
-            record, domain, providers, (), needs_mx=True, counted=counted, attempted=True
+            record,
+            domain,
+            providers,
+            (),
+            needs_mx=True,
+            counted=counted,
+            attempted=True,
+            host=self.host,
         )
         return before, waits, after
 

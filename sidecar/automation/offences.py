@@ -71,6 +71,18 @@ def duration_at(escalate: Escalate, duration_ns: int, level: int) -> int:
     return min(most_ns, int(duration_ns * escalate.factor**level))
 
 
+def again(
+    known: Offence | None, escalate: Escalate, duration_ns: int, at_ns: int
+) -> tuple[Offence, int]:
+    """What to remember of a key after a match at `at_ns`; how long that holds, ns."""
+    level = level_at(known, at_ns)
+    held_ns = duration_at(escalate, duration_ns, level)
+    until_ns = at_ns + held_ns
+    if known is not None and level == known.level:
+        until_ns = max(until_ns, known.until_ns)  # of a late record the hold is no shorter
+    return Offence(level, until_ns, until_ns + escalate.forget_ns), held_ns
+
+
 class Offences:
     """What is remembered, by the entry's key; and which of it changed."""
 
@@ -97,14 +109,14 @@ class Offences:
         A key for which there is no room (`room` places) is not remembered.
         """
         known = self._by_key.get(key)
-        level = level_at(known, at_ns)
-        held_ns = duration_at(escalate, duration_ns, level)
-        until_ns = at_ns + held_ns
-        if known is not None and level == known.level:
-            until_ns = max(until_ns, known.until_ns)  # of a late record the hold is no shorter
-        if known is not None or room is None or self.places < room:
-            self._put(key, Offence(level, until_ns, until_ns + escalate.forget_ns))
+        offence, held_ns = again(known, escalate, duration_ns, at_ns)
+        self.put(key, offence, room=room)
         return held_ns
+
+    def put(self, key: str, offence: Offence, *, room: int | None) -> None:
+        """Have `offence` remembered of `key`, where there is room for it."""
+        if key in self._by_key or room is None or self.places < room:
+            self._put(key, offence)
 
     def restore(self, key: str, offence: Offence) -> None:
         """Put back what the state file holds."""

@@ -11,7 +11,7 @@ site.  A rule of a wider scope gets every line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from sidecar.fancy.pattern import Literal, Pattern
@@ -86,6 +86,40 @@ class Prefilter:
         kept = [] if self._scanner is None else [line for _, line in self._hit(data, self._scanner)]
         return b"\n".join((*kept, b"")) if kept else b""
 
+    def sift_numbered(self, data: bytes) -> tuple[bytes, list[int] | None]:
+        """The same, and which lines they are, counted from 0; None: all of them."""
+        if self.unfiltered:
+            return data, None
+        if self._scanner is None:
+            return b"", []
+        lines: list[bytes] = []
+        numbers: list[int] = []
+        number = counted = 0
+        for start, line in self._hit(data, self._scanner):
+            number += _line_feeds(data[counted:start])
+            counted = start
+            lines.append(line)
+            numbers.append(number)
+        return (b"\n".join((*lines, b"")) if lines else b""), numbers
+
+    def wanted_numbered(
+        self, data: bytes, numbers: Sequence[int] | None
+    ) -> Iterator[tuple[int, bytes]]:
+        """What :meth:`wanted` yields, each with its number; `numbers` as that was sifted."""
+        lines = data.split(b"\n")
+        numbered = enumerate(lines) if numbers is None else zip(numbers, lines, strict=False)
+        for number, line in numbered:
+            if line and not self._unwanted(line):
+                yield number, line
+
+    def parts_numbered(self, data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+        """What :meth:`parts` yields, each with the number of its last line."""
+        number = 0
+        for lines, line in self.parts(data):
+            number += _line_feeds(lines)
+            yield number, lines, line
+            number += bool(line)
+
     def wanted(self, data: bytes) -> Iterator[bytes]:
         """All lines of `data` but those of skipped types, without their line ends."""
         for line in data.split(b"\n"):
@@ -144,6 +178,11 @@ class Prefilter:
 def decodes_all(rule: Rule) -> bool:
     """Whether every record must be decoded to tell which ones `rule` matches."""
     return _site(rule.scope) is None and any(p.literals() is None for p in rule.regexes)
+
+
+def _line_feeds(data: bytes) -> int:
+    # bytes.count looks at each byte before Python 3.13.
+    return len(data) - len(data.replace(b"\n", b""))
 
 
 def _site(scope: Scope) -> Literal | None:

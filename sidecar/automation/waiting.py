@@ -24,13 +24,14 @@ from .matching import Candidate, Matcher
 class Waiting(msgspec.Struct, frozen=True):
     """A record that waits: ``number`` is the one before those kept free for it, and its key.
 
-    ``counted``: it has been counted as matched.
+    ``counted``: it has been counted as matched.  ``host``: whose log has it, "" for our own.
     """
 
     number: int
     domain: str
     record: Record
     counted: bool
+    host: str = ""
 
     def to_payload(self) -> str:
         """The same as JSON text, for the state file."""
@@ -77,7 +78,7 @@ def decide(
             at_once.append(attempts_of(candidate.record))
         outcome.add(automation.apply(at_once, mx=mx, now_ns=now_ns))
         number = automation.reserve(late)
-        waiting.append(Waiting(number, late.domain, late.record, late.counted))
+        waiting.append(Waiting(number, late.domain, late.record, late.counted, late.host))
         at_once = [] if after is None else [after]
     outcome.add(automation.apply(at_once, mx=mx, now_ns=now_ns))
     return outcome, waiting
@@ -99,5 +100,5 @@ def decide_late(
     if candidate is None:  # the rules are others by now
         return Outcome()
     _, late, _ = candidate.parts()
-    late = msgspec.structs.replace(late, counted=waiting.counted)
+    late = msgspec.structs.replace(late, counted=waiting.counted, host=waiting.host)
     return automation.apply_late(late, mx=mx, now_ns=now_ns, before=waiting.number)

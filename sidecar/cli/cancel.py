@@ -33,10 +33,17 @@ _REBINDS = 5
 @filter_options
 @click.option("--for", "for_", metavar="DURATION", help="Keep it from coming back so long.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the history.")
+@click.option("--here", is_flag=True, help="On this host only, though it shares with others.")
 @click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
 def cancel(
-    *, ids: tuple[int, ...], for_: str | None, reason: str, as_json_: bool, **options: Any
+    *,
+    ids: tuple[int, ...],
+    for_: str | None,
+    reason: str,
+    here: bool,
+    as_json_: bool,
+    **options: Any,
 ) -> None:
     """Take back the entries with these ids, or those that fit all of the filters.
 
@@ -60,7 +67,7 @@ def cancel(
     stories = selected(known, selection)
     _refuse_missing(stories, selection.ids, file=str(file))
     seen = look(settings.fixed)
-    order = Order("cancel", selection, for_ns, by=who(), reason=reason)
+    order = Order("cancel", selection, for_ns, by=who(), reason=reason, here=here)
     carried = carry_out(file, order, seen)
     cancelled = [story for story in known if story.episode.id in carried.answer.cancelled]
     if as_json_:

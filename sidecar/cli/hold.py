@@ -27,9 +27,12 @@ from .status import look
 @filter_options
 @click.option("--for", "for_", metavar="DURATION", required=True, help="How long: 2h, 30 minutes.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for `holds`.")
+@click.option("--here", is_flag=True, help="On this host only, though it shares with others.")
 @click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
 @click.argument("rule", metavar="[RULE]", required=False)
-def hold(*, rule: str | None, for_: str, reason: str, as_json_: bool, **options: Any) -> None:
+def hold(
+    *, rule: str | None, for_: str, reason: str, here: bool, as_json_: bool, **options: Any
+) -> None:
     """Keep RULE from striking, or whatever fits all of the filters, for some time.
 
     RULE is a rule's name, or file:line, where a name still fits when lines
@@ -46,7 +49,7 @@ def hold(*, rule: str | None, for_: str, reason: str, as_json_: bool, **options:
     if not selection:
         raise ProblemError.one("bad-option", "say what: a RULE, or filters such as --domain")
     settings = settle(options, require=()).settings
-    order = Order("hold", selection, span(for_, "--for"), by=who(), reason=reason)
+    order = Order("hold", selection, span(for_, "--for"), by=who(), reason=reason, here=here)
     carried = carry_out(settings.fixed.state, order, look(settings.fixed))
     if as_json_:
         print_json(as_json(carried))
@@ -54,8 +57,8 @@ def hold(*, rule: str | None, for_: str, reason: str, as_json_: bool, **options:
     console = output()
     console.print(f"on hold: {said(selection)}")
     print_hold(console, carried)
-    if here := _in_force(settings.fixed.state, selection):
-        console.print(f"{here:,} in force stay so: `tsa-sidecar cancel` with the same filters")
+    if left := _in_force(settings.fixed.state, selection):
+        console.print(f"{left:,} in force stay so: `tsa-sidecar cancel` with the same filters")
 
 
 def _in_force(state: Any, selection: Selection) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from sidecar.tools.stories import as_json, in_force, selected
 from .common import setting_options, settle
 from .console import output, print_json
 from .selecting import filter_options, print_stories, say_if_down, selection_of
-from .status import look, verdicts
+from .status import is_aside, look, verdicts
 
 _SHOWN = 100
 
@@ -38,6 +39,7 @@ def list_(*, as_json_: bool, everything: bool, **options: Any) -> None:
     now_ns, file = time.time_ns(), settings.fixed.state
     stories = selected(in_force(read_saved(file), now_ns, file=str(file)), selection)
     seen = look(settings.fixed)
+    stories = [replace(story, aside=is_aside(story, seen)) for story in stories]
     if as_json_:
         known = verdicts(seen)
         said = [as_json(story, known.get(story.entry.key)) for story in stories]

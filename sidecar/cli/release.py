@@ -22,9 +22,12 @@ from .status import look
 @click.command(short_help="End a hold before its time.")
 @setting_options("policy", "state", "listen")
 @click.option("--all", "everything", is_flag=True, help="End all holds.")
+@click.option("--here", is_flag=True, help="On this host only, though it shares with others.")
 @click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
-def release(*, ids: tuple[int, ...], everything: bool, as_json_: bool, **options: Any) -> None:
+def release(
+    *, ids: tuple[int, ...], everything: bool, here: bool, as_json_: bool, **options: Any
+) -> None:
     """End the holds with these ids. `tsa-sidecar holds` shows the ids.
 
     \b
@@ -45,7 +48,7 @@ def release(*, ids: tuple[int, ...], everything: bool, as_json_: bool, **options
     ]
     if missing:
         raise ProblemError(missing)
-    order = Order("release", Selection(ids=wanted), by=who())
+    order = Order("release", Selection(ids=wanted), by=who(), here=here)
     carried = carry_out(file, order, look(settings.fixed))
     if as_json_:
         print_json(as_json(carried))

@@ -38,6 +38,12 @@ from .common import moment, resolver_for, run_async, setting_options, settle
     "retention",
     "max_entries",
     "history",
+    "share",
+    "share_name",
+    "share_host",
+    "share_sources",
+    "share_password_file",
+    "share_most",
     "poll",
     "log_format",
 )

@@ -107,6 +107,8 @@ def _about(story: Story, now_ns: int) -> str:
         by.append("the rule is gone")
     if story.is_left_out:
         by.append("left out of the overlay since the name is reserved")
+    if story.aside:
+        by.append("not in the overlay: the source is another host's")
     if end is not None:
         by.append(shown_end(story))
     elif said := standing(story.entry, episode, story.then, now_ns):

@@ -6,6 +6,7 @@ import contextlib
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import click
 from sidecar.automation.adjusting import floor, steps
 from sidecar.automation.entries import Override
 from sidecar.automation.episodes import Cause
-from sidecar.automation.selection import Selection
+from sidecar.automation.selection import Selection, source
 from sidecar.problems import ProblemError, one_line
 from sidecar.store import read_saved
 from sidecar.times import parse_rfc3339
@@ -26,7 +27,7 @@ from .common import setting_options, settle
 from .console import line, output, print_json
 from .roads import kcli_lines, roads_of
 from .selecting import say_if_down, shown_end, shown_moment, terminal_width
-from .status import Seen, look, verdicts
+from .status import Seen, is_aside, look, verdicts
 
 _LABEL = 10
 
@@ -48,6 +49,7 @@ def show(*, id_: int, as_json_: bool, **options: Any) -> None:
     settings = settle(options, require=()).settings
     story = find(settings.fixed.state, id_)
     seen = look(settings.fixed)
+    story = replace(story, aside=is_aside(story, seen))
     verdict = verdicts(seen).get(story.entry.key) if story.end is None else None
     if as_json_:
         print_json({"running": seen.running, "entry": as_json(story, verdict)})
@@ -134,7 +136,8 @@ def _course(story: Story) -> Iterator[tuple[str, str]]:
 
 def _cause(cause: Cause) -> str:
     return one_line(
-        f"{shown_moment(cause.time_ns)} {cause.type} for {cause.domain} from {cause.source}: "
+        f"{shown_moment(cause.time_ns)} {cause.type} for {cause.domain} from {cause.source}"
+        f"{f' on {cause.host}' if cause.host else ''}: "
         f"{cause.response}"
     )
 
@@ -147,6 +150,12 @@ def _roads(story: Story, seen: Seen) -> Iterator[str]:
         return
     if story.is_left_out:
         yield "none: the overlay leaves out a domain whose name is reserved"
+        return
+    if story.aside:
+        yield (
+            f"none: this host's log has not shown the source {one_line(source(entry))} "
+            "(--share-sources own)"
+        )
         return
     roads = roads_of(seen)
     if isinstance(entry, Override):

@@ -24,13 +24,14 @@ from sidecar.settings import Address, Fixed
 from sidecar.shaping.specs import parse_duration
 from sidecar.store import is_locked, lock_path, read_saved
 from sidecar.times import NS
-from sidecar.tools.stories import as_json
+from sidecar.tools.stories import Story, as_json
 from sidecar.tools.stories import in_force as stories_in_force
 from sidecar.tools.text import shown_duration
 
 from .common import setting_options, settle
 from .console import output, print_json
 from .health import Limits, check, describe
+from .hosts import describe_hosts
 
 _SECONDS = 2.0
 _UNWRAPPED = 1_000_000
@@ -90,6 +91,7 @@ LIMITS = _Limits()
 )
 @click.option("--behind", type=LIMITS, help="The same of the bytes that are still to be read.")
 @click.option("--in-force", type=LIMITS, help="The same of the number of entries in force.")
+@click.option("--hosts", "hosts", is_flag=True, help="Show who is in the group (--share).")
 @click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def status(
@@ -97,6 +99,7 @@ def status(
     /,
     *,
     as_plugin: bool,
+    hosts: bool,
     age: Limits | None,
     behind: Limits | None,
     in_force: Limits | None,
@@ -126,6 +129,10 @@ def status(
         )
         click.echo(text)
         context.exit(code)
+    if hosts and not as_json_:
+        for part in describe_hosts(seen.document):
+            output().print(part)
+        context.exit(seen.exit_code)
     stories = stories_in_force(read_saved(file), now_ns, file=str(file))
     if as_json_:
         known = verdicts(seen)
@@ -176,6 +183,13 @@ def verdicts(seen: Seen) -> Mapping[str, Mapping[str, str]]:
     if not seen.running or not isinstance(found, dict):
         return {}
     return {key: verdict for key, verdict in found.items() if isinstance(verdict, dict)}
+
+
+def is_aside(story: Story, seen: Seen) -> bool:
+    """Whether the overlay leaves it out: the option of an egress source that other hosts have."""
+    share = (seen.document or {}).get("share")
+    left_out = share.get("left_out") if isinstance(share, dict) else None
+    return isinstance(left_out, list) and story.entry.key in left_out
 
 
 def _errors(document: Document) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -57,6 +57,9 @@ class Sieve(Protocol):
     def sift(self, data: bytes) -> bytes:
         """Of whole lines those that are wanted, in order, each with its line end."""
 
+    def sift_numbered(self, data: bytes) -> tuple[bytes, Sequence[int] | None]:
+        """The same, and which lines they are, counted from 0; None: all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -84,6 +87,7 @@ class BatchReader:
     `final`: every file is read as one that nothing more is written to.  `sieve` is
     asked once a batch for what chooses the lines to keep, while each block is still
     in the processor's cache: that halves what it costs to look through it.
+    `numbered`: blocks say which lines those are.
     """
 
     def __init__(
@@ -92,8 +96,10 @@ class BatchReader:
         on_problem: OnProblem,
         final: bool = False,
         sieve: Callable[[], Sieve] | None = None,
+        numbered: bool = False,
     ) -> None:
         self._choose_sieve = sieve
+        self._numbered = numbered
         self._sieve: Sieve | None = None
         self.known = KnownSegments(side_by_side=final)
         self._on_problem = on_problem
@@ -306,6 +312,9 @@ class BatchReader:
             return block
         if self._sieve is None:
             self._sieve = self._choose_sieve()
+        if self._numbered:
+            data, numbers = self._sieve.sift_numbered(block.data)
+            return replace(block, data=data, numbers=numbers)
         return replace(block, data=self._sieve.sift(block.data))
 
     async def _pass_over(self, segment: Segment, file: SegmentFile) -> bool:

@@ -6,6 +6,7 @@ that is done once per line.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,6 +83,19 @@ class Block:
     size: int
     bad_lines: int = 0
     lost_bytes: int = 0
+    numbers: Sequence[int] | None = None
+    """The lines of ``data``, counted from the block's first line on; None: it has them all."""
+
+    @property
+    def before(self) -> int:
+        """How many lines of the segment come before the block."""
+        return self.position.lines - self.lines - self.bad_lines
+
+    @property
+    def first(self) -> int:
+        """The number in the segment of the block's first line, counted from 1."""
+        # What was too long to be handed on comes before it.
+        return self.position.lines - self.lines + 1
 
 
 def count_lines(data: bytes) -> int:

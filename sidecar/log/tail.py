@@ -62,7 +62,8 @@ class Tail:
     """The log directory.  Use as ``async with``, or call :meth:`close`.
 
     `on_problem` is told, once for each thing, what could not be read and why;
-    `sieve` is asked once a batch for what chooses the lines to hand on (None: all of them).
+    `sieve` is asked once a batch for what chooses the lines to hand on (None: all of them);
+    `numbered`: blocks say which lines those are.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Tail:
         poll_seconds: float = POLL_SECONDS,
         on_problem: OnProblem = lambda _problem: None,
         sieve: Callable[[], Sieve] | None = None,
+        numbered: bool = False,
     ) -> None:
         self.directory = directory
         self._pattern = re.compile(translate(pattern))
@@ -84,7 +86,7 @@ class Tail:
         self._from_end = self._start.mode == "end" and not self._checkpoints
         self._poll_seconds = poll_seconds
         self._on_problem = on_problem
-        self._reader = BatchReader(on_problem=on_problem, sieve=sieve)
+        self._reader = BatchReader(on_problem=on_problem, sieve=sieve, numbered=numbered)
         self._wake = asyncio.Event()
         self._watch = DirectoryWatch(self._wake.set)
         self._following = False

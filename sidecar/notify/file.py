@@ -18,11 +18,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sidecar.problems import Problem, ProblemError
+from sidecar.secret import Secret
 from sidecar.shaping.documents import DocumentError, parse_toml
 from sidecar.times import NS
 from sidecar.tools.table import Table
 
-from .targets import LISTED, AppriseTarget, CommandTarget, Secret, Target, Targets, WebhookTarget
+from .targets import LISTED, AppriseTarget, CommandTarget, Target, Targets, WebhookTarget
 
 FORMAT: Final = """\
 [target.oncall]

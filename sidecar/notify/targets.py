@@ -7,23 +7,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 from urllib.parse import urlsplit
 
-HIDDEN = "***"
-"""What stands for a secret in a text."""
+from sidecar.secret import HIDDEN, Secret
 
 LISTED = 200
 """How many events a message has whole, where the target says nothing."""
 
 _SHORTEST = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Secret:
-    """A text that no message, log line or traceback shows."""
-
-    value: str = field(repr=False)
-
-    def __str__(self) -> str:
-        return HIDDEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,6 +107,12 @@ class Metrics:
     notify_oldest: Gauge
     notify_dropped: Gauge
     notify_messages: Counter  # by target and outcome: sent, failed
+    share_up: Gauge  # those of sharing have a sample where a group is configured only
+    share_lines: Counter  # by direction: appended, received
+    share_waiting: Gauge  # by what: appended, received
+    share_lost: Counter  # by reason: missed, given_up, bad
+    share_delay: Gauge
+    share_hosts: Gauge  # by rules: same, other
 
     @classmethod
     def create(cls, *, process: bool = False) -> Metrics:
@@ -242,6 +248,29 @@ class Metrics:
                 "Events that the target was never told, since the state was made.",
                 "target",
             ),
+            share_up=gauge(
+                "share_up", "1 while the group's engine takes and gives lines.", "group"
+            ),
+            share_lines=counter(
+                "share_lines", "Lines appended for the group, and received from it.", "direction"
+            ),
+            share_waiting=gauge(
+                "share_waiting",
+                "Lines that wait: sent to be appended, or appended and not received yet; segments "
+                "that are behind.",
+                "what",
+            ),
+            share_lost=counter(
+                "share_lost",
+                "Lines trimmed before they were received, segments given up, bad entries.",
+                "reason",
+            ),
+            share_delay=gauge(
+                "share_delay_seconds",
+                "Time from appending to receiving of the last lines of others.",
+                "group",
+            ),
+            share_hosts=gauge("share_hosts", "Other hosts in the group, by their rules.", "rules"),
             notify_messages=counter(
                 "notify_messages", "Attempts to tell the target something.", "target", "outcome"
             ),

@@ -94,6 +94,7 @@ def _story(episode: Episode | None) -> dict[str, object]:
             "response": cause.response,
             "domain": cause.domain,
             "source": cause.source,
+            "host": cause.host,
             "at": format_rfc3339(cause.time_ns),
         },
     }

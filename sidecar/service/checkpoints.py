@@ -56,11 +56,13 @@ def tail_for(
     since_ns: int,
     on_problem: Callable[[Problem], None],
     sieve: Callable[[], Sieve],
+    numbered: bool = False,
 ) -> Tail:
     """The tail of the log directory, from where the last run ended.
 
     `since_ns`: what was logged before this time is over by now.  `sieve` returns
-    what chooses the lines to decode; it is called once a batch.
+    what chooses the lines to decode; it is called once a batch.  `numbered`: blocks say
+    which lines those are.
     """
     return Tail(
         settings.log_dir,
@@ -70,4 +72,5 @@ def tail_for(
         poll_seconds=settings.poll_seconds,
         on_problem=on_problem,
         sieve=sieve,
+        numbered=numbered,
     )

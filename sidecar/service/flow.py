@@ -11,14 +11,16 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from sidecar.automation.attempts import Attempts, Run
 from sidecar.automation.decide import LATENESS, Outcome
+from sidecar.automation.group import GroupAutomation
 from sidecar.automation.matching import Candidate
 from sidecar.automation.pipeline import Tally, candidates, happened, only_candidates
 from sidecar.automation.waiting import Waiting, decide, decide_late
@@ -39,13 +41,19 @@ from .ledger import Ledger
 from .logging import Log
 from .mx import ask_for, known
 from .orders import Answer, Order, carry_out
+from .portions import Matching, attempts_from_json
 from .publisher import Publisher
 from .rules import RuleBook, Rules
 from .state import kept_holds
 from .waiting import WaitingRoom
+from .words import obey, word_from_json
+from .words import order as order_for_all
 
 if TYPE_CHECKING:
+    from sidecar.share import Portion, Received
+
     from .retention import Keeper
+    from .sharing import Sharing
 
 _Item = TypeVar("_Item")
 
@@ -63,6 +71,9 @@ _HISTORY_ROWS = 50_000
 _PATIENCE_SECONDS = 0.05
 """How long a batch waits for the DNS before those records are set aside that need it."""
 
+_SOURCES_MOST = 10_000
+"""How many egress sources of this host are known at most: a remote side names none."""
+
 _LATE_AT_ONCE = 200
 """How many records that have waited are decided before other tasks have their turn."""
 
@@ -70,15 +81,17 @@ _SLICE_SECONDS = 0.02
 """How long a batch's records are matched before other tasks have their turn."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
     """What a batch holds: the records that some rule may act on, and counts of the others.
 
-    ``happened`` has the attempts in between, where rules need them.
+    ``happened`` has the attempts in between, where rules need them.  ``portions``: what the
+    group is to be told.
     """
 
     happened: list[Candidate | Attempts]
     tally: Tally
+    portions: list[Portion] = field(default_factory=list)
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -114,6 +127,10 @@ class Flow:
         self._said_missing = False
         self._said_unadjusted: set[str] = set()
         self._waiting = WaitingRoom(resolver)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.sharing: Sharing | None = None
+        """Who tells the group; None where this host is alone."""
         self.newest_ns = 0
         """Time of the newest record considered in this run, of those that a clock may have now."""
 
@@ -128,7 +145,11 @@ class Flow:
         self.rules_changed()  # perhaps since the last run
         async for batch in tail.blocks(follow=for_ever):
             self._ledger.floor_ns = max(self._ledger.floor_ns, tail.floor_ns or 0)
-            await self.process(batch)
+            self._idle.clear()
+            try:
+                await self.process(batch)
+            finally:
+                self._idle.set()
             if keeper is not None:
                 keeper.note(batch.finished)
 
@@ -151,18 +172,43 @@ class Flow:
         self._waiting.add(waiting)
         self._measure(counts, batch, found.tally)
         self._measure_rules(outcome)
+        if self.sharing is not None:
+            self.sharing.offer(found.portions)
+            if self._settings.share_sources == "own":
+                self._note_sources(found.happened)
         committed = await self._commit(changes, outcome, more=batch.more)
         self._publish(committed)
+
+    def _note_sources(self, happened: Iterable[Candidate | Attempts]) -> None:
+        """Note egress sources that the own log has not shown before."""
+        known, new = self._ledger.sources, set[str]()
+        for one in happened:
+            if isinstance(one, dict):
+                new.update(source for _, source, *_ in one if source not in known)
+            elif one.record.egress_source not in known:
+                new.add(one.record.egress_source)
+        if new and len(known) < _SOURCES_MOST:
+            self._ledger.keep_sources(new)
+            for source in new:
+                self._publisher.add_source(source)
 
     async def _match(self, batch: Batch, rules: Rules) -> Found:
         """The records that some rule may act on; other tasks have their turns meanwhile."""
         found, run = Found([], Tally(latest_ns=self._clock() + LATENESS * NS)), Run()
+        matching = Matching(rules, found.tally) if self.sharing is not None else None
+        parts: Iterator[Iterable[Candidate | Attempts]]
         for block in batch.blocks:
             bad = found.tally.bad
-            for part in _parts(block.data, rules, found.tally, run):
+            if matching is not None:
+                parts = matching.parts(block)
+            else:
+                parts = _parts(block.data, rules, found.tally, run)
+            for part in parts:
                 found.happened.extend(part)
                 await asyncio.sleep(0)
             self._say_bad(block, found.tally.bad - bad + block.bad_lines)
+        if matching is not None:
+            found.portions = matching.portions
         if behind := run.take():
             found.happened.append(behind)
         return found
@@ -269,6 +315,66 @@ class Flow:
             effects = outcome.rule_effects[label]
             self._metrics.count_rule(label, matches=count, effects=effects)
 
+    # What other hosts tell.
+
+    async def idle(self) -> None:
+        """Wait until no own batch is under way: it comes first."""
+        await self._idle.wait()
+
+    async def hear(self, items: Sequence[Received], place: Transaction, *, more: bool) -> int:
+        """Decide what other hosts told, and commit it with `place`; how many bad lines it has.
+
+        `more` follows at once.
+        """
+        await self.idle()
+        rules, tally = self._book.rules, Tally(latest_ns=self._clock() + LATENESS * NS)
+        if items[0].kind == "word":
+            self._obey(items[0], place)
+            return 0
+        heard = _heard(items, rules, tally)
+        found, room = list(only_candidates(heard)), self._waiting.room
+        mx, asked = await ask_for(found, self._resolver, seconds=_PATIENCE_SECONDS, most=room)
+        if self._waiting:
+            self._decide_those_before(found, asked)
+        automation = self._ledger.automation
+        automation.follow(rules.shaping)
+        outcome, waiting = self._decide(heard, mx, asked, room)
+        counts = Counter({"peers_read": len(items), "peers_bad": tally.bad})
+        counts["peers_matched"] = outcome.counts.pop("matched", 0)
+        changes = self._ledger.heard_changes(counts + outcome.counts, waiting)
+        changes.add(place)
+        self._waiting.add(waiting)
+        self._measure_decided(outcome.counts)
+        self._measure_rules(outcome)
+        reached("peers-decided")
+        self._publish(await self._commit(changes, outcome, more=more))
+        return tally.bad
+
+    def _obey(self, item: Received, place: Transaction) -> None:
+        """Do what an operator ordered on another host."""
+        name, now_ns = f"{item.host}/{item.segment}", self._clock()
+        automation = self._ledger.automation
+        try:
+            word = word_from_json(item.data)
+        except ValueError as error:
+            self._log.warning("a word of the group can't be read", word=name, reason=str(error))
+            self._ledger.commits.add(place)
+            return
+        assert isinstance(automation, GroupAutomation)
+        done = obey(automation, word, name, now_ns)
+        done.changes.add(place)
+        self._ledger.commits.add(done.changes, done.outcome)
+        self._log.info(
+            "an operator's order",
+            order=word.verb,
+            by=word.by,
+            reason=word.reason,
+            cancelled=len(done.answer.cancelled),
+            hold=done.answer.held,
+            released=len(done.answer.released),
+        )
+        self.try_commit()
+
     # What has waited for an MX.
 
     async def decide_what_waited(self, *, for_ever: bool) -> None:
@@ -358,8 +464,19 @@ class Flow:
         known = self._ledger.answers.get(name)
         if known is not None:
             return msgspec.json.decode(known, type=Answer)
-        rules = self._book.rules.shaping.all_rules()
-        done = carry_out(self._ledger.automation, order, self._clock(), rules)
+        rules, now_ns = self._book.rules.shaping.all_rules(), self._clock()
+        automation = self._ledger.automation
+        word = None
+        if self.sharing is not None and not order.here:
+            assert isinstance(automation, GroupAutomation)
+            host = self.sharing.host
+            done, word = order_for_all(
+                automation, order, name, host=host, now_ns=now_ns, rules=rules
+            )
+        else:
+            done = carry_out(automation, order, now_ns, rules)
+        if word is not None:
+            done.changes.add(self._ledger.keep_word(name, word.to_json()))
         done.changes.add(self._ledger.keep_answer(name, msgspec.json.encode(done.answer).decode()))
         self._ledger.commits.add(done.changes, done.outcome)
         return done.answer
@@ -375,6 +492,8 @@ class Flow:
         if committed is None:
             return False
         self._publish(committed)
+        if self.sharing is not None:
+            self.sharing.say_words()
         return True
 
     async def last_commit(self) -> None:
@@ -387,6 +506,7 @@ class Flow:
         since_ns = self._clock() - self._book.rules.settings.history_ns
         changes = Transaction(drop_thresholds=idle, prune_history=(since_ns, _HISTORY_ROWS))
         changes.add(kept_holds((), self._ledger.automation.forget_holds(self._clock())))
+        changes.add(self._ledger.forget_words(self._clock()))
         self._ledger.commits.add(changes)
         if self._settings.retention is None:
             tail.forget_before(self._needed_since_ns())
@@ -425,6 +545,32 @@ def _parts(
         for line in lines:
             few = _for_a_slice(line, lines)
             yield candidates(few, matcher=matcher, skip_types=skip_types, tally=tally)
+
+
+def _heard(items: Iterable[Received], rules: Rules, tally: Tally) -> list[Candidate | Attempts]:
+    """What is in the items that other hosts told."""
+    matcher, skip_types = rules.matcher, rules.settings.skip_record_types
+    found: list[Candidate | Attempts] = []
+    some: Sequence[Candidate | Attempts]
+    for item in items:
+        if item.kind == "attempts":
+            try:
+                attempts = attempts_from_json(item.data, item.fresh)
+            except ValueError:
+                tally.bad += 1
+                continue
+            if matcher.needs_attempts and attempts:
+                found.append(attempts)
+            continue
+        if matcher.needs_attempts:
+            part = ((b"", item.data),)
+            some = happened(part, matcher=matcher, skip_types=skip_types, tally=tally)
+        else:
+            line = (item.data,)
+            some = candidates(line, matcher=matcher, skip_types=skip_types, tally=tally)
+        for one in some:
+            found.append(one if isinstance(one, dict) else replace(one, host=item.host))
+    return found
 
 
 def _for_a_slice(first: _Item, rest: Iterator[_Item]) -> Iterator[_Item]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.automation.decide import Outcome
 from sidecar.automation.episodes import Ended
+from sidecar.automation.group import GroupAutomation
 from sidecar.automation.offences import OFFENCE
 from sidecar.automation.waiting import Waiting
 from sidecar.automation.waiting import from_payload as waiting_from_payload
@@ -26,7 +27,9 @@ from sidecar.times import NS
 from .checkpoints import to_rows
 from .commits import Commits
 from .logging import Log
+from .places import WORD, mark_rows, place_of, place_rows, sources_of, sources_row
 from .state import ended_of, kept_holds, number, progress, restore, transaction
+from .words import is_old
 
 if TYPE_CHECKING:
     from .notify import Notifications
@@ -77,12 +80,13 @@ class Ledger:
         took: Callable[[float], object] = lambda _seconds: None,
         simulate: bool = False,
         notifications: Notifications | None = None,
+        group: bool = False,
     ) -> None:
         self._resolver = resolver
         self._notifications = notifications
         self._clock = clock
         self._kind = {_SIMULATED: "1"} if simulate else {}
-        self.automation, cleaning, problems = restore(saved)
+        self.automation, cleaning, problems = restore(saved, group=group)
         for problem in problems:
             log.problem(problem)
         gone = self.automation.expire(clock())
@@ -105,6 +109,16 @@ class Ledger:
             if name.startswith(_ANSWER)
         }
         """What operators were answered, or are to be, by the name of their order."""
+        self.words: dict[str, str] = {
+            name.removeprefix(WORD): text
+            for name, text in saved.meta.items()
+            if name.startswith(WORD)
+        }
+        """What this host's operators said to its group, by the name of their order."""
+        self.sources: set[str] = set(sources_of(saved.meta))
+        """The egress sources that this host's own log has shown, where that matters."""
+        self.place = place_of(saved.meta)
+        """Where it is in its group's stream."""
         self.checkpoints: dict[str, CheckpointRow] = dict(saved.checkpoints)
         """How far each segment has been read."""
         self.kumod_ids: dict[str, str] = dict(saved.kumod_ids)
@@ -136,6 +150,13 @@ class Ledger:
         changes = Transaction(waiting={one.number: one.to_payload() for one in waiting})
         self.note_positions(batch, changes)
         changes.meta = self._meta()
+        self._note_decided(counts, changes)
+        self.waiting |= changes.waiting
+        return changes
+
+    def heard_changes(self, counts: Counter[str], waiting: Iterable[Waiting]) -> Transaction:
+        """What another host's records change, but for the entries."""
+        changes = Transaction(waiting={one.number: one.to_payload() for one in waiting})
         self._note_decided(counts, changes)
         self.waiting |= changes.waiting
         return changes
@@ -209,6 +230,23 @@ class Ledger:
         self.answers.pop(name, None)
         return Transaction(drop_meta={_ANSWER + name})
 
+    def keep_word(self, name: str, text: str) -> Transaction:
+        """Keep what the group is to be told of this host's operators."""
+        self.words[name] = text
+        return Transaction(meta={WORD + name: text})
+
+    def keep_sources(self, new: Iterable[str]) -> None:
+        """Have egress sources committed that this host's own log has shown."""
+        self.sources.update(new)
+        self.commits.add(sources_row(self.sources))
+
+    def forget_words(self, now_ns: int) -> Transaction:
+        """Forget the words that are so old that nobody needs them any more."""
+        old = {name for name, text in self.words.items() if is_old(text, now_ns)}
+        for name in old:
+            del self.words[name]
+        return Transaction(drop_meta={WORD + name for name in old})
+
     def keep_copies(self, wanted: Iterable[str]) -> None:
         """Have the last good copies of the remote shaping files in `wanted` committed, no others.
 
@@ -248,6 +286,14 @@ class Ledger:
         whole.meta |= {
             OFFENCE + key: found.to_payload() for key, found in self.automation.offences.items()
         }
+        if self.place.epoch:
+            whole.add(place_rows(self.place))
+            whole.add(mark_rows(self.place.marks))
+        if self.sources:
+            whole.add(sources_row(self.sources))
+        whole.meta |= {WORD + name: text for name, text in self.words.items()}
+        if isinstance(self.automation, GroupAutomation):
+            whole.meta |= {name: text for name, text in self.automation.kept().items() if text}
         whole.add(kept_holds(self.automation.holds))
         whole.meta |= {_COPY + url: text for url, text in self.copies.items()}
         if isinstance(self._resolver, DnsResolver):

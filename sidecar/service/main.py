@@ -54,9 +54,12 @@ if TYPE_CHECKING:  # imported where they are used: together they take a while
     from sidecar.publish.kumod import KumodClient
 
     from .notify import Notifications
+    from .sharing import Sharing
 
 _CANCEL_SECONDS = 1.0
 _COMMIT_SECONDS = 0.05
+_ASIDE_NAMED = 1000
+"""How many options that the overlay leaves out, another host's, the status names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,15 @@ class _Sidecar:
             bytes_waiting=self.tail.bytes_waiting,
             regex_timeouts=sum(pattern.timeouts for pattern in rules.patterns),
             regexes_switched_off=len(rules.switched_off),
+            share=self._share(),
         )
+
+    def _share(self) -> dict[str, Any] | None:
+        if self.flow.sharing is None:
+            return None
+        aside = self.outside.view.aside()
+        document = {"overrides_left_out": len(aside), "left_out": aside[:_ASIDE_NAMED]}
+        return {**self.flow.sharing.document(), **document}
 
     def _conditions(self) -> Iterator[Problem]:
         if self.tail.has_no_directory:
@@ -193,6 +204,8 @@ class _Sidecar:
             message = "the log directory can't be read: nothing new is decided"
             yield Problem("error", "log-dir-unreadable", message, file=directory)
         yield from self.requests.conditions()
+        if self.flow.sharing is not None:
+            yield from self.flow.sharing.conditions()
         missing = missing_deliveries(self.book.rules, self.outside.ledger.counters)
         if missing is not None:
             yield missing
@@ -263,18 +276,38 @@ async def serve(
             since_ns=flow.since_ns(),
             on_problem=log.problem,
             sieve=lambda: book.rules,
+            numbered=settings.fixed.share is not None,
         )
         requests = Requests(requests_path(settings.fixed.state))
         if not once:
             requests.prepare()
-        sidecar = _Sidecar(outside, book, flow, tail, requests, Notifier(env))
-        gc.freeze()  # all of this lives until the end, so the collector need not look at it
-        async with tail, progress_on_terminal(tail):
+        sharing = _sharing(settings.fixed, outside, book, flow, once=once)
+        async with tail, progress_on_terminal(tail), sharing as flow.sharing:
+            sidecar = _Sidecar(outside, book, flow, tail, requests, Notifier(env))
+            gc.freeze()  # all of this lives until the end, so the collector need not look at it
             if once:
                 await _run_once(sidecar, present=clock is None)
             else:
                 with sidecar.notifier.watched():
                     await _run(sidecar)
+
+
+def _sharing(
+    settings: Fixed, outside: _Outside, book: RuleBook, flow: Flow, *, once: bool
+) -> contextlib.AbstractAsyncContextManager[Sharing | None]:
+    """This service's part in its group.  With `once` it takes none: the next run tells."""
+    if settings.share is None or once:
+        return contextlib.nullcontext()
+    from .sharing import sharing_with  # noqa: PLC0415
+
+    return sharing_with(
+        settings,
+        flow=flow,
+        ledger=outside.ledger,
+        rules=lambda: book.rules,
+        log=outside.log,
+        clock=outside.clock,
+    )
 
 
 @contextlib.contextmanager
@@ -305,10 +338,12 @@ def _outside(
             took=metrics.commit_seconds.observe,
             simulate=settings.simulate,
             notifications=notifications,
+            group=settings.share is not None,
         )
         if notifications is None:
             ledger.commits.add(Transaction(outbox=dict.fromkeys(saved.outbox)))
-        view = Published(ledger.automation.entries)
+        own = settings.share is not None and settings.share_sources == "own"
+        view = Published(ledger.automation.entries, sources=set(ledger.sources) if own else None)
         view.expire(clock())
         kumod = None if once else _kumod(settings, ledger, metrics=metrics, log=log)
         with _endpoint(settings, metrics=metrics, log=log, once=once) as endpoint:
@@ -467,6 +502,8 @@ async def _run(sidecar: _Sidecar) -> None:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     works = _works(sidecar, hangup)
+    if flow_sharing := sidecar.flow.sharing:
+        flow_sharing.begin()
     _carry_out(sidecar)  # what was ordered meanwhile comes before what is read
     sidecar.notifier.ready("reading the log")
     outside.log.info("started", pid=os.getpid(), log_dir=str(outside.settings.log_dir))
@@ -493,6 +530,9 @@ def _works(sidecar: _Sidecar, hangup: asyncio.Event) -> dict[str, Coroutine[Any,
         "status": _tell_status(sidecar),
         "cancel": _obey_operators(sidecar),
     }
+    if flow.sharing is not None:
+        works["hear"] = flow.sharing.hear()
+        works["tell"] = flow.sharing.tell_again()
     if outside.kumod is not None:
         works["kumod"] = outside.kumod.run()
     if outside.notifications is not None:
@@ -645,5 +685,7 @@ async def _reload_once(sidecar: _Sidecar, reason: str) -> None:
         for problem in book.rules.problems:
             log.problem(problem)
         log.info("the rules were replaced", reason=reason)
+        if sidecar.flow.sharing is not None:
+            sidecar.flow.sharing.rules_changed()
         if gone := sidecar.flow.rules_changed():
             log.info("entries whose rule is gone stay until they expire", entries=gone)

@@ -33,7 +33,8 @@ class Order(msgspec.Struct, frozen=True):
 
     ``cancel``: what is in force and ``selection`` means; ``hold``: ``selection`` for
     ``for_ns`` (a cancel may do this, too); ``release``: the holds with the
-    selection's ids, all of them where it is empty.
+    selection's ids, all of them where it is empty.  ``here``: it is for this host only,
+    though there be a group.
     """
 
     verb: Verb
@@ -41,6 +42,7 @@ class Order(msgspec.Struct, frozen=True):
     for_ns: int = 0
     by: str = ""
     reason: str = ""
+    here: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -77,7 +79,7 @@ def carry_out(
     """
     if order.verb == "release":
         return _release(automation, order)
-    unknown_rule = None if rules is None else _unknown_rule(order.selection, rules)
+    unknown_rule = None if rules is None else unknown_rule_of(order.selection, rules)
     if unknown_rule is not None:
         refused = f"no rule is called {unknown_rule!r}, by its name or file:line"
         return Done(Transaction(), Outcome(), Answer(refused=refused))
@@ -131,19 +133,24 @@ def _hold(
     fitting: dict[str, Entry],
     span: tuple[int, int],
 ) -> RuleHold:
-    about = "; ".join(map(shown_entry, fitting.values())) if selection.keys else said(selection)
     automation.episode_id += 1
     hold = RuleHold(
         id=automation.episode_id,
         selection=selection,
         made_ns=span[0],
         until_ns=span[1],
-        about=about if len(about) <= _ABOUT_MAX else about[:_ABOUT_MAX] + "…",
+        about=about_of(selection, fitting.values()),
         by=order.by,
         reason=order.reason,
     )
     automation.hold(hold)
     return hold
+
+
+def about_of(selection: Selection, fitting: Iterable[Entry]) -> str:
+    """What a hold of `selection` is about, in words."""
+    about = "; ".join(map(shown_entry, fitting)) if selection.keys else said(selection)
+    return about if len(about) <= _ABOUT_MAX else about[:_ABOUT_MAX] + "…"
 
 
 def _release(automation: Automation, order: Order) -> Done:
@@ -154,7 +161,7 @@ def _release(automation: Automation, order: Order) -> Done:
     return Done(kept_holds((), gone), Outcome(), answer)
 
 
-def _unknown_rule(selection: Selection, rules: Iterable[Rule]) -> str | None:
+def unknown_rule_of(selection: Selection, rules: Iterable[Rule]) -> str | None:
     """A text of the selection's rules that fits none of `rules`."""
     known = [Made(rule=rule.sidecar.name, place=f"{rule.file}:{rule.line}") for rule in rules]
     for text in selection.rules:

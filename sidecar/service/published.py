@@ -35,6 +35,7 @@ class Published:
     """The committed entries in force, and their texts."""
 
     __slots__ = (
+        "_aside",
         "_changed",
         "_held",
         "_order",
@@ -43,9 +44,14 @@ class Published:
         "_texts",
         "entries",
         "overlay",
+        "sources",
     )
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+    def __init__(self, entries: Iterable[Entry] = (), *, sources: set[str] | None = None) -> None:
+        """`sources`: the egress sources whose options the overlay has; None: all."""
+        self.sources = sources
+        # The overrides of other sources, by key.
+        self._aside: dict[str, Override] = {}
         self.entries = Entries()
         self.overlay = Overlay()
         # By kind: the place of each entry in the order of expiry, by key; the texts in that order.
@@ -92,6 +98,9 @@ class Published:
             self._simulated.add(entry.key)
             return
         if isinstance(entry, Override):
+            if self.sources is not None and entry.source not in self.sources:
+                self._aside[entry.key] = entry
+                return
             self.overlay.put(entry)
             self._overrides[entry.key] = entry
             return
@@ -108,6 +117,8 @@ class Published:
             return
         if entry.simulated:
             self._simulated.discard(entry.key)
+            return
+        if self._aside.pop(entry.key, None) is not None:
             return
         if isinstance(entry, Override):
             self.overlay.remove(entry)
@@ -127,6 +138,21 @@ class Published:
         if place is not None:
             texts = self._texts[entry.kind]
             del texts[bisect_left(texts, (place, ""))]
+
+    def add_source(self, source: str) -> bool:
+        """Have the overlay show the options of this source, too; whether it has any."""
+        if self.sources is None or source in self.sources:
+            return False
+        self.sources.add(source)
+        found = [entry for entry in self._aside.values() if entry.source == source]
+        for entry in found:
+            del self._aside[entry.key]
+            self._put(entry)
+        return bool(found)
+
+    def aside(self) -> list[str]:
+        """The keys of the options that are left out: no source of this host's."""
+        return list(self._aside)
 
     def counts(self) -> Mapping[str, int]:
         """How many entries of each kind are in force, and how many are simulated."""

@@ -95,6 +95,11 @@ class Publisher:
         if self._view.expire(now_ns):
             self.changed()
 
+    def add_source(self, source: str) -> None:
+        """Note an egress source of this host's: the overlay has its options from now on."""
+        if self._view.add_source(source):
+            self.changed()
+
     def next_change(self) -> int | None:
         """A time not later than the next expiry or step of a course; None when there is none."""
         return self._view.next_change()

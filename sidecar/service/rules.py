@@ -8,7 +8,7 @@ nothing: the last good rules stay in force, and the status shows the problems.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -120,6 +120,10 @@ class Rules:
     def sift(self, data: bytes) -> bytes:
         """The lines of `data`, which holds whole ones, that some rule may match or needs."""
         return data if self.matcher.needs_attempts else self.prefilter.sift(data)
+
+    def sift_numbered(self, data: bytes) -> tuple[bytes, Sequence[int] | None]:
+        """The same, and which lines they are, counted from 0; None: all of them."""
+        return (data, None) if self.matcher.needs_attempts else self.prefilter.sift_numbered(data)
 
     def _unresolved(self) -> Iterator[Problem]:
         """A warning of domains that don't resolve, which kumod keeps to itself unless asked.

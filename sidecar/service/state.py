@@ -14,6 +14,7 @@ from typing import cast, get_args
 from sidecar.automation.decide import Automation, Outcome, scope_period
 from sidecar.automation.entries import Entry, from_payload, to_payload
 from sidecar.automation.episodes import Ended, Episode, How, episode_from_payload
+from sidecar.automation.group import KEPT, GroupAutomation
 from sidecar.automation.holds import RuleHold, hold_from_payload
 from sidecar.automation.offences import OFFENCE, offence_from_payload
 from sidecar.problems import Problem
@@ -26,14 +27,19 @@ _HOLD = "hold:"
 """Before the id in the name under which the state file keeps an operator's hold."""
 
 
-def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
-    """The automation that the store holds.
+def restore(
+    saved: Saved, *, group: bool | None = None
+) -> tuple[Automation, Transaction, list[Problem]]:
+    """The automation that the store holds, of a sidecar in a group or alone (None: as it was).
 
     Rows that can't be read are left out and reported.  The transaction removes
     them from the store, and keeps the ids of entries that had none, so that this
     happens once.
     """
-    automation, cleaning, problems = Automation(), Transaction(), []
+    if group is None:
+        group = any(name.startswith(KEPT) for name in saved.meta)
+    automation = GroupAutomation() if group else Automation()
+    cleaning, problems = Transaction(), list[Problem]()
     seq = number(saved.meta, _SEQ)
     automation.episode_id = number(saved.meta, _EPISODE)
     nameless: list[tuple[EntryRow, Entry]] = []
@@ -78,10 +84,28 @@ def restore(saved: Saved) -> tuple[Automation, Transaction, list[Problem]]:
                 problems.append(_left_out(name, e))
             else:
                 automation.offences.restore(name.removeprefix(OFFENCE), offence)
+    _restore_group(saved, automation, cleaning, problems)
     automation.seq = seq
     automation.newest_ns = number(saved.meta, _NEWEST)
     automation.thresholds.take_changes()
     return automation, cleaning, problems
+
+
+def _restore_group(
+    saved: Saved, automation: Automation, cleaning: Transaction, problems: list[Problem]
+) -> None:
+    """Restore what a group's order asks for; of a sidecar that is alone now it is removed."""
+    for name, payload in saved.meta.items():
+        if not name.startswith(KEPT):
+            continue
+        if not isinstance(automation, GroupAutomation):
+            cleaning.drop_meta.add(name)
+            continue
+        try:
+            automation.restore_kept(name, payload)
+        except ValueError as e:
+            cleaning.drop_meta.add(name)
+            problems.append(_left_out(name, e))
 
 
 def holds(saved: Saved) -> list[RuleHold]:
@@ -198,6 +222,7 @@ def progress(automation: Automation) -> Transaction:
     """
     counts, oldest = automation.thresholds.take_changes()
     offences = automation.offences.take_changes()
+    group = automation.take_changes() if isinstance(automation, GroupAutomation) else {}
     return Transaction(
         threshold_counts=counts,
         prune_thresholds=oldest,
@@ -206,6 +231,10 @@ def progress(automation: Automation) -> Transaction:
             _NEWEST: str(automation.newest_ns),
             _EPISODE: str(automation.episode_id),
             **{OFFENCE + key: found.to_payload() for key, found in offences.items() if found},
+            **{name: text for name, text in group.items() if text is not None},
         },
-        drop_meta={OFFENCE + key for key, found in offences.items() if found is None},
+        drop_meta={
+            *(OFFENCE + key for key, found in offences.items() if found is None),
+            *(name for name, text in group.items() if text is None),
+        },
     )

@@ -54,6 +54,7 @@ class Status:
     does what was published, by entry's key; None without an admin API.  ``roads``:
     where each road leads that is used, ``overlay`` (a file), ``listener`` and ``kumod``
     (URLs).  ``notify``: the targets of notifications, by name; None without any.
+    ``share``: how it is with the group, and who is in it; None without one.
     """
 
     state: State
@@ -83,6 +84,7 @@ class Status:
     kumod: Document | None = None
     roads: Mapping[str, str] = field(default_factory=dict)
     notify: Document | None = None
+    share: Document | None = None
 
     def document(self) -> dict[str, Any]:
         """The same as JSON has it."""
@@ -118,6 +120,7 @@ class Status:
             "kumod": self.kumod,
             "roads": dict(self.roads),
             "notify": self.notify,
+            "share": self.share,
         }
 
 
@@ -169,6 +172,28 @@ class Gauges:
         self._follow(metrics.dns_failures, status.dns_failures)
         self._follow(metrics.regex_timeouts, status.regex_timeouts)
         metrics.regexes_switched_off.set(status.regexes_switched_off)
+        if status.share is not None:
+            self._show_share(status.share)
+
+    def _show_share(self, share: Document) -> None:
+        """Show how it is with the group."""
+        metrics, group = self._metrics, str(share["group"])
+        metrics.share_up.labels(group).set(share["connected"])
+        metrics.share_delay.labels(group).set(share["delay_seconds"] or 0)
+        waiting = {
+            "append": share["waiting"],
+            "receive": share["unread"] or 0,
+            "segments": share["segments_behind"],
+        }
+        for what, count in waiting.items():
+            metrics.share_waiting.labels(what).set(count)
+        for direction in ("appended", "received"):
+            self._follow(metrics.share_lines.labels(direction), share[f"lines_{direction}"])
+        for reason in ("missed", "given_up", "bad_entries"):
+            self._follow(metrics.share_lost.labels(reason), share[reason])
+        others = [host["same_rules"] for host in share["hosts"] if not host["own"]]
+        for rules, same in (("same", True), ("other", False)):
+            metrics.share_hosts.labels(rules).set(others.count(same))
 
     def _follow(self, counter: Counter, total: int) -> None:
         """Have `counter` follow a count kept elsewhere, which a reload may begin anew."""

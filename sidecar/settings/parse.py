@@ -14,13 +14,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sidecar.log.record import SKIPPED_TYPES
+from sidecar.problems import ProblemError
 from sidecar.shaping.specs import parse_duration
 from sidecar.times import NS
 
 from .values import Address, Network, Retention
+
+if TYPE_CHECKING:
+    from sidecar.share.address import Address as EngineAddress
 
 RECORD_TYPES = frozenset(
     {
@@ -137,6 +142,36 @@ def parse_notify(value: object) -> Path | None:
 
 def parse_paths(value: object) -> tuple[Path, ...]:
     return tuple(Path(text) for text in parse_texts(value))
+
+
+def parse_share(value: object) -> EngineAddress | None:
+    """The address of a Redis or Valkey; none and off turn it off."""
+    from sidecar.share.address import read_url  # noqa: PLC0415 - takes a while, and few need it
+
+    if is_off(value):
+        return None
+    try:
+        return read_url(parse_text(value))
+    except ProblemError as error:
+        raise ValueError(error.problems[0].message) from None
+
+
+def parse_share_name(value: object) -> str:
+    """A name for a group: letters, digits, ``_``, ``.`` and ``-``."""
+    text = parse_text(value)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise ValueError(f'"{text[:70]}" is not 1 to 64 letters, digits, "_", "." and "-"')
+    return text
+
+
+def parse_share_host(value: object) -> str | None:
+    """A host's name in its group; none and off leave it to the machine."""
+    if is_off(value):
+        return None
+    text = parse_text(value)
+    if not re.fullmatch(r"[!-~]{1,255}", text):
+        raise ValueError(f'"{text[:70]}" is not 1 to 255 printable ASCII characters, no blanks')
+    return text
 
 
 def is_off(value: object) -> bool:

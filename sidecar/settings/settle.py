@@ -82,7 +82,7 @@ def resolve_settings(
             values[row.name] = row.parse(row.default)
     settings = _settings(values, origins, policy)
     found = [p for name in require for p in _missing(name, settings)]
-    found += _listener_problems(settings) + _unknown_variables(env)
+    found += _listener_problems(settings) + _share_problems(settings) + _unknown_variables(env)
     errors += [p for p in found if p.level == "error"]
     if errors:
         raise ProblemError(errors)
@@ -129,6 +129,12 @@ def _settings(
         kumod_api=values["kumod_api"],
         notify=values["notify"],
         simulate=values["simulate"],
+        share=values["share"],
+        share_name=values["share_name"],
+        share_host=values["share_host"],
+        share_sources=values["share_sources"],
+        share_password_file=values["share_password_file"],
+        share_most=values["share_most"],
         retention=values["retention"],
         poll_seconds=values["poll"],
         log_format=values["log_format"],
@@ -231,6 +237,18 @@ def _listener_problems(settings: Settings) -> list[Problem]:
     )
     origin = settings.origins["listen"].text
     return [Problem("error", "listener-without-trusted-hosts", message, where=origin)]
+
+
+def _share_problems(settings: Settings) -> list[Problem]:
+    """A secret where everybody on the host sees it."""
+    address = settings.fixed.share
+    if address is None or settings.origins["share"].kind != "option":
+        return []
+    if address.password is None and address.sentinel_password is None:
+        return []
+    from sidecar.share.address import REMEDY  # noqa: PLC0415
+
+    return [Problem("error", "share-url", REMEDY, where="--share")]
 
 
 def _unknown_variables(env: Mapping[str, str]) -> list[Problem]:

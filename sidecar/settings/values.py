@@ -10,9 +10,12 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sidecar.problems import Problem
+
+if TYPE_CHECKING:
+    from sidecar.share.address import Address as EngineAddress
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Start = Literal["recent", "end", "beginning"]
@@ -102,6 +105,12 @@ class Fixed:
     kumod_api: str | None
     simulate: bool
     notify: Path | None
+    share: EngineAddress | None
+    share_name: str
+    share_host: str | None
+    share_sources: Literal["all", "own"]
+    share_password_file: Path | None
+    share_most: int
     retention: Retention | None
     poll_seconds: float
     log_format: LogFormat

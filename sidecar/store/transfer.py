@@ -25,6 +25,8 @@ VERSION = 1
 
 _COUNTS = ("inode", "offset", "lines", "frame_start", "frame_offset")
 _TEXTS = ("fingerprint", "content")
+_SHARE = "share:"
+"""What is of a group's stream (service/places.py) belongs to one host, engine and moment."""
 _ENDED = ("how", "by", "reason")
 
 
@@ -36,7 +38,9 @@ def export_state(saved: Saved) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "meta": dict(sorted(saved.meta.items())),
+        "meta": {
+            name: text for name, text in sorted(saved.meta.items()) if not name.startswith(_SHARE)
+        },
         "counters": dict(sorted(saved.counters.items())),
         "segments": {
             name: {

@@ -40,7 +40,8 @@ class Story:
     """An entry with its episode; ``end`` is None while it is in force.
 
     ``holds`` before this one, in a row, made it longer (``sidecar.escalate``).  ``then``
-    are the limits for the time after it (``sidecar.probe``).
+    are the limits for the time after it (``sidecar.probe``).  ``aside``: the overlay leaves
+    it out, since its egress source is another host's (``--share-sources own``).
     """
 
     entry: Entry
@@ -48,6 +49,7 @@ class Story:
     end: End | None = None
     holds: int = 0
     then: tuple[Override, ...] = ()
+    aside: bool = False
 
     @property
     def made(self) -> Made:
@@ -155,7 +157,7 @@ def as_json(story: Story, verdict: Mapping[str, str] | None = None) -> dict[str,
         "first": _cause(episode.first),
         "latest": _cause(episode.latest),
         "simulated": entry.simulated,
-        "left_out": story.is_left_out,
+        "left_out": story.is_left_out or story.aside,
         "key": entry.key,
         "kumod": None if verdict is None else dict(verdict),
         "end": None
@@ -195,5 +197,6 @@ def _cause(cause: Cause | None) -> dict[str, str] | None:
         "response": cause.response,
         "domain": cause.domain,
         "source": cause.source,
+        "host": cause.host,
         "at": format_rfc3339(cause.time_ns),
     }

@@ -28,6 +28,10 @@ class Wanted:
     def sift(self, data: bytes) -> bytes:
         return wanted(data)
 
+    def sift_numbered(self, data: bytes) -> tuple[bytes, list[int]]:
+        lines = enumerate(data.splitlines(keepends=True))
+        return wanted(data), [number for number, line in lines if line[10:14] == b"1234"]
+
 
 @pytest.fixture
 def logs(tmp_path: Path) -> Path:
@@ -37,9 +41,11 @@ def logs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(directory: Path, sieve: Callable[[], Sieve] | None) -> list[Batch]:
+def read(
+    directory: Path, sieve: Callable[[], Sieve] | None, *, numbered: bool = False
+) -> list[Batch]:
     async def all_of_it() -> list[Batch]:
-        async with Tail(directory, sieve=sieve) as tail:
+        async with Tail(directory, sieve=sieve, numbered=numbered) as tail:
             return [batch async for batch in tail.blocks(follow=False)]
 
     return asyncio.run(all_of_it())
@@ -79,3 +85,16 @@ def test_one_sieve_chooses_the_lines_of_a_whole_batch(
     batches = [batch for batch in read(logs, sieve) if batch.blocks]
     assert len(batches) > 1
     assert [batch.sieve for batch in batches] == asked
+
+
+def test_what_is_kept_knows_its_lines(logs: Path) -> None:
+    blocks = [block for batch in read(logs, Wanted, numbered=True) for block in batch.blocks]
+    found = [
+        (block.first + number, line)
+        for block in blocks
+        for number, line in zip(
+            block.numbers or (), block.data.splitlines(keepends=True), strict=True
+        )
+    ]
+    assert found == [(number, line) for number, line in enumerate(LINES, 1) if wanted(line) == line]
+    assert [block.before for block in blocks[1:]] == [b.position.lines for b in blocks[:-1]]

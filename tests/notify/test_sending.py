@@ -23,7 +23,8 @@ from sidecar.notify.event import Event
 from sidecar.notify.message import Group, Message, seal
 from sidecar.notify.program import NotSent
 from sidecar.notify.sending import send
-from sidecar.notify.targets import AppriseTarget, CommandTarget, Secret, Target, WebhookTarget
+from sidecar.notify.targets import AppriseTarget, CommandTarget, Target, WebhookTarget
+from sidecar.secret import Secret
 from tests.service.support import until
 from tests.test_http_client import DATA, Serve, serving
 

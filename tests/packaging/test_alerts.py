@@ -47,6 +47,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {'tsa_sidecar_notify_oldest_waiting_seconds{target="oncall"}': "0+60x120"},
         {'tsa_sidecar_notify_oldest_waiting_seconds{target="oncall"}': "0+60x16 0+60x16 0x90"},
     ),
+    "TsaSidecarGroupAway": (
+        {'tsa_sidecar_share_up{group="mail"}': "0x120"},
+        {'tsa_sidecar_share_up{group="mail"}': "1x120"},
+    ),
     "TsaSidecarLogLost": (
         {"tsa_sidecar_segments_lost_total": "0x110 1x10", "tsa_sidecar_bytes_lost_total": "0x120"},
         {"tsa_sidecar_segments_lost_total": "3x120", "tsa_sidecar_bytes_lost_total": "0x120"},

@@ -87,6 +87,12 @@ FIELDS = {
     "retention": ("retention", "1 day", "2GB", "3 days"),
     "max_entries": ("max_entries", "70000", "60_000", 80000),
     "history": ("history_ns", "1 day", "2 days", "36 hours"),
+    "share": ("share", "redis://o", "rediss://:secret@v:2", "unix:///p"),
+    "share_name": ("share_name", "o", "v", "p"),
+    "share_host": ("share_host", "o", "v", "p"),
+    "share_sources": ("share_sources", "own", "own", "own"),
+    "share_password_file": ("share_password_file", "/o", "/v", "/p"),
+    "share_most": ("share_most", "70000", "60_000", 80000),
     "poll": ("poll_seconds", "2s", "0.5", 3),
     "log_format": ("log_format", "json", "json", "json"),
 }
@@ -131,7 +137,7 @@ def test_precedence(name: str, given_by: int) -> None:
 
 
 def test_the_values_of_the_matrix_differ() -> None:
-    for name in set(FIELDS) - {"log_format", "from", "simulate"}:
+    for name in set(FIELDS) - {"log_format", "from", "simulate", "share_sources"}:
         row, (_, option, _, said) = setting(name), FIELDS[name]
         parsed = [row.parse(value) for value in (option, split(name), said, row.default)]
         assert all(a != b for i, a in enumerate(parsed) for b in parsed[:i]), name
@@ -567,3 +573,27 @@ def test_a_simulation_has_nothing_by_which_it_could_have_an_effect() -> None:
     fixed = settle(by_hand, {}, said).fixed
     assert (str(fixed.listen), fixed.state) == ("127.0.0.1:1", Path("/o.db"))
     assert settle().fixed.simulate is False
+
+
+def test_a_password_on_a_command_line_is_refused_and_not_shown() -> None:
+    [problem] = refused({"share": "redis://user:s3cret@10.0.0.1"})
+    assert problem.code == "share-url"
+    assert "TSA_SIDECAR_SHARE" in problem.message
+    assert "s3cret" not in str(problem)
+    settings = settle(env={"TSA_SIDECAR_SHARE": "redis://user:s3cret@10.0.0.1"})
+    assert "s3cret" not in repr(settings.fixed.share)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("share", "http://10.0.0.1", "is not a URL of Redis or Valkey"),
+        ("share_name", "with blank", "letters, digits"),
+        ("share_name", "", "empty"),
+        ("share_host", "two words", "no blanks"),
+        ("share_sources", "mine", "own"),
+    ],
+)
+def test_what_can_be_no_group_is_refused(name: str, value: str, reason: str) -> None:
+    [problem] = refused({name: value})
+    assert reason in problem.message

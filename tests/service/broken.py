@@ -5,11 +5,13 @@ Called in the child before the program begins; see ``nursery``.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,15 @@ from sidecar.faults import reached
 from sidecar.log.batches import Batch
 from sidecar.notify import alarms
 from sidecar.publish import overlay_file
-from sidecar.service import main, notify, retention, rules
+from sidecar.service import main, notify, retention, rules, sharing
 from sidecar.service.checkpoints import to_rows
 from sidecar.service.clock import GuardedClock
 from sidecar.service.flow import Flow
 from sidecar.service.ledger import Ledger
 from sidecar.service.logging import Log
 from sidecar.service.retention import Keeper
+from sidecar.service.sharing import Sharing
+from sidecar.share import Pace, ShareSettings
 from sidecar.store import Store, Transaction, statements
 
 
@@ -206,3 +210,40 @@ def alarms_at_once() -> None:
 def soon_long() -> None:
     """A target that fails at all has failed for long."""
     notify._LONG_NS = 0
+
+
+def quick_group() -> None:
+    """An engine that was away is asked again at once, and hosts say often how they are."""
+    pace = Pace(answer=0.5, first_retry=0.02, last_retry=0.1, presence=0.2, listen=0.2)
+    vars(sharing)["ShareSettings"] = partial(ShareSettings, pace=pace)
+
+
+def heard_anew() -> None:
+    """Where the group's stream was read to is not kept: after a start all is heard again."""
+    quick_group()
+    vars(sharing)["place_rows"] = lambda _place: Transaction()
+    vars(sharing)["mark_rows"] = lambda *_: Transaction()
+
+
+def place_first() -> None:
+    """Where the group's stream was read to is committed before what was read has an effect."""
+    quick_group()
+    hear = Flow.hear
+
+    async def early(self: Flow, items: Sequence[Any], place: Transaction, *, more: bool) -> int:
+        self._ledger.commits.add(place)
+        self.try_commit()
+        reached("peers-decided")
+        return await hear(self, items, Transaction(), more=more)
+
+    Flow.hear = early  # type: ignore[method-assign]
+
+
+def told_again() -> None:
+    """What the engine lacks is not told again."""
+    quick_group()
+
+    async def never(self: Sharing) -> None:
+        await asyncio.Event().wait()
+
+    Sharing.tell_again = never  # type: ignore[method-assign]

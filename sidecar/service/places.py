@@ -1,0 +1,90 @@
+"""Where this host is in its group's stream: as rows of the store, and back.
+
+The place is committed with the effects of what was read up to it.  It is left out of an
+export: it belongs to one host, one engine and one moment.  Whoever imports the state
+reads what the engine still holds from its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from sidecar.share import Mark, Place
+from sidecar.share.place import Origin
+from sidecar.store import Transaction
+
+SHARE: Final = "share:"
+"""Before the names under which the state file keeps what is of the group."""
+_PLACE: Final = SHARE + "place"
+_MARK: Final = SHARE + "mark:"
+WORD: Final = SHARE + "word:"
+"""Before the name of a word of this host's, which an engine that lost it is told again."""
+_SOURCES: Final = SHARE + "sources"
+_SOURCES_MOST: Final = 10_000
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    epoch: str
+    run: str
+    id: str
+    number: int
+
+
+_PLACES: Final = msgspec.json.Decoder(_Saved)
+_ORIGINS: Final = msgspec.json.Decoder(Origin)
+_MARKS: Final = msgspec.json.Decoder(tuple[int, int])
+
+
+def place_rows(place: Place) -> Transaction:
+    """Keep where the stream was read to, without the marks."""
+    saved = _Saved(place.epoch, place.run, place.id, place.number)
+    return Transaction(meta={_PLACE: msgspec.json.encode(saved).decode()})
+
+
+def mark_rows(moved: Mapping[Origin, Mark], forgotten: Iterable[Origin] = ()) -> Transaction:
+    """Keep how far other hosts' segments were read."""
+    return Transaction(
+        meta={_mark(origin): f"[{mark.line},{mark.at_ms}]" for origin, mark in moved.items()},
+        drop_meta={_mark(origin) for origin in forgotten},
+    )
+
+
+def _mark(origin: Origin) -> str:
+    return _MARK + msgspec.json.encode(origin).decode()
+
+
+def place_of(meta: Mapping[str, str]) -> Place:
+    """The place that the store has.  What is damaged is left out: it is read again."""
+    try:
+        saved = _PLACES.decode(meta.get(_PLACE, ""))
+    except ValueError:
+        saved = _Saved("", "", "0-0", 0)
+    marks: dict[Origin, Mark] = {}
+    for name, text in meta.items():
+        if name.startswith(_MARK):
+            try:
+                line, at_ms = _MARKS.decode(text)
+                marks[_ORIGINS.decode(name.removeprefix(_MARK))] = Mark(line, at_ms)
+            except ValueError:
+                continue
+    return Place(saved.epoch, saved.run, saved.id, saved.number, marks)
+
+
+_NAMES: Final = msgspec.json.Decoder(list[str])
+
+
+def sources_row(sources: Iterable[str]) -> Transaction:
+    """Keep the egress sources that this host's own log has shown, up to some thousands."""
+    names = sorted(sources)[:_SOURCES_MOST]
+    return Transaction(meta={_SOURCES: msgspec.json.encode(names).decode()})
+
+
+def sources_of(meta: Mapping[str, str]) -> list[str]:
+    """The egress sources that the store has; none where that is damaged."""
+    try:
+        return _NAMES.decode(meta.get(_SOURCES, "[]"))
+    except ValueError:
+        return []

@@ -1,0 +1,30 @@
+-- Say that a host is there, and learn who else is.  KEYS: stream, positions, group, hosts.
+-- ARGV: "HOST", JSON, ms after which a silent host is dropped,
+--       ms after which a position that did not move is dropped.
+-- Answers: now in ms, items ever added, {host, "MS JSON", host, "MS JSON" ...}.
+local positions, group, hosts = KEYS[2], KEYS[3], KEYS[4]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- What has no time in front was written by a stranger: it is dropped as well.
+local function drop_silent(key, pattern, longest)
+    local kept = {}
+    local all = redis.call('HGETALL', key)
+    for i = 1, #all, 2 do
+        local at = tonumber(string.match(all[i + 1], pattern) or '')
+        if not at or now - at > longest then
+            redis.call('HDEL', key, all[i])
+        else
+            kept[#kept + 1] = all[i]
+            kept[#kept + 1] = all[i + 1]
+        end
+    end
+    return kept
+end
+
+redis.call('HSET', hosts, ARGV[1], string.format('%.0f', now) .. ' ' .. ARGV[2])
+local there = drop_silent(hosts, '^%d+', tonumber(ARGV[3]))
+if ARGV[4] ~= '0' then
+    drop_silent(positions, '^%d+ (%d+)$', tonumber(ARGV[4]))
+end
+return {string.format('%.0f', now), redis.call('HGET', group, 'added') or '0', there}

@@ -1,0 +1,100 @@
+"""Who is in the group: what a host says of itself, and what is known of the others.  Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .place import id_key
+
+_LONGEST = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What a host says of itself.
+
+    ``rules``: a hash of its rules.  ``age``: seconds for which an item matters to it.
+    ``id``/``number``: of the last item that it read.  ``queued``: its items that wait.
+    ``behind``: its segments that must be read again.
+    """
+
+    version: str = ""
+    rules: str = ""
+    age: float = 0.0
+    id: str = "0-0"
+    number: int = 0
+    queued: int = 0
+    behind: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostSeen:
+    """A host of the group, as of this host's last look.
+
+    ``silent``: seconds since its last word.  ``unread``: items it has not read.
+    ``late``: seconds since what it read last was appended, 0 where nothing is unread.
+    """
+
+    host: str
+    own: bool
+    silent: float
+    unread: int
+    late: float
+    said: Presence
+
+
+def write_presence(said: Presence) -> str:
+    """As JSON."""
+    return json.dumps(
+        {
+            "version": said.version,
+            "rules": said.rules,
+            "age": said.age,
+            "id": said.id,
+            "number": said.number,
+            "queued": said.queued,
+            "behind": said.behind,
+        },
+        separators=(",", ":"),
+    )
+
+
+def read_presence(raw: bytes) -> Presence | None:
+    """From JSON; None where it is none of ours."""
+    if len(raw) > _LONGEST:
+        return None
+    try:
+        said = json.loads(raw)
+        place = id_key(str(said["id"]))
+        found = Presence(
+            version=str(said["version"])[:64],
+            rules=str(said["rules"])[:128],
+            age=float(said["age"]),
+            id="{}-{}".format(*place),
+            number=int(said["number"]),
+            queued=int(said["queued"]),
+            behind=int(said["behind"]),
+        )
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    return found if 0 <= found.age < 10**9 else None
+
+
+def read_hosts(
+    now_ms: int, added: int, hosts: Sequence[bytes], *, own: str
+) -> tuple[HostSeen, ...]:
+    """Whom the engine's list names, by name.  What can't be read is passed over."""
+    found = []
+    for name, raw in zip(hosts[0::2], hosts[1::2], strict=False):
+        at, _, text = raw.partition(b" ")
+        said = read_presence(text)
+        if said is None or not at.isdigit() or len(at) > 16:
+            continue
+        host = name.decode(errors="replace")
+        unread = max(added - said.number, 0) if said.number else added
+        late = (now_ms - id_key(said.id)[0]) / 1000 if unread and said.number else 0.0
+        silent = max(now_ms - int(at), 0) / 1000
+        found.append(HostSeen(host, host == own, silent, unread, max(late, 0.0), said))
+    return tuple(sorted(found, key=lambda seen: seen.host))

@@ -1,0 +1,301 @@
+"""The engine killed, flushed, frozen, failed over: nothing is told twice, nothing is missed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable
+
+from sidecar.share import Place
+
+from .conftest import Engine, Log, background, following, lines, received, share, take, until
+
+
+def each_once(found: list[tuple[str, int]], segment: str, last: int) -> None:
+    assert Counter(found) == Counter((segment, n) for n in range(1, last + 1))
+
+
+def test_killed_with_its_data(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine("--appendonly", "yes", "--appendfsync", "always")
+
+    async def story() -> None:
+        async with share(engine.url, "mx1") as one, share(engine.url, "mx2") as two:
+            log = Log(one)
+            async with following(two) as batches, background(log.catch_up()):
+                for first in range(1, 101, 5):
+                    log.offer(lines("a", first, first + 4))
+                    if first in (26, 61):
+                        await until(lambda: one.health.counts.appended)
+                        engine.kill()
+                        engine.start()
+                await until(lambda: len(received(batches)) >= 100)
+                await asyncio.sleep(0.3)
+            each_once(received(batches), "a", 100)
+
+    asyncio.run(story())
+    assert engine.lines() == [("a", n) for n in range(1, 101)]
+
+
+def test_killed_without_its_data(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.url, "mx1") as one, share(engine.url, "mx2") as two:
+            log = Log(one)
+            async with following(two) as batches, background(log.catch_up()):
+                log.offer(lines("a", 1, 50))
+                await until(lambda: len(received(batches)) == 50)
+                engine.kill()
+                log.offer(lines("a", 51, 60))
+                await until(lambda: one.health.problem and two.health.problem)
+                assert "can't be reached" in str(two.health.problem)
+                engine.start()
+                await until(lambda: len(received(batches)) >= 60)
+                await until(lambda: len(engine.lines()) == 60)
+                await asyncio.sleep(0.3)
+                await until(lambda: not one.health.problem and two.health.connected)
+            each_once(received(batches), "a", 60)
+
+    asyncio.run(story())
+
+
+def test_flushed_while_all_are_connected(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.url, "mx1") as one, share(engine.url, "mx2") as two:
+            log = Log(one)
+            async with following(two) as batches, background(log.catch_up()):
+                log.offer(lines("a", 1, 50))
+                one.say("w", "{}")
+                await until(lambda: len(received(batches)) == 51)
+                engine.ask("FLUSHALL")
+                log.offer(lines("a", 51, 60))
+                await until(lambda: len(received(batches)) >= 61)
+                await until(lambda: len(engine.lines()) >= 60)
+                assert one.unsaid() == ("w",)
+                one.say("w", "{}")
+                await until(lambda: one.unsaid() == () and len(engine.lines()) == 61)
+                await asyncio.sleep(0.3)
+                assert any("lost" in note for note in one.health.notes)
+            found = received(batches)
+            assert found.count(("w", 1)) == 1
+            each_once([item for item in found if item[0] == "a"], "a", 60)
+
+    asyncio.run(story())
+
+
+def test_only_the_stream_is_evicted(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.url, "mx1") as one, share(engine.url, "mx2") as two:
+            log = Log(one)
+            async with background(log.catch_up()):
+                log.offer(lines("a", 1, 50))
+                await until(lambda: len(engine.lines()) == 50)
+                engine.ask("DEL", "tsa-sidecar:{mail}:stream")
+                log.offer(lines("a", 51, 60))
+                items, _ = await take(two, Place(), 60)
+            each_once([(item.segment, item.line) for item in items], "a", 60)
+
+    asyncio.run(story())
+
+
+def test_a_place_of_a_flushed_engine_holds_no_one_up(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.url, "mx1") as one, share(engine.url, "mx2") as two:
+            one.offer(lines("a", 1, 50))
+            _, place = await take(two, Place(), 50)
+        engine.ask("FLUSHALL")
+        # An engine whose clock is behind gives ids below those of the place.
+        stream = "tsa-sidecar:{mail}:stream"
+        fields = "v 1 host mx1 segment a line {} kind line n {} data x"
+        for n, line in enumerate((50, 51), start=1):
+            words = fields.format(line, n).split()
+            engine.ask("XADD", stream, f"5-{n}", *words)
+        async with share(engine.url, "mx2") as two:
+            items, _ = await take(two, place, 1)
+        assert [item.line for item in items] == [51]
+
+    asyncio.run(story())
+
+
+def test_frozen(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.tcp, "mx1") as one, share(engine.tcp, "mx2") as two:
+            log = Log(one)
+            async with following(two) as batches, background(log.catch_up()):
+                log.offer(lines("a", 1, 20))
+                await until(lambda: len(received(batches)) == 20)
+                engine.signal(signal.SIGSTOP)
+                log.offer(lines("a", 21, 40))
+                await until(lambda: one.health.problem and two.health.problem)
+                assert "does not answer within 0.5 s" in str(one.health.problem)
+                engine.signal(signal.SIGCONT)
+                await until(lambda: len(received(batches)) >= 40)
+                await until(lambda: one.health.problem is None and two.health.connected)
+                await asyncio.sleep(0.3)
+            each_once(received(batches), "a", 40)
+
+    asyncio.run(story())
+    assert engine.lines() == [("a", n) for n in range(1, 41)]
+
+
+def test_a_replica_takes_over_without_the_last_items(make_engine: Callable[..., Engine]) -> None:
+    old = make_engine()
+    new = make_engine("--replicaof", "127.0.0.1", str(old.port))
+
+    async def story() -> None:
+        async with share(old.url, "mx1") as one, share(old.url, "mx2") as two:
+            one.offer(lines("a", 1, 30))
+            _, place = await take(two, Place(), 30)
+            await until(lambda: len(new.lines()) == 30)
+            new.ask("REPLICAOF", "NO", "ONE")
+            one.offer(lines("a", 31, 40))  # only the old one has these
+            items, place = await take(two, place, 10)
+            assert [item.line for item in items] == list(range(31, 41))
+        async with share(new.url, "mx1") as one, share(new.url, "mx2") as two:
+            log = Log(one)
+            log.offer(lines("a", 41, 50))
+            async with following(two, place) as batches, background(log.catch_up()):
+                await until(lambda: len(received(batches)) >= 10)
+                await until(lambda: len(new.lines()) == 50)
+                await asyncio.sleep(0.3)
+            assert received(batches) == [("a", n) for n in range(41, 51)]
+            assert two.health.counts.missed == 0
+
+    asyncio.run(story())
+
+
+def test_a_primary_that_becomes_a_replica(make_engine: Callable[..., Engine]) -> None:
+    one_engine, other = make_engine(), make_engine()
+
+    async def story() -> None:
+        async with share(one_engine.url) as one:
+            one.offer(lines("a", 1, 5))
+            await until(lambda: one.health.counts.appended == 5)
+            one_engine.ask("REPLICAOF", "127.0.0.1", other.port)
+            one.offer(lines("a", 6, 10))
+            await until(lambda: one.health.problem)
+            await until(lambda: "is a replica" in str(one.health.problem))
+
+    asyncio.run(story())
+
+
+def test_overtaken_by_the_trimming(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.url, "mx1", most=200) as one, share(engine.url, "mx2") as two:
+            one.offer(lines("a", 1, 100))
+            _, place = await take(two, Place(), 100)
+            for first in range(101, 2001, 100):
+                one.offer(lines("a", first, first + 99))
+            await until(lambda: one.health.counts.appended == 2000)
+            assert one.health.counts.cut > 1000
+            assert any("--share-most" in note for note in one.health.notes)
+            async with following(two, place) as batches:
+                await until(lambda: batches and received(batches)[-1] == ("a", 2000))
+            missed = two.health.counts.missed
+            assert missed > 1000
+            assert missed == sum(batch.missed for batch in batches)
+            assert missed + len(received(batches)) == 1900
+            assert any("trimmed before" in note for note in two.health.notes)
+
+    asyncio.run(story())
+
+
+def test_what_is_too_old_is_trimmed(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.url, age=0.2) as one:
+            one.offer(lines("a", 1, 1000))
+            await until(lambda: one.health.counts.appended == 1000)
+            await asyncio.sleep(0.4)
+            one.offer(lines("a", 1001, 1001))
+            await until(lambda: one.health.counts.appended == 1001)
+            assert one.health.counts.cut == 0
+
+    asyncio.run(story())
+    assert 1 <= len(engine.lines()) <= 200
+
+
+def test_the_longest_age_of_the_group_counts(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.url, "mx1", age=0.2) as one, share(engine.url, "mx2", age=900.0):
+            await until(lambda: len(one.hosts()) == 2)
+            one.offer(lines("a", 1, 1000))
+            await until(lambda: one.health.counts.appended == 1000)
+            await asyncio.sleep(0.4)
+            one.offer(lines("a", 1001, 1001))
+            await until(lambda: one.health.counts.appended == 1001)
+
+    asyncio.run(story())
+    assert len(engine.lines()) == 1001
+
+
+def test_whatever_happens_each_item_arrives_once(
+    make_engine: Callable[..., Engine], chance: random.Random
+) -> None:
+    engine = make_engine("--appendonly", "yes", "--appendfsync", "no")
+
+    def harm() -> None:
+        match chance.randrange(5):
+            case 0:
+                engine.kill()
+                engine.start()
+            case 1:
+                engine.kill()
+                shutil.rmtree(engine.directory / "appendonlydir")
+                engine.start()
+            case 2:
+                engine.ask("FLUSHALL")
+            case 3:
+                engine.ask("CLIENT", "KILL", "TYPE", "normal")
+            case 4:
+                key = chance.choice(["stream", "positions", "group", "hosts"])
+                engine.ask("DEL", f"tsa-sidecar:{{mail}}:{key}")
+
+    async def story() -> None:
+        last = {"one": 0, "two": 0}
+        async with share(engine.url, "mx1", queue=30_000) as one, share(engine.url, "mx2") as two:
+            log = Log(one)
+            place = Place()
+            found: list[tuple[str, int]] = []
+            async with background(log.catch_up()):
+                for _ in range(12):
+                    async with following(two, place) as batches:
+                        for _ in range(chance.randrange(1, 8)):
+                            segment = chance.choice(["one", "two"])
+                            first = last[segment] + 1
+                            last[segment] += chance.randrange(1, 60)
+                            log.offer(lines(segment, first, last[segment]))
+                            await asyncio.sleep(chance.choice([0, 0, 0.01]))
+                        harm()
+                        await asyncio.sleep(chance.choice([0, 0.05, 0.2]))
+                    found += received(batches)
+                    place = batches[-1].place if batches else place
+                async with following(two, place) as batches:
+                    wanted = sum(last.values())
+                    await until(lambda: len(found) + len(received(batches)) >= wanted)
+                    await asyncio.sleep(0.5)
+                found += received(batches)
+        each_once([item for item in found if item[0] == "one"], "one", last["one"])
+        each_once([item for item in found if item[0] == "two"], "two", last["two"])
+
+    asyncio.run(story())
+
+
+def test_no_engine_at_all(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(start=False)
+
+    async def story() -> None:
+        async with share(engine.url, queue=5000) as one, share(engine.url, "mx2") as two:
+            for first in range(1, 1000, 5):
+                one.offer(lines("a", first, first + 4))
+            for n in range(20_000):
+                one.say(f"w{n}", "{}")
+            assert one.health.queued_bytes < 5000 + 2**20
+            assert one.behind() == {}
+            await until(lambda: one.health.problem)
+            assert not one.health.connected
+            engine.start()
+            async with background(Log(one).catch_up()), following(two) as batches:
+                await until(lambda: ("a", 1000) in received(batches)[-2000:])
+
+    asyncio.run(story())

@@ -1,0 +1,50 @@
+"""What is wrong with an engine, as a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.share import read_url
+from sidecar.share.troubles import EngineError, Trouble, explain
+
+ADDRESS = read_url("redis://me:hunter2@mx")
+
+
+class ResponseError(Exception):
+    """As redis-py has it; it need not be installed for this."""
+
+
+def why(error: BaseException) -> Trouble:
+    return explain(error, ADDRESS, group="mail", seconds=5.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "fatal"),
+    [
+        (ResponseError("WRONGPASS invalid username-password pair"), "--share-password-file", True),
+        (ResponseError("NOPERM no permissions to run 'xadd'"), "~tsa-sidecar:{mail}:*", False),
+        (ResponseError("READONLY You can't write against a read only replica."), "replica", True),
+        (ResponseError("OOM command not allowed"), "maxmemory", False),
+        (ResponseError("LOADING Redis is loading the dataset"), "loading", True),
+        (ResponseError("MISCONF Redis is configured to save"), "disk", False),
+        (ResponseError("TRYAGAIN Multiple keys request"), "rearranged", True),
+        (ResponseError("unknown command 'XADD'"), "Redis 6.2", False),
+        (ResponseError("something else"), "refuses: something else", False),
+        (TimeoutError(), "within 5 s", True),
+        (ConnectionRefusedError("no"), "can't be reached: no", True),
+        (OSError(), "can't be reached: OSError", True),
+        (EngineError("the Sentinel knows nobody"), "knows nobody", True),
+    ],
+)
+def test_each_trouble_has_its_text(error: Exception, said: str, fatal: bool) -> None:
+    found = why(error)
+    assert said in found.text
+    assert found.text.startswith("redis://mx:6379: ")
+    assert found.fatal is fatal
+
+
+def test_no_text_shows_a_secret_or_leaves_its_line() -> None:
+    text = why(ResponseError("bad 'hunter2'\r\n\x1b[31m" + "x" * 5000)).text
+    assert "hunter2" not in text
+    assert text.isprintable()
+    assert len(text) < 500
