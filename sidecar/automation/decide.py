@@ -277,7 +277,10 @@ class Automation:
         self.seq = 0
         """Number of the last match that had an outcome."""
         self.newest_ns = 0
-        """Time of the newest record that matched, those of a clock ahead of time left out."""
+        """Time of the newest record that matched or was counted as an attempt.
+
+        Those of a clock ahead of time are left out.
+        """
         self._hashes: dict[tuple[str, int], str] = {}
         # What rules make of records that differ in nothing that they look at.
         self._plans: dict[_Kind, _Plan] = {}
@@ -313,7 +316,8 @@ class Automation:
                 continue
             matched += not candidate.counted
             record = candidate.record
-            self._note_time(candidate, now)
+            if not self._note_time(record.time_ns, now):
+                now.outcome.counts["dated_ahead"] += not candidate.counted
             self._act(now, matches, record, candidate.domain)
             if len(record.recipients) > 1:
                 self._act_for_others(now, matches, candidate)
@@ -338,12 +342,14 @@ class Automation:
         """Count what was delivered and refused, and do what that leads to."""
         if not self.needs_attempts:
             return
-        latest = now.latest_ns // NS
+        latest, newest = now.latest_ns // NS, 0
         thresholds, windows_of = self.thresholds, self._shares.windows
         room = sys.maxsize if self.max_entries is None else self.max_entries
         for (queue, source, domain, tenant, delivered, second), count in attempts.items():
             if second > latest:
                 continue
+            if second > newest:
+                newest = second
             for window in windows_of(queue, source, domain, tenant):
                 if window.deliveries_only and not delivered:
                     continue
@@ -352,6 +358,8 @@ class Automation:
                 ):
                     at = second - second % window.step
                     thresholds.record(window.scope, window.period, at, count, latest=latest)
+        # Where nothing matches for long, windows of attempts are forgotten all the same.
+        self._note_time(newest * NS, now)
         now.outcome.counts["attempts"] += sum(attempts.values())
         now.outcome.counts["delivered"] += sum(n for key, n in attempts.items() if key[4])
         self._delivered(attempts, now)
@@ -570,14 +578,14 @@ class Automation:
         self.offences.forget(self.newest_ns - LATENESS * NS)
         return self.thresholds.forget_idle(self.newest_ns // NS - LATENESS)
 
-    def _note_time(self, candidate: Candidate, now: _Round) -> None:
-        time_ns = candidate.record.time_ns
+    def _note_time(self, time_ns: int, now: _Round) -> bool:
+        """Note that a record has that time; False where it is dated ahead, and not noted."""
         if self.newest_ns > now.latest_ns:  # noted when our own clock was ahead
             self.newest_ns = 0
-        if time_ns <= now.latest_ns:
-            self.newest_ns = max(self.newest_ns, time_ns)
-        else:
-            now.outcome.counts["dated_ahead"] += not candidate.counted
+        if time_ns > now.latest_ns:
+            return False
+        self.newest_ns = max(self.newest_ns, time_ns)
+        return True
 
     def _act_for_others(
         self, now: _Round, matches: tuple[Match, ...], candidate: Candidate
