@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -449,17 +449,22 @@ class Automation:
                 outcome.put(entry.key, entry, story)
         return outcome
 
-    def refit(self, shaping: Shaping, *, now_ns: int) -> Outcome:
+    def refit(
+        self,
+        shaping: Shaping,
+        *,
+        now_ns: int,
+        mx_of: Callable[[str], MxAnswer | None] = lambda _domain: None,
+    ) -> Outcome:
         """Have what adjusts itself stay below what the files set by now; what has changed.
 
         Where that is not above the floor any more, or not known, what the files set holds.
-        So it does where it is not above a limit for the time after a suspension.
+        So it does where it may not be above a limit for the time after a suspension.
+        `mx_of`: what is known of a domain's MX without asking.
         """
         outcome = Outcome()
         for entry in [e for e in self.entries if isinstance(e, Override) and e.probe is not None]:
-            mx = shaping.mx.get(entry.domain)
-            if mx is None and shaping.providers:
-                continue  # the next match knows the MX
+            mx = shaping.mx.get(entry.domain) or mx_of(entry.domain)
             if not limits_something(entry, shaping, mx):
                 self.entries.remove(entry.key)
                 story = self.episodes.pop(entry.key)
@@ -477,7 +482,7 @@ class Automation:
             if entry.action_hash not in known:  # it comes back by the law that it began with
                 continue
             action, adjust = known[entry.action_hash]
-            mx = shaping.mx.get(entry.domain)
+            mx = shaping.mx.get(entry.domain) or mx_of(entry.domain)
             rest = at_rest(entry, action, adjust, shaping=shaping, mx=mx)
             if isinstance(rest, str) and mx is None and shaping.providers:
                 continue  # the next match knows the MX

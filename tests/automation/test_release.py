@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from sidecar.automation.episodes import Episode, episode_from_payload
 from sidecar.automation.holds import RuleHold
 from sidecar.automation.life import State
 from sidecar.automation.selection import Selection
+from sidecar.shaping.mx import OfflineResolver
 
 from .trial import Trial, at, deliveries, load
 
@@ -251,11 +253,23 @@ def test_a_limit_goes_when_the_files_come_down_to_it(suspending: Trial) -> None:
     assert suspending.options() == {"max_message_rate": "10/min"}
 
 
-def test_a_provider_that_may_not_fit_ends_no_limit(suspending: Trial) -> None:
-    provider = '\n[provider.big]\nmatch = [{MXSuffix = ".big.example"}]\nconnection_limit = 1\n'
+MAY_FIT = '\n[provider.big]\nmatch = [{MXSuffix = ".big.example"}]\nconnection_limit = 1\n'
+
+
+def test_a_provider_that_does_not_fit_ends_no_limit(suspending: Trial) -> None:
     suspending.match(0, "held")
-    suspending.reload(1, load(SUSPENDING + provider))
+    elsewhere = asyncio.run(OfflineResolver().resolve("mx.example.net"))
+    suspending.reload(1, load(SUSPENDING + MAY_FIT), mx=elsewhere)
     assert suspending.options() == LIMITS
+
+
+def test_without_the_mx_a_limit_goes_that_may_be_above_what_the_files_set(
+    suspending: Trial,
+) -> None:
+    suspending.match(0, "held")
+    lower = SUSPENDING.replace('max_message_rate = "100/min"', 'max_message_rate = "5/min"')
+    suspending.reload(1, load(lower + MAY_FIT))
+    assert suspending.options() == {}
 
 
 def test_the_strictest_holds_beside_a_limit_that_adjusts_itself() -> None:
