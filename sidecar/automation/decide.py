@@ -402,11 +402,11 @@ class Automation:
         if known is not None and known.seq > made.seq:
             # A record behind this one was decided before it: what that decided stands.
             now.overtaken.add(key)
-            entry, episode = known, self._go_on(key, made, overtaken=True)
+            entry, episode = known, self._go_on(key, made, now, overtaken=True)
         else:
             draft = made.draft
             entry = draft if draft.seq else replace(draft, expires_ns=made.expires_ns, seq=made.seq)
-            episode = self._begin(made, now) if known is None else self._go_on(key, made)
+            episode = self._begin(made, now) if known is None else self._go_on(key, made, now)
             self.entries.put(entry)
             if known is None:
                 now.outcome.began.append((entry, episode))
@@ -426,15 +426,18 @@ class Automation:
         )
         return story.by_rule(step.rule, step.window)
 
-    def _go_on(self, key: str, made: _Made, *, overtaken: bool = False) -> Episode:
+    def _go_on(self, key: str, made: _Made, now: _Round, *, overtaken: bool = False) -> Episode:
         story = self.episodes[key].by_rule(made.step.rule, made.step.window)
+        # What was noted when our own clock was ahead would keep all deliveries from counting.
+        struck_ns = story.struck_ns if story.struck_ns <= now.latest_ns else 0
         return replace(
             story,
             matches=story.matches + made.matches,
             first=story.first or Cause.of(*made.first),
             latest=story.latest if overtaken else Cause.of(*made.latest),
-            struck_ns=max(story.struck_ns, made.struck_ns) if made.awaits else 0,
-            delivered=0,
+            struck_ns=max(struck_ns, made.struck_ns) if made.awaits else 0,
+            # A record that was decided late was there before them.
+            delivered=story.delivered if made.struck_ns <= struck_ns else 0,
         )
 
     def mark_gone(self, rules: Iterable[Rule]) -> Outcome:

@@ -85,6 +85,24 @@ def test_a_match_has_the_count_begin_anew(setting: Trial) -> None:
     assert setting.ended == []
 
 
+def test_a_match_that_is_decided_late_takes_away_no_delivery_that_came_after_it(
+    setting: Trial,
+) -> None:
+    setting.match(10, "fixed")
+    setting.deliver(20, 2)
+    setting.hear(5, *setting.refusal(5, "fixed"), now=21)
+    assert setting.delivered() == {"max_message_rate": 2}
+    setting.hear(15, *setting.refusal(15, "fixed"), now=22)
+    assert setting.delivered() == {"max_message_rate": 0}  # which came before 15 is not known
+
+
+def test_a_clock_that_is_set_back_does_not_keep_deliveries_from_counting(setting: Trial) -> None:
+    setting.match(86_400, "fixed")
+    setting.match(10, "fixed")
+    setting.deliver(20, 3)
+    assert setting.ended == [("max_message_rate", "released")]
+
+
 def test_a_delivery_of_the_second_of_the_match_proves_nothing(setting: Trial) -> None:
     setting.match(5, "fixed")
     setting.deliver(5, 9)
