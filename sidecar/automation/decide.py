@@ -714,7 +714,8 @@ class Automation:
             holds = now.made[of].draft if of in now.made else self.entries.get(of)
             if from_ns <= now.now_ns and holds is not None and holds.expires_ns > now.now_ns:
                 return False
-            if at_ns < step.held.get(key, 0) or not self._may_make(now, key, draft, expires_ns):
+            held_ns = max(step.held.get(one, 0) for one in (key, of))
+            if at_ns < held_ns or not self._may_make(now, key, draft, expires_ns):
                 continue
             before = self._held(now, key)
             limit = replace(

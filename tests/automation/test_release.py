@@ -231,6 +231,17 @@ def test_a_hold_of_the_suspension_keeps_its_limits_away(suspending: Trial) -> No
     assert suspending.options() == LIMITS
 
 
+def test_where_only_the_tenant_is_not_held_a_late_line_brings_no_limits() -> None:
+    both = SUSPENDING.replace('"Suspend"', '["Suspend", "SuspendTenant"]').replace("escalate", "#")
+    trial = Trial(load(both))
+    trial.match(0, "held")
+    key = trial.key("suspension")
+    trial.cancel(50, key)
+    trial.automation.hold(RuleHold(9, Selection(keys=(key,)), at(50), at(50), "it"))
+    trial.hear(40, *trial.refusal(40, "held"), now=200)
+    assert trial.states(200) == {}
+
+
 def test_a_hold_of_one_limit_leaves_the_others(suspending: Trial) -> None:
     suspending.match(0, "held")
     key = suspending.key("connection_limit then")
@@ -339,10 +350,18 @@ def test_older_rows_are_read_and_newer_ones_come_back(suspending: Trial) -> None
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("release", 0), ("release", True), ("probe", {"of": "x"}), ("probe", 7)],
+    [
+        ("release", 0),
+        ("release", True),
+        ("probe", {"of": "x"}),
+        ("probe", 7),
+        ("name", "tls_prefer_openssl"),  # nothing that could be below what the files set
+        ("value", "many"),
+    ],
 )
 def test_a_row_that_holds_nonsense_is_refused(suspending: Trial, field: str, value: object) -> None:
     suspending.match(0, "held")
     limit = next(e for e in suspending.automation.entries if isinstance(e, Override))
-    with pytest.raises(ValueError, match=field):
+    says = {"name": "is no rate", "value": "many"}.get(field, field)
+    with pytest.raises(ValueError, match=says):
         from_payload("override", json.dumps({**json.loads(to_payload(limit)), field: value}))
