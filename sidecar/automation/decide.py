@@ -100,7 +100,8 @@ class Outcome:
         self.entries[key] = entry
         self.episodes[key] = episode
         self.dropped.discard(key)
-        self.counted.pop(key, None)
+        if self.counted:
+            self.counted.pop(key, None)
 
     def count(self, key: str, entry: Entry, episode: Episode) -> None:
         """Note that the story of an entry in force has gone on, which it is not told for."""
@@ -182,8 +183,8 @@ class _Made(msgspec.Struct, gc=False):
     """The draft of an entry, of which only the last of a call is worth making.
 
     ``first`` and ``latest``: the records that asked for it, each with the recipient's
-    domain; ``matches``: how many times it was asked for; ``struck_ns``: the time of the
-    newest.
+    domain; ``matches``: how many times it was asked for.  ``awaits``: deliveries end it;
+    for these ``struck_ns`` is the time of the newest record, for others 0.
     """
 
     draft: Entry
@@ -192,13 +193,9 @@ class _Made(msgspec.Struct, gc=False):
     step: _Step
     first: tuple[Record, str]
     latest: tuple[Record, str]
+    awaits: bool
     struck_ns: int
     matches: int = 1
-
-    @property
-    def awaits(self) -> bool:
-        """Whether deliveries end it."""
-        return isinstance(self.draft, Override) and self.draft.release > 0
 
 
 @dataclass(slots=True)
@@ -348,8 +345,7 @@ class Automation:
         for (queue, source, domain, tenant, delivered, second), count in attempts.items():
             if second > latest:
                 continue
-            if second > newest:
-                newest = second
+            newest = max(newest, second)
             for window in windows_of(queue, source, domain, tenant):
                 if window.deliveries_only and not delivered:
                     continue
@@ -422,22 +418,19 @@ class Automation:
             matches=made.matches,
             first=latest if made.matches == 1 else Cause.of(*made.first),
             latest=latest,
-            struck_ns=made.struck_ns if made.awaits else 0,
+            struck_ns=made.struck_ns,
         )
         return story.by_rule(step.rule, step.window)
 
     def _go_on(self, key: str, made: _Made, now: _Round, *, overtaken: bool = False) -> Episode:
         story = self.episodes[key].by_rule(made.step.rule, made.step.window)
-        # What was noted when our own clock was ahead would keep all deliveries from counting.
-        struck_ns = story.struck_ns if story.struck_ns <= now.latest_ns else 0
+        if made.awaits:
+            story = _struck(story, made.struck_ns, now.latest_ns)
         return replace(
             story,
             matches=story.matches + made.matches,
             first=story.first or Cause.of(*made.first),
             latest=story.latest if overtaken else Cause.of(*made.latest),
-            struck_ns=max(struck_ns, made.struck_ns) if made.awaits else 0,
-            # A record that was decided late was there before them.
-            delivered=story.delivered if made.struck_ns <= struck_ns else 0,
         )
 
     def mark_gone(self, rules: Iterable[Rule]) -> Outcome:
@@ -662,17 +655,22 @@ class Automation:
                     outcome.events.append(event)
                 ends_ns = entry.expires_ns or expires_ns
                 if made is None:
-                    self._make(now, key, entry, ends_ns, step=step, cause=(record, domain))
+                    cause = record, domain
+                    self._make(now, key, entry, ends_ns, step=step, cause=cause, time_ns=time_ns)
                 else:  # as in _make: a call for each match takes its time
                     made.draft, made.expires_ns, made.seq = entry, ends_ns, self.seq
                     made.latest, made.matches = (record, domain), made.matches + 1
-                    made.struck_ns = max(made.struck_ns, time_ns)
+                    if made.awaits:
+                        made.struck_ns = max(made.struck_ns, time_ns)
                 if step.limits and isinstance(entry, ReadyQSuspension):
                     self._probe(now, step, record, domain, expires_ns)
 
     def _may_make(self, now: _Round, key: str, draft: Entry, expires_ns: int) -> bool:
-        """Whether there is room for the entry; where there is none, it is noted."""
-        if key in now.made or self._has_room(now, key):
+        """Whether the entry is in force or there is room; where there is none, it is noted."""
+        if key in now.made or self.entries.get(key) is not None:
+            return True
+        if self.max_entries is None or self.entries.places + now.new < self.max_entries:
+            now.new += places(key)
             return True
         now.outcome.counts["no_room"] += 1
         if len(now.outcome.left_out) < _NAMED:
@@ -688,16 +686,20 @@ class Automation:
         *,
         step: _Step,
         cause: tuple[Record, str],
+        time_ns: int,
     ) -> None:
         """Have `entry` come into force at the end of the round, and what `cause` did noted."""
-        made, time_ns = now.made.get(key), min(cause[0].time_ns, now.latest_ns)
+        made = now.made.get(key)
         if made is None:
-            made = now.made[key] = _Made(entry, ends_ns, self.seq, step, cause, cause, time_ns)
-            now.awaits |= made.awaits
+            awaits = isinstance(entry, Override) and entry.release > 0
+            struck_ns = time_ns if awaits else 0
+            now.made[key] = _Made(entry, ends_ns, self.seq, step, cause, cause, awaits, struck_ns)
+            now.awaits |= awaits
             return
         made.draft, made.expires_ns, made.seq = entry, ends_ns, self.seq
         made.latest, made.matches = cause, made.matches + 1
-        made.struck_ns = max(made.struck_ns, time_ns)
+        if made.awaits:
+            made.struck_ns = max(made.struck_ns, time_ns)
 
     def _probe(self, now: _Round, step: _Step, record: Record, domain: str, from_ns: int) -> bool:
         """Have the limits there for the time after a suspension until `from_ns`; whether any is.
@@ -725,7 +727,10 @@ class Automation:
                 expires_ns=expires_ns,
                 seq=self.seq,
             )
-            self._make(now, key, limit, expires_ns, step=step, cause=(record, domain))
+            time_ns = min(record.time_ns, now.latest_ns)
+            self._make(
+                now, key, limit, expires_ns, step=step, cause=(record, domain), time_ns=time_ns
+            )
             any_is = True
         return any_is
 
@@ -773,15 +778,6 @@ class Automation:
         if len(now.outcome.not_counted) < _NAMED:
             now.outcome.not_counted.append(ready_queue)
         return False
-
-    def _has_room(self, now: _Round, key: str) -> bool:
-        """Whether the entry of `key`, the first of this round, is in force or may be."""
-        if self.entries.get(key) is not None:
-            return True
-        if self.max_entries is not None and self.entries.places + now.new >= self.max_entries:
-            return False
-        now.new += places(key)
-        return True
 
     def _plan(
         self,
@@ -875,6 +871,14 @@ class Automation:
         if found is None:
             found = self._hashes[key] = action_hash(rule, rule.actions[number])
         return found
+
+
+def _struck(story: Episode, struck_ns: int, latest_ns: int) -> Episode:
+    """The story of what deliveries end, with a match at `struck_ns`."""
+    # What was noted when our own clock was ahead would keep all deliveries from counting.
+    if struck_ns <= story.struck_ns <= latest_ns:
+        return story  # the record was decided late: the deliveries came after it
+    return replace(story, struck_ns=struck_ns, delivered=0)
 
 
 def _held_keys(step: _Step, at_ns: int) -> Container[str]:
