@@ -357,8 +357,10 @@ class Automation:
         # Where nothing matches for long, windows of attempts are forgotten all the same.
         self._note_time(newest * NS, now)
         now.outcome.counts["attempts"] += sum(attempts.values())
-        now.outcome.counts["delivered"] += sum(n for key, n in attempts.items() if key[4])
-        self._delivered(attempts, now)
+        deliveries = sum(n for key, n in attempts.items() if key[4])
+        now.outcome.counts["delivered"] += deliveries
+        if deliveries:
+            self._delivered(attempts, now)
 
     def _delivered(self, attempts: Attempts, now: _Round) -> None:
         """Count deliveries for the entries that they may end, and end those that have enough."""
