@@ -158,6 +158,15 @@ def test_a_count_alone_is_committed_and_not_published(setting: Trial) -> None:
     assert setting.delivered() == {"max_message_rate": 1}
 
 
+def test_without_such_a_rule_any_more_what_was_set_lasts_until_its_time(setting: Trial) -> None:
+    setting.match(0, "fixed")
+    setting.reload(1, load('[default]\nmax_message_rate = "100/min"\n'))
+    setting.deliver(2, 5)
+    assert setting.states(2) == {"max_message_rate": State.IN_FORCE}
+    setting.wait(600)
+    assert setting.ended == [("max_message_rate", "expired")]
+
+
 def test_without_the_key_nothing_is_counted() -> None:
     trial = Trial(load(SETTING.replace("sidecar.release", "#")))
     trial.match(0, "fixed")
