@@ -137,11 +137,8 @@ class QueueName:
 
 def tenant_of(queue: str) -> str | None:
     """The tenant in a scheduled queue's name, as :class:`QueueName` has it."""
-    prefix, at, _ = queue.partition("@")
-    if not at:
-        return None
-    _, colon, tenant = prefix.partition(":")
-    return tenant if colon else prefix
+    at = queue.find("@")
+    return None if at < 0 else queue[queue.find(":", 0, at) + 1 : at]
 
 
 def site_name(ready_queue: str, source: str) -> str:

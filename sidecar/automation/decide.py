@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -101,7 +101,8 @@ class Outcome:
         self.entries[key] = entry
         self.episodes[key] = episode
         self.dropped.discard(key)
-        self.counted.pop(key, None)
+        if self.counted:
+            self.counted.pop(key, None)
 
     def count(self, key: str, entry: Entry, episode: Episode) -> None:
         """Note that the story of an entry in force has gone on, which it is not told for."""
@@ -187,8 +188,8 @@ class _Made(msgspec.Struct, gc=False):
     """The draft of an entry, of which only the last of a call is worth making.
 
     ``first`` and ``latest``: the records that asked for it, each with the recipient's
-    domain; ``matches``: how many times it was asked for; ``struck_ns``: the time of the
-    newest.
+    domain; ``matches``: how many times it was asked for.  ``awaits``: deliveries end it;
+    for these ``struck_ns`` is the time of the newest record, for others 0.
     """
 
     draft: Entry
@@ -197,15 +198,11 @@ class _Made(msgspec.Struct, gc=False):
     step: _Step
     first: _Cause
     latest: _Cause
+    awaits: bool
     struck_ns: int
     matches: int = 1
     recent: AnyRecent | None = None
     """In a group: the recent strikes, where they tell what the entry is to be."""
-
-    @property
-    def awaits(self) -> bool:
-        """Whether deliveries end it."""
-        return isinstance(self.draft, Override) and self.draft.release > 0
 
 
 @dataclass(slots=True)
@@ -287,7 +284,10 @@ class Automation:
         self.seq = 0
         """Number of the last match that had an outcome."""
         self.newest_ns = 0
-        """Time of the newest record that matched, those of a clock ahead of time left out."""
+        """Time of the newest record that matched or was counted as an attempt.
+
+        Those of a clock ahead of time are left out.
+        """
         self._hashes: dict[tuple[str, int], str] = {}
         # What rules make of records that differ in nothing that they look at.
         self._plans: dict[_Kind, _Plan] = {}
@@ -323,7 +323,8 @@ class Automation:
                 continue
             matched += not candidate.counted
             record, self.host = candidate.record, candidate.host
-            self._note_time(candidate, now)
+            if not self._note_time(record.time_ns, now):
+                now.outcome.counts["dated_ahead"] += not candidate.counted
             self._act(now, matches, record, candidate.domain)
             if len(record.recipients) > 1:
                 self._act_for_others(now, matches, candidate)
@@ -348,12 +349,13 @@ class Automation:
         """Count what was delivered and refused, and do what that leads to."""
         if not self.needs_attempts:
             return
-        latest = now.latest_ns // NS
+        latest, newest = now.latest_ns // NS, 0
         thresholds, windows_of = self.thresholds, self._shares.windows
         room = sys.maxsize if self.max_entries is None else self.max_entries
         for (queue, source, domain, tenant, delivered, second), count in attempts.items():
             if second > latest:
                 continue
+            newest = max(newest, second)
             for window in windows_of(queue, source, domain, tenant):
                 if window.deliveries_only and not delivered:
                     continue
@@ -362,9 +364,13 @@ class Automation:
                 ):
                     at = second - second % window.step
                     thresholds.record(window.scope, window.period, at, count, latest=latest)
+        # Where nothing matches for long, windows of attempts are forgotten all the same.
+        self._note_time(newest * NS, now)
         now.outcome.counts["attempts"] += sum(attempts.values())
-        now.outcome.counts["delivered"] += sum(n for key, n in attempts.items() if key[4])
-        self._delivered(attempts, now)
+        deliveries = sum(n for key, n in attempts.items() if key[4])
+        now.outcome.counts["delivered"] += deliveries
+        if deliveries:
+            self._delivered(attempts, now)
 
     def _delivered(self, attempts: Attempts, now: _Round) -> None:
         """Count deliveries for the entries that they may end, and end those that have enough."""
@@ -404,11 +410,11 @@ class Automation:
         if known is not None and known.seq > made.seq:
             # A record behind this one was decided before it: what that decided stands.
             now.overtaken.add(key)
-            entry, episode = known, self._go_on(key, made, overtaken=True)
+            entry, episode = known, self._go_on(key, made, now, overtaken=True)
         else:
             draft = made.draft
             entry = draft if draft.seq else replace(draft, expires_ns=made.expires_ns, seq=made.seq)
-            episode = self._begin(made, now) if known is None else self._go_on(key, made)
+            episode = self._begin(made, now) if known is None else self._go_on(key, made, now)
             self.entries.put(entry)
             if known is None:
                 now.outcome.began.append((entry, episode))
@@ -428,15 +434,15 @@ class Automation:
         )
         return story.by_rule(step.rule, step.window)
 
-    def _go_on(self, key: str, made: _Made, *, overtaken: bool = False) -> Episode:
+    def _go_on(self, key: str, made: _Made, now: _Round, *, overtaken: bool = False) -> Episode:
         story = self.episodes[key].by_rule(made.step.rule, made.step.window)
+        if made.awaits:
+            story = _struck(story, made.struck_ns, now.latest_ns)
         return replace(
             story,
             matches=story.matches + made.matches,
             first=story.first or Cause.of(*made.first),
             latest=story.latest if overtaken else Cause.of(*made.latest),
-            struck_ns=max(story.struck_ns, made.struck_ns) if made.awaits else 0,
-            delivered=0,
         )
 
     def mark_gone(self, rules: Iterable[Rule]) -> Outcome:
@@ -451,17 +457,22 @@ class Automation:
                 outcome.put(entry.key, entry, story)
         return outcome
 
-    def refit(self, shaping: Shaping, *, now_ns: int) -> Outcome:
+    def refit(
+        self,
+        shaping: Shaping,
+        *,
+        now_ns: int,
+        mx_of: Callable[[str], MxAnswer | None] = lambda _domain: None,
+    ) -> Outcome:
         """Have what adjusts itself stay below what the files set by now; what has changed.
 
         Where that is not above the floor any more, or not known, what the files set holds.
-        So it does where it is not above a limit for the time after a suspension.
+        So it does where it may not be above a limit for the time after a suspension.
+        `mx_of`: what is known of a domain's MX without asking.
         """
         outcome = Outcome()
         for entry in [e for e in self.entries if isinstance(e, Override) and e.probe is not None]:
-            mx = shaping.mx.get(entry.domain)
-            if mx is None and shaping.providers:
-                continue  # the next match knows the MX
+            mx = shaping.mx.get(entry.domain) or mx_of(entry.domain)
             if not limits_something(entry, shaping, mx):
                 self.entries.remove(entry.key)
                 story = self.episodes.pop(entry.key)
@@ -479,7 +490,7 @@ class Automation:
             if entry.action_hash not in known:  # it comes back by the law that it began with
                 continue
             action, adjust = known[entry.action_hash]
-            mx = shaping.mx.get(entry.domain)
+            mx = shaping.mx.get(entry.domain) or mx_of(entry.domain)
             rest = at_rest(entry, action, adjust, shaping=shaping, mx=mx)
             if isinstance(rest, str) and mx is None and shaping.providers:
                 continue  # the next match knows the MX
@@ -580,14 +591,14 @@ class Automation:
         self.offences.forget(self.newest_ns - LATENESS * NS)
         return self.thresholds.forget_idle(self.newest_ns // NS - LATENESS)
 
-    def _note_time(self, candidate: Candidate, now: _Round) -> None:
-        time_ns = candidate.record.time_ns
+    def _note_time(self, time_ns: int, now: _Round) -> bool:
+        """Note that a record has that time; False where it is dated ahead, and not noted."""
         if self.newest_ns > now.latest_ns:  # noted when our own clock was ahead
             self.newest_ns = 0
-        if time_ns <= now.latest_ns:
-            self.newest_ns = max(self.newest_ns, time_ns)
-        else:
-            now.outcome.counts["dated_ahead"] += not candidate.counted
+        if time_ns > now.latest_ns:
+            return False
+        self.newest_ns = max(self.newest_ns, time_ns)
+        return True
 
     def _act_for_others(
         self, now: _Round, matches: tuple[Match, ...], candidate: Candidate
@@ -656,17 +667,22 @@ class Automation:
                     outcome.events.append(event)
                 ends_ns = entry.expires_ns or expires_ns
                 if made is None:
-                    self._make(now, key, entry, ends_ns, step=step, cause=(record, domain))
+                    cause = record, domain
+                    self._make(now, key, entry, ends_ns, step=step, cause=cause, time_ns=time_ns)
                 else:  # as in _make: a call for each match takes its time
                     made.draft, made.expires_ns, made.seq = entry, ends_ns, self.seq
                     made.latest, made.matches = (record, domain), made.matches + 1
-                    made.struck_ns = max(made.struck_ns, time_ns)
+                    if made.awaits:
+                        made.struck_ns = max(made.struck_ns, time_ns)
                 if step.limits and isinstance(entry, ReadyQSuspension):
                     self._probe(now, step, record, domain, expires_ns)
 
     def _may_make(self, now: _Round, key: str, draft: Entry, expires_ns: int) -> bool:
-        """Whether there is room for the entry; where there is none, it is noted."""
-        if key in now.made or self._has_room(now, key):
+        """Whether the entry is in force or there is room; where there is none, it is noted."""
+        if key in now.made or self.entries.get(key) is not None:
+            return True
+        if self.max_entries is None or self.entries.places + now.new < self.max_entries:
+            now.new += places(key)
             return True
         now.outcome.counts["no_room"] += 1
         if len(now.outcome.left_out) < _NAMED:
@@ -682,16 +698,20 @@ class Automation:
         *,
         step: _Step,
         cause: tuple[Record, str],
+        time_ns: int,
     ) -> None:
         """Have `entry` come into force at the end of the round, and what `cause` did noted."""
-        made, time_ns = now.made.get(key), min(cause[0].time_ns, now.latest_ns)
+        made = now.made.get(key)
         if made is None:
-            made = now.made[key] = _Made(entry, ends_ns, self.seq, step, cause, cause, time_ns)
-            now.awaits |= made.awaits
+            awaits = isinstance(entry, Override) and entry.release > 0
+            struck_ns = time_ns if awaits else 0
+            now.made[key] = _Made(entry, ends_ns, self.seq, step, cause, cause, awaits, struck_ns)
+            now.awaits |= awaits
             return
         made.draft, made.expires_ns, made.seq = entry, ends_ns, self.seq
         made.latest, made.matches = cause, made.matches + 1
-        made.struck_ns = max(made.struck_ns, time_ns)
+        if made.awaits:
+            made.struck_ns = max(made.struck_ns, time_ns)
 
     def _probe(self, now: _Round, step: _Step, record: Record, domain: str, from_ns: int) -> bool:
         """Have the limits there for the time after a suspension until `from_ns`; whether any is.
@@ -708,7 +728,8 @@ class Automation:
             holds = now.made[of].draft if of in now.made else self.entries.get(of)
             if from_ns <= now.now_ns and holds is not None and holds.expires_ns > now.now_ns:
                 return False
-            if at_ns < step.held.get(key, 0) or not self._may_make(now, key, draft, expires_ns):
+            held_ns = max(step.held.get(one, 0) for one in (key, of))
+            if at_ns < held_ns or not self._may_make(now, key, draft, expires_ns):
                 continue
             before = self._held(now, key)
             limit = replace(
@@ -718,7 +739,10 @@ class Automation:
                 expires_ns=expires_ns,
                 seq=self.seq,
             )
-            self._make(now, key, limit, expires_ns, step=step, cause=(record, domain))
+            time_ns = min(record.time_ns, now.latest_ns)
+            self._make(
+                now, key, limit, expires_ns, step=step, cause=(record, domain), time_ns=time_ns
+            )
             any_is = True
         return any_is
 
@@ -766,15 +790,6 @@ class Automation:
         if len(now.outcome.not_counted) < _NAMED:
             now.outcome.not_counted.append(ready_queue)
         return False
-
-    def _has_room(self, now: _Round, key: str) -> bool:
-        """Whether the entry of `key`, the first of this round, is in force or may be."""
-        if self.entries.get(key) is not None:
-            return True
-        if self.max_entries is not None and self.entries.places + now.new >= self.max_entries:
-            return False
-        now.new += places(key)
-        return True
 
     def _plan(
         self,
@@ -868,6 +883,14 @@ class Automation:
         if found is None:
             found = self._hashes[key] = action_hash(rule, rule.actions[number])
         return found
+
+
+def _struck(story: Episode, struck_ns: int, latest_ns: int) -> Episode:
+    """The story of what deliveries end, with a match at `struck_ns`."""
+    # What was noted when our own clock was ahead would keep all deliveries from counting.
+    if struck_ns <= story.struck_ns <= latest_ns:
+        return story  # the record was decided late: the deliveries came after it
+    return replace(story, struck_ns=struck_ns, delivered=0)
 
 
 def _held_keys(step: _Step, at_ns: int) -> Container[str]:

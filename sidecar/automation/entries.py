@@ -247,6 +247,7 @@ def from_payload(kind: str, payload: str) -> Entry:
         amount(data["name"], data["baseline"])
         data["course"] = course_from(data["course"])
     if "probe" in data:
+        amount(data["name"], data["value"])
         data["probe"] = _probing_from(data["probe"])
     return cls(**data)
 

@@ -30,13 +30,14 @@ force with the same values and expiries.  What may differ is
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
 
 from sidecar.log.record import Record
 from sidecar.shaping.load import Shaping
+from sidecar.shaping.mx import MxAnswer
 from sidecar.shaping.rules import Escalate
 from sidecar.times import NS
 
@@ -92,9 +93,15 @@ class GroupAutomation(Automation):
         self.recent_courses: Recents[Course] = Recents()
         self.recent_offences: Recents[Offence] = Recents()
 
-    def refit(self, shaping: Shaping, *, now_ns: int) -> Outcome:
+    def refit(
+        self,
+        shaping: Shaping,
+        *,
+        now_ns: int,
+        mx_of: Callable[[str], MxAnswer | None] = lambda _domain: None,
+    ) -> Outcome:
         """As of :class:`Automation`."""
-        outcome = super().refit(shaping, now_ns=now_ns)
+        outcome = super().refit(shaping, now_ns=now_ns, mx_of=mx_of)
         for ended in outcome.ended:
             self.recent_courses.drop(ended.entry.key)
         return outcome
@@ -227,9 +234,11 @@ class GroupAutomation(Automation):
             recent = self._remember(key, draft, step, moments) if remembers else None
             made = now.made.get(key)
             if made is None:
-                made = _Made(draft, expires_ns, seq, step, cause, cause, newest_ns, recent=recent)
-                now.made[key] = made
-                now.awaits |= made.awaits
+                awaits = isinstance(draft, Override) and draft.release > 0
+                now.made[key] = _Made(
+                    draft, expires_ns, seq, step, cause, cause, awaits, newest_ns, recent=recent
+                )
+                now.awaits |= awaits
                 continue
             made.matches, made.recent = made.matches + 1, recent
             made.expires_ns = max(made.expires_ns, expires_ns)
@@ -325,10 +334,7 @@ class GroupAutomation(Automation):
             episode = self._begin(made, now)
             now.outcome.began.append((entry, episode))
         else:
-            story = self.episodes[key]
-            episode = self._go_on(key, made, overtaken=made.seq < known.seq)
-            if made.struck_ns <= story.struck_ns:  # what was delivered since came after it
-                episode = replace(episode, delivered=story.delivered)
+            episode = self._go_on(key, made, now, overtaken=made.seq < known.seq)
         self.entries.put(entry)
         self.episodes[key] = episode
         now.outcome.put(key, entry, episode)
@@ -338,7 +344,7 @@ class GroupAutomation(Automation):
         key, from_ns = draft.key, suspension.expires_ns
         known, expires_ns = self.entries.get(key), from_ns + made.step.limits_for_ns
         held = min(made.latest[0].time_ns, now.now_ns) < made.step.held.get(key, 0)
-        if held or expires_ns <= now.now_ns or not self._has_room(now, key):
+        if held or expires_ns <= now.now_ns or not self._may_make(now, key, draft, expires_ns):
             return
         assert draft.probe is not None
         domain = draft.domain
@@ -351,7 +357,8 @@ class GroupAutomation(Automation):
             expires_ns=expires_ns,
             seq=suspension.seq,
         )
-        of_limit = replace(made, draft=limit, expires_ns=expires_ns)
+        awaits = limit.release > 0
+        of_limit = replace(made, draft=limit, expires_ns=expires_ns, awaits=awaits)
         self._take(key, limit, known, of_limit, now)
 
     def _renewed(self, made: _Made, known: Entry | None) -> Entry:

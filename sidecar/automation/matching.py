@@ -26,8 +26,7 @@ from sidecar.shaping.rules import Rule, When
 
 from .address import recipient_domain, site_name
 from .conditions import fits
-
-_NOT_BY_QUEUE: Final = frozenset({"SetConfig", "SetDomainConfig", "Suspend"})
+from .shares import NOT_ON_TENANTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +51,7 @@ class Match:
         return cls(
             rule,
             pattern,
-            by_queue=any(action.kind not in _NOT_BY_QUEUE for action in rule.actions),
+            by_queue=any(action.kind not in NOT_ON_TENANTS for action in rule.actions),
             adjusts=_is_relative(rule),
             when=rule.sidecar.when,
         )

@@ -454,7 +454,11 @@ class Flow:
         """
         automation, shaping = self._ledger.automation, self._book.rules.shaping
         self._ledger.commits.add_unpublished(automation.mark_gone(shaping.all_rules()))
-        refitted = automation.refit(shaping, now_ns=self._clock())
+        refitted = automation.refit(
+            shaping,
+            now_ns=self._clock(),
+            mx_of=lambda domain: known(domain, self._resolver),
+        )
         if refitted:
             self._ledger.commits.add(Transaction(), refitted)
         return sum(story.rule_gone for story in automation.episodes.values())

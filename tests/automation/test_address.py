@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.automation.address import QueueName, recipient_domain, site_name
+from sidecar.automation.address import QueueName, recipient_domain, site_name, tenant_of
 
 
 @pytest.mark.parametrize(
@@ -115,3 +115,8 @@ def test_with_and_without_angle_brackets_it_is_the_same(local: str, domain: str)
     bare = f"{local}@{domain}"
     if not bare.startswith(("<", "@")):
         assert read(bare) == read(f"<{bare}>")
+
+
+@given(st.text(alphabet="ab:@!."))
+def test_the_tenant_alone_is_that_of_the_queues_name(name: str) -> None:
+    assert tenant_of(name) == QueueName.parse(name).tenant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from sidecar.automation.episodes import Episode, episode_from_payload
 from sidecar.automation.holds import RuleHold
 from sidecar.automation.life import State
 from sidecar.automation.selection import Selection
+from sidecar.shaping.mx import OfflineResolver
 
 from .trial import Trial, at, deliveries, load
 
@@ -83,6 +85,24 @@ def test_a_match_has_the_count_begin_anew(setting: Trial) -> None:
     assert setting.ended == []
 
 
+def test_a_match_that_is_decided_late_takes_away_no_delivery_that_came_after_it(
+    setting: Trial,
+) -> None:
+    setting.match(10, "fixed")
+    setting.deliver(20, 2)
+    setting.hear(5, *setting.refusal(5, "fixed"), now=21)
+    assert setting.delivered() == {"max_message_rate": 2}
+    setting.hear(15, *setting.refusal(15, "fixed"), now=22)
+    assert setting.delivered() == {"max_message_rate": 0}  # which came before 15 is not known
+
+
+def test_a_clock_that_is_set_back_does_not_keep_deliveries_from_counting(setting: Trial) -> None:
+    setting.match(86_400, "fixed")
+    setting.match(10, "fixed")
+    setting.deliver(20, 3)
+    assert setting.ended == [("max_message_rate", "released")]
+
+
 def test_a_delivery_of_the_second_of_the_match_proves_nothing(setting: Trial) -> None:
     setting.match(5, "fixed")
     setting.deliver(5, 9)
@@ -136,6 +156,15 @@ def test_a_count_alone_is_committed_and_not_published(setting: Trial) -> None:
     assert not outcome
     setting.crash(1)
     assert setting.delivered() == {"max_message_rate": 1}
+
+
+def test_without_such_a_rule_any_more_what_was_set_lasts_until_its_time(setting: Trial) -> None:
+    setting.match(0, "fixed")
+    setting.reload(1, load('[default]\nmax_message_rate = "100/min"\n'))
+    setting.deliver(2, 5)
+    assert setting.states(2) == {"max_message_rate": State.IN_FORCE}
+    setting.wait(600)
+    assert setting.ended == [("max_message_rate", "expired")]
 
 
 def test_without_the_key_nothing_is_counted() -> None:
@@ -211,6 +240,17 @@ def test_a_hold_of_the_suspension_keeps_its_limits_away(suspending: Trial) -> No
     assert suspending.options() == LIMITS
 
 
+def test_where_only_the_tenant_is_not_held_a_late_line_brings_no_limits() -> None:
+    both = SUSPENDING.replace('"Suspend"', '["Suspend", "SuspendTenant"]').replace("escalate", "#")
+    trial = Trial(load(both))
+    trial.match(0, "held")
+    key = trial.key("suspension")
+    trial.cancel(50, key)
+    trial.automation.hold(RuleHold(9, Selection(keys=(key,)), at(50), at(50), "it"))
+    trial.hear(40, *trial.refusal(40, "held"), now=200)
+    assert trial.states(200) == {}
+
+
 def test_a_hold_of_one_limit_leaves_the_others(suspending: Trial) -> None:
     suspending.match(0, "held")
     key = suspending.key("connection_limit then")
@@ -251,11 +291,23 @@ def test_a_limit_goes_when_the_files_come_down_to_it(suspending: Trial) -> None:
     assert suspending.options() == {"max_message_rate": "10/min"}
 
 
-def test_a_provider_that_may_not_fit_ends_no_limit(suspending: Trial) -> None:
-    provider = '\n[provider.big]\nmatch = [{MXSuffix = ".big.example"}]\nconnection_limit = 1\n'
+MAY_FIT = '\n[provider.big]\nmatch = [{MXSuffix = ".big.example"}]\nconnection_limit = 1\n'
+
+
+def test_a_provider_that_does_not_fit_ends_no_limit(suspending: Trial) -> None:
     suspending.match(0, "held")
-    suspending.reload(1, load(SUSPENDING + provider))
+    elsewhere = asyncio.run(OfflineResolver().resolve("mx.example.net"))
+    suspending.reload(1, load(SUSPENDING + MAY_FIT), mx=elsewhere)
     assert suspending.options() == LIMITS
+
+
+def test_without_the_mx_a_limit_goes_that_may_be_above_what_the_files_set(
+    suspending: Trial,
+) -> None:
+    suspending.match(0, "held")
+    lower = SUSPENDING.replace('max_message_rate = "100/min"', 'max_message_rate = "5/min"')
+    suspending.reload(1, load(lower + MAY_FIT))
+    assert suspending.options() == {}
 
 
 def test_the_strictest_holds_beside_a_limit_that_adjusts_itself() -> None:
@@ -307,10 +359,18 @@ def test_older_rows_are_read_and_newer_ones_come_back(suspending: Trial) -> None
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("release", 0), ("release", True), ("probe", {"of": "x"}), ("probe", 7)],
+    [
+        ("release", 0),
+        ("release", True),
+        ("probe", {"of": "x"}),
+        ("probe", 7),
+        ("name", "tls_prefer_openssl"),  # nothing that could be below what the files set
+        ("value", "many"),
+    ],
 )
 def test_a_row_that_holds_nonsense_is_refused(suspending: Trial, field: str, value: object) -> None:
     suspending.match(0, "held")
     limit = next(e for e in suspending.automation.entries if isinstance(e, Override))
-    with pytest.raises(ValueError, match=field):
+    says = {"name": "is no rate", "value": "many"}.get(field, field)
+    with pytest.raises(ValueError, match=says):
         from_payload("override", json.dumps({**json.loads(to_payload(limit)), field: value}))

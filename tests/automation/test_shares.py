@@ -233,6 +233,15 @@ def test_without_room_nothing_strikes_and_it_is_said(tmp_path: Path) -> None:
     assert len(core.windows()) == 1
 
 
+def test_windows_of_attempts_are_forgotten_though_nothing_ever_matches(tmp_path: Path) -> None:
+    core = Core(tmp_path, RULE)
+    core.read(record())
+    later = NOW + 600 + LATENESS + 1
+    core.read(record(later, site="ip1->mx.example.net@smtp_client"), now=later)
+    assert len(core.automation.forget_idle_thresholds()) == 1
+    assert len(core.windows()) == 1
+
+
 def test_cancelled_it_begins_to_count_matches_anew(tmp_path: Path) -> None:
     core = Core(tmp_path, RULE)
     core.read(*[record()] * 20, *[busy()] * 5)

@@ -18,7 +18,7 @@ from sidecar.automation.pipeline import Tally, candidates
 from sidecar.service.published import Published
 from sidecar.service.state import restore, transaction
 from sidecar.shaping.load import MergeOptions, Shaping, load_shaping
-from sidecar.shaping.mx import ZoneResolver
+from sidecar.shaping.mx import MxAnswer, ZoneResolver
 from sidecar.store import Saved, Transaction
 from sidecar.times import NS, format_rfc3339
 
@@ -100,10 +100,12 @@ class Trial:
             del counted[scope]
         return self.commit(outcome)
 
-    def reload(self, second: int, shaping: Shaping) -> None:
+    def reload(self, second: int, shaping: Shaping, *, mx: MxAnswer | None = None) -> None:
+        """`mx`: what is known by then of every domain's."""
         self.shaping, self.matcher = shaping, Matcher(shaping)
         self.automation.follow(shaping)
-        self.commit(self.automation.refit(shaping, now_ns=at(second)))
+        now_ns = at(second)
+        self.commit(self.automation.refit(shaping, now_ns=now_ns, mx_of=lambda _domain: mx))
 
     def crash(self, second: int) -> None:
         """Start anew with what was committed."""
