@@ -39,6 +39,7 @@ from sidecar.log.record import (
     Record,
     decode,
 )
+from sidecar.shaping.rules import ATTEMPTS
 from sidecar.times import NS, parse_rfc3339
 
 from .address import domain_behind, tenant_of
@@ -48,8 +49,6 @@ Attempts: TypeAlias = dict[tuple[str, str, str, str | None, bool, int], int]
 record time) → how many, each recipient for itself."""
 
 DELIVERED: Final = "Delivery"
-FAILED: Final = frozenset({"Bounce", "TransientFailure"})
-_TYPES: Final = FAILED | {DELIVERED}
 _UTC, _UNIX, _OTHER = "Z", "s", ""
 """How a kind says its second: in UTC as kumod writes it, in Unix seconds, in another zone."""
 _ZONE: Final = itemgetter(6)  # of a kind
@@ -60,7 +59,7 @@ _FARTHEST: Final = 2**63 // NS
 def is_attempt(record: Record) -> bool:
     """Whether the other side took or refused something there."""
     return (
-        record.type in _TYPES
+        record.type in ATTEMPTS
         and record.site != ""
         and not record.is_internal
         and record.reception_protocol != LOG_PROTOCOL
@@ -153,7 +152,7 @@ class Run:
         """What has been counted; the next run begins with nothing."""
         attempts = self._known
         for (type_, site, source, queue, protocol, start, zone, end), count in self._alike.items():
-            if type_ not in _TYPES or not site or protocol == LOG_PROTOCOL:
+            if type_ not in ATTEMPTS or not site or protocol == LOG_PROTOCOL:
                 continue
             domain, second = domain_behind(end), _second(start, zone)
             if domain is None or second is None:

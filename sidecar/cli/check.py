@@ -72,6 +72,7 @@ def _report(no_dns: bool, options: dict[str, object]) -> Report:
             options=MergeOptions.from_mapping(settings.reloaded.merge_options),
             resolver=resolver_for(settings, no_dns=no_dns),
             targets=targets,
+            skip_types=settings.reloaded.skip_record_types,
         )
     )
     return report.with_problems((*settings.warnings, *problems))

@@ -187,7 +187,7 @@ def _print(explanation: Explanation, *, everything: bool) -> None:
     rest: Counter[str] = Counter()
     for step in explanation.steps:
         if everything or _is_near(step, explanation.domain):
-            _print_step(console, step, explanation.record.response_line)
+            _print_step(console, step, explanation)
         else:
             rest[step.rule.scope.kind] += 1
     if rest:
@@ -229,12 +229,12 @@ def _head(explanation: Explanation) -> list[tuple[str, str]]:
     ]
 
 
-def _print_step(console: Console, step: Step, text: str) -> None:
+def _print_step(console: Console, step: Step, explanation: Explanation) -> None:
     label, style = _LABELS[step.verdict]
     console.print(line((f"{label:<10}", style), shown_rule(step.rule)))
     if step.found is not None:
         console.print(f"          regex {one_line(step.found.pattern.source)}")
-        _print_span(console, step.found, text)
+        _print_span(console, step.found, explanation.record.response_line)
     ratio = step.rule.sidecar.ratio
     if step.verdict == "acts" and step.standing is not None and ratio is not None:
         console.print(f"          {shown_standing(step.standing, ratio)}")
@@ -243,16 +243,16 @@ def _print_step(console: Console, step: Step, text: str) -> None:
     for reason in step.reasons:
         console.print(f"          {one_line(reason)}")
     for entry in step.entries:
-        until = f"until {format_rfc3339(entry.expires_ns)} ({_lasts(step, entry)})"
+        until = f"until {format_rfc3339(entry.expires_ns)} ({_lasts(entry, explanation)})"
         if isinstance(entry, Override) and entry.release:
             until += f" or {counted(entry.release, 'delivery')} without a match"
         console.print(line("          ", (f"{shown_entry(entry)}, {until}", "bold")))
 
 
-def _lasts(step: Step, entry: Entry) -> str:
+def _lasts(entry: Entry, explanation: Explanation) -> str:
     if isinstance(entry, Override) and entry.course is not None:
         return "back by itself, if no more come"
-    return shown_duration(step.rule.duration_ns)
+    return shown_duration(explanation.lasts_ns(entry))
 
 
 def _print_span(console: Console, found: Found, text: str) -> None:

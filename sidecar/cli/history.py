@@ -64,11 +64,12 @@ def history(
     """
     selection = selection_of(options)
     since_ns = 0 if since is None else moment(since, "--since")
-    until_ns = time.time_ns() if until is None else moment(until, "--until")
+    now_ns = time.time_ns()
+    until_ns = now_ns if until is None else moment(until, "--until")
     settings = settle(options, require=()).settings
     file = settings.fixed.state
     saved = read_saved(file, history=True)
-    past = ended(saved, file=str(file))
+    past = ended(saved, now_ns, file=str(file))
     stories = [story for story in selected(past, selection) if _lies(story, since_ns, until_ns)]
     seen = look(settings.fixed)
     if as_json_:
@@ -77,7 +78,7 @@ def history(
     console = output()
     say_if_down(console, seen)
     if timeline or svg is not None:
-        held = selected(in_force(saved, time.time_ns(), file=str(file)), selection)
+        held = selected(in_force(saved, now_ns, file=str(file)), selection)
         _draw([*stories, *held], since_ns, until_ns, timeline=timeline, svg=svg)
         return
     if not stories:
@@ -86,7 +87,7 @@ def history(
     shown = stories if everything else stories[-_SHOWN:]
     if more := len(stories) - len(shown):
         console.print(f"{more:,} earlier ones are not listed: --all has them")
-    print_stories(console, shown, time.time_ns())
+    print_stories(console, shown, now_ns)
 
 
 def _draw(

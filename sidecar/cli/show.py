@@ -66,7 +66,8 @@ def show(*, id_: int, as_json_: bool, **options: Any) -> None:
 def find(state: Path, id_: int) -> Story:
     """The entry with that id, in force or ended; ProblemError where there is none."""
     saved = read_saved(state, history=True)
-    known = [*in_force(saved, time.time_ns(), file=str(state)), *ended(saved, file=str(state))]
+    now_ns, file = time.time_ns(), str(state)
+    known = [*in_force(saved, now_ns, file=file), *ended(saved, now_ns, file=file)]
     found = selected(known, Selection(ids=(id_,)))
     if not found:
         message = f"no entry {id_} is known: `tsa-sidecar list` and `history` show the ids"

@@ -14,7 +14,7 @@ from ..fancy.never import why_never
 from ..fancy.pattern import Pattern
 from ..problems import Problem
 from .adjust import unfit
-from .amounts import MEASURED, by_default
+from .amounts import MEASURED, amount, by_default
 from .blocks import Block, Options, ProviderBlock, Shaping
 from .documents import quoted
 from .escalate import pointless
@@ -196,6 +196,7 @@ def _rules(shaping: Shaping) -> Iterator[Problem]:
             yield from (_of(rule, CODE, f"sidecar.release: {why}") for why in no_release(rule))
             yield from (_of(rule, CODE, f"sidecar.probe: {why}") for why in no_probe(rule))
             yield from (_of(rule, CODE, f"sidecar.ratio: {why}") for why in misplaced(rule))
+            yield from _probes_above(rule, shaping, blocks)
         yield from _repeats(block.rules)
 
 
@@ -216,6 +217,27 @@ def _adjusts(rule: Rule, block: _AnyBlock, shaping: Shaping) -> Iterator[Problem
                 f'is nothing to come down from: write from = "…" (where it is to begin)'
             )
             yield _of(rule, CODE, message)
+
+
+def _probes_above(rule: Rule, shaping: Shaping, blocks: Iterable[_AnyBlock]) -> Iterator[Problem]:
+    """Limits for the time after a suspension that are above all that holds anywhere.
+
+    They are always left out: what the files set is the lower one.
+    """
+    for name, value in () if rule.sidecar.probe is None else rule.sidecar.probe.limits:
+        base = None if shaping.default is None else shaping.default.options.get(name)
+        widest = by_default(name) if base is None else base.value
+        if widest is None:
+            continue
+        elsewhere = [option.value for block in blocks for option in _settings(block, name)]
+        for other in elsewhere:
+            widest = max(widest, other, key=lambda one: amount(name, one))
+        if amount(name, value) >= amount(name, widest):
+            message = (
+                f"sidecar.probe: {name} = {shown(value)} is always left out, since it is not below "
+                f"{shown(widest)}, the most that holds anywhere without it"
+            )
+            yield _of(rule, "no-effect", message)
 
 
 def _may_be_set(option: str, block: _AnyBlock, shaping: Shaping) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ..times import NS
 from .options import suggestion
-from .rules import FEEDBACK, Ratio, Rule
+from .rules import ATTEMPTS, FEEDBACK, Ratio, Rule
 from .specs import parse_duration, shown
 
 NEVER_OVER: Final = Ratio(over=1.0)
@@ -40,7 +40,7 @@ def read_ratio(raw: object) -> Ratio:
         except ValueError as err:
             raise ValueError(f"{key}: {err}") from None
     if "over" not in values:
-        raise ValueError('over is missing: write the share to strike at, as in over = "5%"')
+        raise ValueError('over is missing: write the share to strike above, as in over = "5%"')
     return Ratio(**values)
 
 
@@ -54,7 +54,13 @@ def misplaced(rule: Rule) -> Iterator[str]:
             "what kumod says itself is no attempt and is never counted, so match_internal does "
             "nothing; take it out"
         )
+    when = rule.sidecar.when
     if not ratio.complaints:
+        if when is not None and when.type and ATTEMPTS.isdisjoint(when.type):
+            yield (
+                f"records of type {' and '.join(when.type)}, which sidecar.when asks for, are no "
+                "attempts and are never counted"
+            )
         return
     if rule.scope.kind == "site":
         yield (
@@ -66,7 +72,6 @@ def misplaced(rule: Rule) -> Iterator[str]:
             "a Feedback record names no ready queue to suspend; SetDomainConfig and the actions "
             "on a tenant work"
         )
-    when = rule.sidecar.when
     if when is not None and when.type and FEEDBACK not in when.type:
         yield "the rule counts Feedback records, and sidecar.when.type leaves them out"
 
@@ -95,7 +100,7 @@ def _confidence(raw: object) -> float:
 
 def _min(raw: object) -> int:
     if isinstance(raw, bool) or not isinstance(raw, int) or not 1 <= raw <= _MOST:
-        raise ValueError(f"found {shown(raw)}, wanted a number of attempts, 1 or more")
+        raise ValueError(f"found {shown(raw)}, wanted a whole number from 1 to {_MOST:,}")
     return raw
 
 

@@ -103,6 +103,9 @@ class Escalate:
 FEEDBACK: Final = "Feedback"
 """The type of a record that tells of a complaint, and the value of ``sidecar.ratio.of``."""
 
+ATTEMPTS: Final = frozenset({"Delivery", "Bounce", "TransientFailure"})
+"""The types of records that tell of an attempt to deliver."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ratio:

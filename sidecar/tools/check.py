@@ -7,7 +7,7 @@ every record is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -110,11 +110,13 @@ async def check(
     options: MergeOptions,
     resolver: Resolver,
     targets: Targets | None = None,
+    skip_types: Collection[str] = (),
 ) -> Report:
     """The report on `files`; whatever is in them, it raises nothing.
 
     `options` say what is an error.  Where they ignore a finding, the lint may still doubt it.
-    `targets`: those that rules may name, where they are known.
+    `targets`: those that rules may name, where they are known.  `skip_types`: types of records
+    that no rule sees.
     """
     try:
         shaping = await load_shaping(files, options=_quiet(options), resolver=resolver)
@@ -123,7 +125,7 @@ async def check(
     report = Report(
         files=tuple(files),
         rules=sum(len(block.rules) for file in shaping.files for block in file.blocks),
-        problems=_problems(shaping),
+        problems=tuple(sorted({*_problems(shaping), *_unseen(shaping, skip_types)}, key=_order)),
         slow=_slow(shaping),
         differences=tuple(_differences(shaping)),
     )
@@ -158,6 +160,18 @@ def _problems(shaping: Shaping) -> tuple[Problem, ...]:
     doubts = [p for p in lint(shaping) if p.code not in said]
     found = dict.fromkeys(_refused(p) for p in [*shaping.errors, *shaping.warnings, *doubts])
     return tuple(sorted(found, key=_order))
+
+
+def _unseen(shaping: Shaping, skip_types: Collection[str]) -> Iterator[Problem]:
+    """Rules that ask for nothing but records which no rule sees."""
+    for rule in shaping.all_rules():
+        types = () if rule.sidecar.when is None else rule.sidecar.when.type
+        if types and all(name in skip_types for name in types):
+            message = (
+                f"sidecar.when: no rule sees records of type {' and '.join(types)} "
+                "(skip_record_types), so this one does nothing"
+            )
+            yield Problem("warning", "never-matches", message, rule.file, rule.line, rule.where)
 
 
 def _refused(problem: Problem) -> Problem:

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from sidecar.automation.address import site_name
 from sidecar.automation.attempts import attempts_of
 from sidecar.automation.conditions import fits, misfits
-from sidecar.automation.decide import Automation, Outcome, threshold_scope
+from sidecar.automation.decide import LATENESS, Automation, Outcome, threshold_scope
 from sidecar.automation.entries import Entry, Override
 from sidecar.automation.matching import Candidate, Match
 from sidecar.automation.overlay import Overlay
@@ -28,8 +28,10 @@ from sidecar.service.rules import Rules
 from sidecar.shaping.documents import quoted
 from sidecar.shaping.load import ProviderBlock, Shaping
 from sidecar.shaping.mx import MxAnswer, MxError
+from sidecar.shaping.ratio import NEVER_OVER
 from sidecar.shaping.rules import FEEDBACK, Ratio, Rule, Scope
-from sidecar.times import format_rfc3339
+from sidecar.shaping.when import NEVER
+from sidecar.times import NS, format_rfc3339
 
 from .question import domain_of
 from .shown_shares import shown_standing, standing_document
@@ -47,12 +49,16 @@ regexes matches; ``internal``: one does, but kumod made the response up itself;
 _LEFT_OUT: Final[Mapping[str, str]] = {
     "already_expired": "what it would do is over already: the record's time plus {duration} "
     "is not after {now}",
+    "held": "an operator keeps it from striking: `tsa-sidecar holds` shows until when, and why",
     "no_site": "the record names no ready queue to suspend (its MX did not resolve)",
     "no_domain": "the queue's name has no domain",
     "no_tenant": "the queue's name has no tenant, so an action on one does nothing",
     "bad_recipient": "a later recipient is no address: nothing happens for it and those after it",
 }
 """Why an outcome is left out, by its name in :class:`Outcome`'s counts."""
+
+_NOT_READ: Final = "sidecar.{} is wrong, so the rule does nothing: `tsa-sidecar check` says why"
+"""Of a key without which the rule would strike too often, so that it does not strike at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,10 @@ class Explanation:
     now_ns: int
     unseen: str | None = None
     steps: tuple[Step, ...] = ()
+
+    def lasts_ns(self, entry: Entry) -> int:
+        """How long an entry lasts, from the record's time on as the automation takes it."""
+        return entry.expires_ns - min(self.record.time_ns, self.now_ns + LATENESS * NS)
 
     def document(self) -> dict[str, Any]:
         """As JSON-able values, in the form of ``explain --json``."""
@@ -246,7 +256,9 @@ class _Explainer:
 
     def matched(self, candidate: Candidate, match: Match) -> Step:
         """A rule that matches: let it alone act on the record, and tell what that did."""
-        rule = match.rule
+        rule, found = match.rule, _found(match.pattern, self.record.response_line)
+        if rule.sidecar.ratio == NEVER_OVER:
+            return Step(rule, "no-effect", (_NOT_READ.format("ratio"),), found)
         outcome = self.automation.apply([candidate.alone(match)], mx={}, now_ns=self.now_ns)
         count = stands = None
         share = share_of(rule, self.record, self.domain)
@@ -262,7 +274,6 @@ class _Explainer:
                 verdict, reasons = "waits", tuple(self._waits(share.ratio, stands))
             elif rule.trigger is not None:
                 verdict, reasons = "waits", (f"threshold {count} of {rule.trigger.spec}",)
-        found = _found(match.pattern, self.record.response_line)
         return Step(rule, verdict, reasons, found, count, entries, stands)
 
     def _waits(self, ratio: Ratio, stands: Standing) -> Iterator[str]:
@@ -293,6 +304,8 @@ class _Explainer:
         if elsewhere is not None:
             return Step(rule, "elsewhere", (elsewhere,), found)
         when = rule.sidecar.when
+        if found is not None and when == NEVER:
+            return Step(rule, "no-effect", (_NOT_READ.format("when"),), found)
         if found is not None and when is not None and not fits(when, self.record):
             return Step(rule, "elsewhere", tuple(misfits(when, self.record)), found)
         if found is not None:

@@ -7,13 +7,14 @@ a selection means; as JSON, whose fields are in ``packaging/doc/json.md``.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sidecar.automation.adjusting import floor, steps
 from sidecar.automation.entries import Entry, Override, from_payload
 from sidecar.automation.episodes import Cause, Episode, episode_from_payload
+from sidecar.automation.life import HOW, Event
 from sidecar.automation.offences import OFFENCE, offence_from_payload
 from sidecar.automation.overlay import RESERVED
 from sidecar.automation.selection import Made, Selection, source
@@ -103,10 +104,22 @@ def _holds(saved: Saved, key: str) -> int:
         return 0
 
 
-def ended(saved: Saved, *, file: str) -> Iterator[Story]:
-    """Those that ended, the latest last; ProblemError for a damaged row."""
-    for id_, row in saved.history.items():
-        yield _story(row, what=f"the ended episode {id_}", file=file)
+def ended(saved: Saved, now_ns: int, *, file: str) -> list[Story]:
+    """Those that ended by `now_ns`, the latest last; ProblemError for a damaged row.
+
+    Those that have expired are among them even where no service runs to write that down.
+    """
+    found = [
+        (row.ended_ns, id_, _story(row, what=f"the ended episode {id_}", file=file))
+        for id_, row in saved.history.items()
+    ]
+    for row in saved.entries.values():
+        if row.expires_ns <= now_ns:
+            story = _story(row, what=row.key, file=file)
+            end = End(row.expires_ns, HOW[Event.EXPIRED], "", "")
+            found.append((row.expires_ns, story.episode.id, replace(story, end=end)))
+    found.sort(key=lambda one: one[:2])
+    return [story for _, _, story in found]
 
 
 def _story(row: EntryRow | HistoryRow, *, what: str, file: str) -> Story:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import tomlkit
@@ -100,14 +99,19 @@ def _effect(entry: Entry) -> str:
 
 
 def distinct(entries: Iterable[Entry], texts: Iterable[str]) -> list[str]:
-    """`texts`, one for each of `entries`; those alike name the ready queue they came about in."""
+    """`texts`, one for each of `entries`; those alike name the ready queue they came about in.
+
+    Episodes of one entry are alike in that, too, and name nothing.
+    """
     pairs = list(zip(entries, texts, strict=True))
-    times = Counter(text for _, text in pairs)
+    queues: dict[str, set[str]] = {}
+    for entry, text in pairs:
+        queues.setdefault(text, set()).add(entry.site)
     return [
         text
-        if times[text] == 1 or isinstance(entry, ReadyQSuspension)
+        if len(queues[text]) == 1 or isinstance(entry, ReadyQSuspension)
         # Two rules may do the same, too: then the ready queue is the same, and the reason tells.
-        else one_line(f"{text}, for ready queue {entry.site}")
+        else one_line(f"{text}, by a response in ready queue {entry.site}")
         for entry, text in pairs
     ]
 

@@ -103,6 +103,18 @@ def test_a_clock_that_is_set_back_does_not_keep_deliveries_from_counting(setting
     assert setting.ended == [("max_message_rate", "released")]
 
 
+def test_a_match_below_the_trigger_leaves_the_count_as_it_is() -> None:
+    key = "sidecar.release = {deliveries = 3}\n"
+    setting = Trial(load(SETTING.replace(key, f'trigger = {{Threshold = "2/min"}}\n{key}', 1)))
+    setting.match(0, "fixed")
+    setting.match(1, "fixed")
+    setting.deliver(2, 2)
+    setting.match(120, "fixed")
+    assert setting.delivered() == {"max_message_rate": 2}
+    setting.deliver(121)
+    assert setting.ended == [("max_message_rate", "released")]
+
+
 def test_a_delivery_of_the_second_of_the_match_proves_nothing(setting: Trial) -> None:
     setting.match(5, "fixed")
     setting.deliver(5, 9)

@@ -183,3 +183,12 @@ def test_what_our_keys_change_against_upstream_is_a_note(tmp_path: Path) -> None
         "sidecar.when: in kumo-tsa-daemon the rule acts on every response that its regex matches",
     ]
     assert document["summary"].endswith("0 errors, 0 warnings, 4 notes")
+
+
+def test_a_rule_for_records_that_no_rule_sees_is_a_doubt(tmp_path: Path) -> None:
+    file = tmp_path / "unseen.toml"
+    rule = '[[default.automation]]\nregex = "busy"\naction = "Suspend"\nduration = "1h"\n'
+    some = 'sidecar.when = {type = ["Reception", "Bounce"]}\n'
+    file.write_text(f'{rule}sidecar.when = {{type = "Reception"}}\n{rule}{some}')
+    (said,) = [s for s in run("check", str(file)).stdout.splitlines() if "no rule sees" in s]
+    assert "warning: [[default.automation]] rule 1: sidecar.when: no rule sees records of" in said

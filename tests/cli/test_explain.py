@@ -487,3 +487,40 @@ def test_a_rules_name_is_shown(tmp_path: Path) -> None:
     assert [(r["name"], r["simulated"]) for r in document["rules"] if r["file"] == str(named)] == [
         ("busy", True)
     ]
+
+
+def told(tmp_path: Path, keys: str, *args: str) -> str:
+    """What is said of a rule with these keys."""
+    file = tmp_path / "told.toml"
+    file.write_text(
+        f'[[default.automation]]\nregex = "BM01"\naction = "Suspend"\nduration = "10m"\n{keys}\n'
+    )
+    given = ("--source", "ip1", "--domain", "beta.example", BIGMAIL, str(file))
+    return run("explain", *HERE[2:], *args, *given).stdout
+
+
+def test_each_effect_says_how_long_it_lasts_itself(tmp_path: Path) -> None:
+    said = told(tmp_path, 'sidecar.probe = {connection_limit = 1, for = "5m"}', *AT)
+    assert "until 2026-11-22T15:10:00Z (10m)" in said
+    assert "until 2026-11-22T15:15:00Z (15m) or 20 deliveries" in said
+
+
+@pytest.mark.parametrize("key", ['ratio = {over = "5"}', 'when = {code = "9xx"}'])
+def test_a_rule_that_does_nothing_for_a_wrong_key_says_so(key: str, tmp_path: Path) -> None:
+    said = told(tmp_path, f"sidecar.{key}", *AT)
+    name = key.split(maxsplit=1)[0]
+    assert "NO EFFECT" in said
+    assert f"sidecar.{name} is wrong, so the rule does nothing: `tsa-sidecar check`" in said
+    assert "share" not in said
+
+
+@pytest.mark.parametrize("key", ["", 'sidecar.ratio = {over = "5%", min = 1}'])
+def test_a_rule_that_is_held_says_so(key: str, tmp_path: Path) -> None:
+    state = tmp_path / "state.db"
+    Store.open(state).close()
+    keys = f'sidecar.name = "busy"\n{key}'
+    assert "ACTS" in told(tmp_path, keys, "--state", str(state))
+    assert run("hold", "--state", str(state), "busy", "--for", "1h").exit_code == 0
+    said = told(tmp_path, keys, "--state", str(state))
+    assert "NO EFFECT" in said
+    assert "an operator keeps it from striking: `tsa-sidecar holds`" in said

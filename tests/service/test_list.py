@@ -163,6 +163,19 @@ def test_an_id_that_is_not_known_is_an_error(three: Setup) -> None:
     assert "no entry 77 is known" in ask(three, "show", "77", code=1)
 
 
+def test_what_expired_while_nothing_ran_is_history(make_setup: Callable[..., Setup]) -> None:
+    setup = make_setup(rules=RULES.replace("1 day", "10 seconds"))
+    at = int(time.time()) - 3600
+    setup.log(failure(1, domain="one.example", at=at + 2), failure(2, domain="two.example", at=at))
+    setup.once("--at", str(at + 3))
+    episodes = json.loads(ask(setup, "history", "--json"))["episodes"]
+    domains = [episode["domain"] for episode in episodes]
+    assert domains == ["two.example", "one.example"]  # the latest to end last
+    assert {episode["end"]["how"] for episode in episodes} == {"expired"}
+    assert "expired" in ask(setup, "show", str(episodes[0]["id"]))
+    assert ids(setup) == []
+
+
 def test_what_expired_is_history(make_setup: Callable[..., Setup]) -> None:
     setup = make_setup(rules=RULES.replace("1 day", "10 seconds"))
     began = time.time()

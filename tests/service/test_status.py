@@ -133,7 +133,7 @@ def test_two_entries_that_differ_only_in_the_ready_queue_are_told_apart(setup: S
     setup.once()
     output = setup.command("list", "--state", str(setup.state_file)).output
     for site in (one["site"], other["site"]):
-        assert " ".join(output.split()).count(f"for ready queue {site}") == 1
+        assert " ".join(output.split()).count(f"by a response in ready queue {site}") == 1
     replayed = setup.command("replay", "--shaping", str(setup.rules), str(path)).output
     assert replayed.count("ip2->") == replayed.count("ip3->") == 1
 

@@ -37,11 +37,11 @@ def test_every_key_is_read_and_all_but_one_may_be_left_out() -> None:
     ("raw", "message"),
     [
         ("5%", 'found "5%", wanted a table as in {over = "5%"}'),
-        ({}, 'over is missing: write the share to strike at, as in over = "5%"'),
+        ({}, 'over is missing: write the share to strike above, as in over = "5%"'),
         ({"ovr": "5%"}, 'key "ovr" means nothing (did you mean "over"?)'),
         ({"over": 5}, 'over: found 5, wanted a share such as "5%"'),
         ({"over": "100%"}, 'over: found "100%", wanted less than 100 %: no share is above it'),
-        ({"over": "5%", "min": 0}, "min: found 0, wanted a number of attempts, 1 or more"),
+        ({"over": "5%", "min": 0}, "min: found 0, wanted a whole number from 1 to 1,000,000,000"),
         (
             {"over": "5%", "window": "9 days"},
             'window: found "9 days", wanted whole seconds, up to 7 days',
@@ -78,6 +78,10 @@ def test_misread_the_rule_does_nothing(tmp_path: Path) -> None:
             SETS + 'sidecar.ratio = {over = "5%", of = "Feedback"}\n'
             'sidecar.when = {type = ["Bounce"]}\n',
             "the rule counts Feedback records, and sidecar.when.type leaves them out",
+        ),
+        (
+            RULE + 'sidecar.ratio = {over = "5%"}\nsidecar.when = {type = ["Expiration", "OOB"]}\n',
+            "records of type Expiration and OOB, which sidecar.when asks for, are no attempts",
         ),
     ],
 )

@@ -145,6 +145,40 @@ def test_where_they_do_nothing_file_and_line_say_so(
     assert re.search(r":[0-9]+: ", found[0])
 
 
+@pytest.mark.parametrize(
+    ("files", "limit", "finding"),
+    [
+        ("[default]\nconnection_limit = 10\n", "connection_limit = 10", "not below 10, the most"),
+        ("", "connection_limit = 1000", "not below 32, the most"),  # kumod's own
+        (
+            '[default]\nmax_message_rate = "600/min"\n',
+            'max_message_rate = "10/s"',
+            'not below "600/min", the most',
+        ),
+    ],
+)
+def test_a_limit_that_is_below_nothing_is_a_doubt(
+    tmp_path: Path, files: str, limit: str, finding: str
+) -> None:
+    (found,) = said(tmp_path, f"{files}{RULE}sidecar.probe = {{{limit}}}\n")
+    assert f": [[default.automation]] rule 1: sidecar.probe: {limit}" in found
+    assert finding in found
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        '["a.example"]\nmx_rollup = false\nconnection_limit = 99\n',
+        '["a.example"]\nmx_rollup = false\n["a.example".sources.ip1]\nconnection_limit = 99\n',
+    ],
+)
+def test_a_limit_that_is_below_something_somewhere_is_none(tmp_path: Path, more: str) -> None:
+    text = (
+        f"[default]\nconnection_limit = 10\n{more}{RULE}sidecar.probe = {{connection_limit = 20}}\n"
+    )
+    assert said(tmp_path, text) == []
+
+
 def test_check_says_what_upstream_does_instead(tmp_path: Path) -> None:
     file = tmp_path / "shaping.toml"
     file.write_text(SETS + "sidecar.release = true\n" + RULE + "sidecar.probe = true\n")
