@@ -220,7 +220,7 @@ class _Sidecar:
         if automation.thresholds.places >= most:
             message = (
                 "there is no room for counts of thresholds and shares beyond the "
-                f"{len(automation.thresholds)} there are: rules with either do not strike "
+                f"{len(automation.thresholds)} there are: rules with either do not strike on "
                 "other ready queues. See what causes them, or raise --max-entries "
                 "(TSA_SIDECAR_MAX_ENTRIES)"
             )
