@@ -72,14 +72,26 @@ def history(
     past = ended(saved, now_ns, file=str(file))
     stories = [story for story in selected(past, selection) if _lies(story, since_ns, until_ns)]
     seen = look(settings.fixed)
+    spans: list[Span] = []
+    if timeline or svg is not None:
+        held = selected(in_force(saved, now_ns, file=str(file)), selection)
+        spans = [_span(story) for story in [*stories, *held]]
+    begin_ns = max(since_ns, min((span.begin_ns for span in spans), default=since_ns))
+    if svg is not None:
+        title = f"What was in force until {format_rfc3339(until_ns)}"
+        picture = as_svg(spans, begin_ns=begin_ns, end_ns=until_ns, title=title)
+        svg.write_text(picture, encoding="utf-8")
     if as_json_:
         print_json({"running": seen.running, "episodes": [as_json(story) for story in stories]})
         return
     console = output()
     say_if_down(console, seen)
+    if timeline:
+        drawn = as_text(spans, begin_ns=begin_ns, end_ns=until_ns, width=terminal_width())
+        console.print("\n".join(drawn or ["nothing was in force"]))
+    if svg is not None:
+        console.print(f"the picture is in {one_line(str(svg))}")
     if timeline or svg is not None:
-        held = selected(in_force(saved, now_ns, file=str(file)), selection)
-        _draw([*stories, *held], since_ns, until_ns, timeline=timeline, svg=svg)
         return
     if not stories:
         console.print("nothing that ended fits" if selection else "nothing has ended")
@@ -88,23 +100,6 @@ def history(
     if more := len(stories) - len(shown):
         console.print(f"{more:,} earlier ones are not listed: --all has them")
     print_stories(console, shown, now_ns)
-
-
-def _draw(
-    stories: list[Story], since_ns: int, until_ns: int, *, timeline: bool, svg: Path | None
-) -> None:
-    spans = [_span(story) for story in stories]
-    begin_ns = max(since_ns, min((span.begin_ns for span in spans), default=since_ns))
-    console = output()
-    if timeline:
-        width = terminal_width()
-        drawn = as_text(spans, begin_ns=begin_ns, end_ns=until_ns, width=width)
-        console.print("\n".join(drawn or ["nothing was in force"]))
-    if svg is not None:
-        title = f"What was in force until {format_rfc3339(until_ns)}"
-        picture = as_svg(spans, begin_ns=begin_ns, end_ns=until_ns, title=title)
-        svg.write_text(picture, encoding="utf-8")
-        console.print(f"the picture is in {one_line(str(svg))}")
 
 
 def _span(story: Story) -> Span:

@@ -225,4 +225,7 @@ def test_the_history_is_drawn_with_what_is_in_force(three: Setup, tmp_path: Path
     assert [row.split()[0] for row in rows] == ["mx.two.example", "one.example", "three.example"]
     assert [row.rstrip()[-1] for row in rows] == ["#", "-", "x"]
     assert "matched" in file.read_text()
+    file.unlink()
+    assert json.loads(ask(three, "history", "--json", "--svg", str(file)))["episodes"] == []
+    assert "<svg" in file.read_text()
     assert "nothing was in force" in ask(three, "history", "--timeline", "--domain", "other")

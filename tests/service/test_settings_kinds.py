@@ -75,7 +75,8 @@ def test_where_there_is_no_room_to_count_status_log_and_metrics_say_so(setup: Se
     setup.log(failure(2, "Slow down", domain="two.example"))
     running.says("there is no room to count towards a new threshold")
     assert "ready_queue=ip2->mx.two.example@smtp_client" in running.output
-    until(lambda: any("there is no room for counts of thresholds" in text for text in setup.status()["errors"]))
+    full = "there is no room for counts of thresholds"
+    until(lambda: any(full in text for text in setup.status()["errors"]))
     assert setup.status()["counters"]["no_room_to_count"] == 1
     assert 'tsa_sidecar_no_room_total{what="threshold"} 1.0' in setup.get("/metrics").decode()
     assert running.stop() == 0
