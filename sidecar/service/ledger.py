@@ -27,8 +27,17 @@ from sidecar.times import NS
 from .checkpoints import to_rows
 from .commits import Commits
 from .logging import Log
-from .places import WORD, mark_rows, place_of, place_rows, sources_of, sources_row
+from .places import (
+    WORD,
+    mark_rows,
+    place_of,
+    place_rows,
+    sources_of,
+    sources_row,
+    watermark_rows,
+)
 from .state import ended_of, kept_holds, number, progress, restore, transaction
+from .told import Told
 from .words import is_old
 
 if TYPE_CHECKING:
@@ -121,6 +130,8 @@ class Ledger:
         """Where it is in its group's stream."""
         self.checkpoints: dict[str, CheckpointRow] = dict(saved.checkpoints)
         """How far each segment has been read."""
+        self.told = Told(saved.meta, saved.checkpoints, clock=clock) if group else None
+        """Which own segments the group may take for told; None where there is no group."""
         self.kumod_ids: dict[str, str] = dict(saved.kumod_ids)
         """The ids that kumod gave, by the entry's key."""
         self.lost_names: deque[str] = deque(_names(saved.meta.get(_LOST)), maxlen=_NAMES_KEPT)
@@ -149,7 +160,7 @@ class Ledger:
         """What a batch whose records have been decided, or wait, changes, but for the entries."""
         changes = Transaction(waiting={one.number: one.to_payload() for one in waiting})
         self.note_positions(batch, changes)
-        changes.meta = self._meta()
+        changes.meta |= self._meta()
         self._note_decided(counts, changes)
         self.waiting |= changes.waiting
         return changes
@@ -209,6 +220,8 @@ class Ledger:
         for name in changes.forget_segments:
             self.checkpoints.pop(name, None)
         self.checkpoints.update(changes.checkpoints)
+        if self.told is not None:
+            changes.add(self.told.note(batch))
         self.lost_names.extend(batch.lost)
 
     def keep_kumod_ids(self, ids: Mapping[str, str | None]) -> None:
@@ -289,6 +302,9 @@ class Ledger:
         if self.place.epoch:
             whole.add(place_rows(self.place))
             whole.add(mark_rows(self.place.marks))
+            whole.add(watermark_rows(self.place.watermarks))
+        if self.told is not None:
+            whole.meta |= self.told.rows()
         if self.sources:
             whole.add(sources_row(self.sources))
         whole.meta |= {WORD + name: text for name, text in self.words.items()}

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from sidecar.share import Mark, Place
+from sidecar.share import Batch, Mark, Place, Watermark
 from sidecar.share.place import Origin
 from sidecar.store import Transaction
 
@@ -20,6 +20,7 @@ SHARE: Final = "share:"
 """Before the names under which the state file keeps what is of the group."""
 _PLACE: Final = SHARE + "place"
 _MARK: Final = SHARE + "mark:"
+_WATERMARK: Final = SHARE + "told:"
 WORD: Final = SHARE + "word:"
 """Before the name of a word of this host's, which an engine that lost it is told again."""
 _SOURCES: Final = SHARE + "sources"
@@ -36,6 +37,7 @@ class _Saved(msgspec.Struct, frozen=True):
 _PLACES: Final = msgspec.json.Decoder(_Saved)
 _ORIGINS: Final = msgspec.json.Decoder(Origin)
 _MARKS: Final = msgspec.json.Decoder(tuple[int, int])
+_WATERMARKS: Final = msgspec.json.Decoder(tuple[str, int])
 
 
 def place_rows(place: Place) -> Transaction:
@@ -45,11 +47,36 @@ def place_rows(place: Place) -> Transaction:
 
 
 def mark_rows(moved: Mapping[Origin, Mark], forgotten: Iterable[Origin] = ()) -> Transaction:
-    """Keep how far other hosts' segments were read."""
+    """Keep how far other hosts' segments were read; what is forgotten, of no use any more."""
+    gone = set(forgotten)
     return Transaction(
-        meta={_mark(origin): f"[{mark.line},{mark.at_ms}]" for origin, mark in moved.items()},
-        drop_meta={_mark(origin) for origin in forgotten},
+        meta={
+            _mark(origin): f"[{mark.line},{mark.at_ms}]"
+            for origin, mark in moved.items()
+            if origin not in gone
+        },
+        drop_meta={_mark(origin) for origin in gone},
     )
+
+
+def watermark_rows(watermarks: Mapping[str, Watermark]) -> Transaction:
+    """Keep below which names all segments of other hosts were read."""
+    return Transaction(
+        meta={
+            _WATERMARK + host: msgspec.json.encode((one.segment, one.at_ms)).decode()
+            for host, one in watermarks.items()
+        }
+    )
+
+
+def batch_rows(batch: Batch) -> Transaction:
+    """Keep the place behind a batch."""
+    changes = place_rows(batch.place)
+    changes.add(mark_rows(batch.moved, batch.forgotten))
+    gone = set(batch.forgotten_hosts)
+    changes.add(watermark_rows({h: w for h, w in batch.watermarks.items() if h not in gone}))
+    changes.drop_meta |= {_WATERMARK + host for host in gone}
+    return changes
 
 
 def _mark(origin: Origin) -> str:
@@ -63,6 +90,7 @@ def place_of(meta: Mapping[str, str]) -> Place:
     except ValueError:
         saved = _Saved("", "", "0-0", 0)
     marks: dict[Origin, Mark] = {}
+    watermarks: dict[str, Watermark] = {}
     for name, text in meta.items():
         if name.startswith(_MARK):
             try:
@@ -70,7 +98,13 @@ def place_of(meta: Mapping[str, str]) -> Place:
                 marks[_ORIGINS.decode(name.removeprefix(_MARK))] = Mark(line, at_ms)
             except ValueError:
                 continue
-    return Place(saved.epoch, saved.run, saved.id, saved.number, marks)
+        elif name.startswith(_WATERMARK):
+            try:
+                segment, at_ms = _WATERMARKS.decode(text)
+            except ValueError:
+                continue
+            watermarks[name.removeprefix(_WATERMARK)] = Watermark(segment, at_ms)
+    return Place(saved.epoch, saved.run, saved.id, saved.number, marks, watermarks)
 
 
 _NAMES: Final = msgspec.json.Decoder(list[str])

@@ -51,6 +51,8 @@ from sidecar.share import (
     Share,
     ShareSettings,
     connect,
+    first_line,
+    own_name,
 )
 from sidecar.share.items import WORDS
 from sidecar.share.place import Origin
@@ -61,9 +63,10 @@ from .flow import Flow
 from .ledger import Ledger
 from .logging import Log
 from .own_files import read_regular
-from .places import mark_rows, place_rows
+from .places import batch_rows, mark_rows
 from .portions import Matching
 from .rules import Rules
+from .told import floor_row
 
 _SLICE: Final = 500
 """How many items of others are decided at once."""
@@ -147,7 +150,12 @@ class Sharing:
         since_ns = self._since_ns()
         for name, row in self._ledger.checkpoints.items():
             if row.lines and _younger(self._directory / name, since_ns):
-                self._share.expect(name, row.lines)
+                told = self._name(name)
+                if before := row.lines if told == name else first_line(told):
+                    self._share.expect(name, before)
+                if told != name:
+                    self._share.expect(told, row.lines)
+        self._finish()
         self.say_words()
 
     def offer(self, portions: Iterable[Portion]) -> None:
@@ -155,8 +163,23 @@ class Sharing:
         if not self._tells:
             return
         for portion in portions:
-            self._share.offer(portion)
+            self._share.offer(replace(portion, segment=self._name(portion.segment)))
+        self._finish()
         reached("portions-offered")
+
+    def _name(self, segment: str) -> str:
+        told = self._ledger.told
+        return segment if told is None else told.name(segment)
+
+    def _finish(self) -> None:
+        """Hand on up to which name all is read, once it is committed, and have more committed."""
+        told = self._ledger.told
+        if told is None:
+            return
+        self._share.finish(told.floor)
+        if (floor := told.next_floor()) is not None:
+            self._ledger.commits.add(floor_row(floor))
+            told.stage(floor, self._ledger.commits.committed())
 
     def say_words(self) -> None:
         """Say the words of this host's operators, once they are committed."""
@@ -194,20 +217,21 @@ class Sharing:
 
     async def _tell_segment(self, segment: str, behind: Behind) -> bool:
         """Offer what a segment has behind a line; False where it does not have it any more."""
-        path, row = self._directory / segment, self._ledger.checkpoints.get(segment)
+        name = own_name(segment)
+        path, row = self._directory / name, self._ledger.checkpoints.get(name)
         if row is None or not _younger(path, self._since_ns()):
             return False
         file = await SegmentFile.open(path, final=True)
         try:
             if fingerprint_fits(row.fingerprint, file.first_chunk) is False:
                 return False  # another file has its name
-            await file.begin(segment, START)
+            await file.begin(name, START)
             line = behind.from_line
             async for block in _blocks(file):
                 # A half of the time at most: the own log comes first.
                 began = time.perf_counter()
                 await self._flow.idle()
-                if not await self._offer_again(_cut(block, line, behind.to_line)):
+                if not await self._offer_again(_cut(block, line, behind.to_line), segment):
                     return True
                 line = min(block.position.lines, behind.to_line)
                 if line >= behind.to_line:
@@ -217,8 +241,8 @@ class Sharing:
             await file.close()
         return False
 
-    async def _offer_again(self, block: Block | None) -> bool:
-        """Offer what the rules match in a block; False where it is not taken now."""
+    async def _offer_again(self, block: Block | None, segment: str) -> bool:
+        """Offer what the rules match in a block, as of `segment`; False: it is not taken now."""
         if block is None:
             return True
         rules = self._rules()
@@ -227,7 +251,7 @@ class Sharing:
         for _ in matching.parts(replace(block, data=data, numbers=numbers)):
             await asyncio.sleep(0)
         for portion in matching.portions:
-            if not await self._share.offer_when_room(portion):
+            if not await self._share.offer_when_room(replace(portion, segment=segment)):
                 return False
         return True
 
@@ -244,9 +268,8 @@ class Sharing:
 
     async def _take(self, batch: Batch) -> None:
         """Decide a batch, and have it committed with the place behind it."""
-        behind = place_rows(batch.place)
-        behind.add(mark_rows(batch.moved, batch.forgotten))
-        behind.add(self._prune(batch.place))
+        behind = self._prune(self._ledger.place)
+        behind.add(batch_rows(batch))
         slices = list(_slices(batch.items))
         for number, items in enumerate(slices, 1):
             last = number == len(slices)
@@ -262,7 +285,7 @@ class Sharing:
             await asyncio.sleep(0)
         if not slices:
             self._ledger.commits.add(behind)
-        self._ledger.place = batch.place
+        self._ledger.place = self._ledger.place.behind(batch)
 
     def _prune(self, place: Place) -> Transaction:
         """Now and then, forget how far segments were heard that the stream has nothing of any more.

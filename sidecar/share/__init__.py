@@ -15,6 +15,7 @@ The interface::
         async for received in share.receive(place):
             received.items      # tuple[Received, ...]: host, segment, line, kind, data, fresh
             received.place      # to be committed with their effects
+        share.finish("20261127-060000")  # all with lesser names are read to their ends
         share.behind()          # {segment: (from_line, to_line)}: to be offered again
         share.health            # how it is, for status and metrics
         share.hosts()           # who is in the group
@@ -22,16 +23,17 @@ The interface::
 ``offer`` and ``say`` never block, and are called on the loop's thread, as everything
 here.  Nothing raises because of the engine: what is wrong with it is in ``health``.
 
-**In the engine** a group ``NAME`` has four keys, in one slot of a Cluster:
+**In the engine** a group ``NAME`` has these keys, in one slot of a Cluster:
 
-=================================== ===================================================
-``tsa-sidecar:{NAME}:stream``       the items, oldest first; trimmed by age and by number
-``tsa-sidecar:{NAME}:positions``    ``HOST SEGMENT`` → ``LINE MS``: how far that segment
-                                    is in the stream, and when it last moved
-``tsa-sidecar:{NAME}:group``        ``epoch``: a random id that tells a flushed engine;
-                                    ``added``: items ever appended
-``tsa-sidecar:{NAME}:hosts``        ``HOST`` → ``MS JSON``: what a host last said of itself
-=================================== ===================================================
+``tsa-sidecar:{NAME}:stream``
+    The items, oldest first; trimmed by age and by number.
+``tsa-sidecar:{NAME}:positions:HOST``
+    ``SEGMENT`` → ``LINE MS``: how far that segment of the host is in the stream, and when
+    it last moved.  ``/told`` → ``EPOCH NAME``: the data that they are of, and the watermark.
+``tsa-sidecar:{NAME}:group``
+    ``epoch``: a random id that tells a flushed engine; ``added``: items ever appended.
+``tsa-sidecar:{NAME}:hosts``
+    ``HOST`` → ``MS JSON``: what a host last said of itself.
 
 **Appended once.**  A portion is what was found among lines `from_line` + 1 to
 `to_line` of a segment.  One script compares `from_line` with the position, appends,
@@ -39,6 +41,17 @@ and moves the position.  What is sent again is therefore not appended again, and
 the engine has lost is noticed at the next portion: it answers with the position it
 has, and the segment is *behind* from there.  The engine's positions are the only
 authority; this side remembers only how far the service has read (:mod:`.outgoing`).
+
+**The watermark.**  A position for each segment of a week would be too much.  Names of
+segments are times, so they sort.  Where all segments of a host below a name are read to
+their ends and told, the host moves its watermark to that name: in one step the engine
+drops the positions below it, and an entry tells so behind all that it covers.  Who reads
+that drops its marks, and remembers the watermark.  From then on what is offered below
+it counts as appended, and what is read below it as read.  So nothing may ever be told under
+such a name that was not told before.  A segment that appears or grows below the watermark
+(the clock was set back, a file was copied here) is told under another name, which no
+watermark covers: ``late_name``.  The service keeps in its state file up to where it may
+be covered, and which segments came late; it hands over only what is committed.
 
 **Read once.**  A place holds the stream's id, and for each segment of the others the
 line up to which it is read.  Another epoch, another process of the engine, or a stream
@@ -70,9 +83,9 @@ from __future__ import annotations
 
 from .address import Address, read_url
 from .health import Counts, Health
-from .items import Item, Kind, Portion, Received
+from .items import Item, Kind, Portion, Received, comes_before, first_line, late_name, own_name
 from .outgoing import Behind
-from .place import Batch, Mark, Place
+from .place import Batch, Mark, Place, Watermark
 from .presence import HostSeen, Presence
 from .settings import Pace, ShareSettings
 from .sharing import Share, connect, has_client
@@ -94,7 +107,12 @@ __all__ = [
     "Received",
     "Share",
     "ShareSettings",
+    "Watermark",
+    "comes_before",
     "connect",
+    "first_line",
     "has_client",
+    "late_name",
+    "own_name",
     "read_url",
 ]

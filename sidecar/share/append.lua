@@ -1,5 +1,5 @@
 -- Append a portion of a segment, once.
--- KEYS: stream, positions, group.
+-- KEYS: stream, this host's positions, group.
 -- ARGV: epoch, "HOST", "SEGMENT", from, to, age in ms, most entries, "1" if it holds sums,
 --       then for each item: line, kind, data, since.
 -- Answers: {"done", appended, trimmed by number}, {"gap", position}, {"epoch"}.
@@ -14,8 +14,29 @@ if added and redis.call('EXISTS', stream) == 0 then
     return {'epoch'} -- the engine has evicted the stream, but not the rest
 end
 
-local field = host .. ' ' .. segment
-local position = string.match(redis.call('HGET', positions, field) or '0 0', '^%d+') or '0'
+-- Lua's own "<" goes by the engine's locale.
+local function comes_before(one, other)
+    for i = 1, math.min(#one, #other) do
+        local a, b = string.byte(one, i), string.byte(other, i)
+        if a ~= b then
+            return a < b
+        end
+    end
+    return #one < #other
+end
+
+local known = redis.call('HGET', positions, segment)
+if not known then
+    local of, told = string.match(redis.call('HGET', positions, '/told') or '', '^(%S+) (.*)$')
+    if of ~= epoch then
+        return {'epoch'} -- the engine has lost the positions, but not the rest
+    end
+    if string.sub(segment, 1, 1) ~= '/' and comes_before(segment, told) then
+        return {'done', 0, 0}
+    end
+    known = string.match(segment, '^/late/(%d+)/')
+end
+local position = string.match(known or '', '^%d+') or '0'
 local at, first, last = tonumber(position), tonumber(from), tonumber(to)
 if at >= last and last > 0 then
     return {'done', 0, 0}
@@ -40,7 +61,7 @@ for i = 9, #ARGV, 4 do
         redis.call('XADD', stream, '*', unpack(fields))
     end
 end
-redis.call('HSET', positions, field, to .. ' ' .. string.format('%.0f', now))
+redis.call('HSET', positions, segment, to .. ' ' .. string.format('%.0f', now))
 local cut = 0
 if appended > 0 then
     redis.call('HINCRBY', group, 'added', appended)

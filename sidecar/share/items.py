@@ -9,6 +9,10 @@ An entry has these fields, in this order; a sum has ``since`` besides::
 
 ``n`` is its number in the group, counted from 1: a reader whom the trimming overtook
 knows by it how much was missed.
+
+**Names.**  Segments of a host are compared by their names, byte by byte.  A *watermark* is
+a name: of the segments with lesser ones everything is told.  It travels as an entry of kind
+``told``.  What begins with a slash is never covered: words, and late segments.
 """
 
 from __future__ import annotations
@@ -29,7 +33,13 @@ VERSION: Final = b"1"
 WORDS: Final = "/word/"
 """Before the id of a word, in place of a segment: no file name has a slash."""
 
-_KINDS: Final = {kind.encode(): cast(Kind, kind) for kind in get_args(Kind)}
+_LATE: Final = "/late/"
+_LATE_PARTS: Final = 4
+
+_KINDS: Final[dict[bytes, Kind | Literal["told"]]] = {
+    **{kind.encode(): cast(Kind, kind) for kind in get_args(Kind)},
+    b"told": "told",
+}
 _MOST_LINE: Final = 10**15
 _LONGEST_NAME: Final = 512
 
@@ -90,7 +100,7 @@ class Entry(NamedTuple):
     host: str
     segment: str
     line: int
-    kind: Kind
+    kind: Kind | Literal["told"]
     data: bytes
     since: int
     number: int
@@ -99,6 +109,34 @@ class Entry(NamedTuple):
 def name_bytes(name: str) -> bytes:
     """A segment's name as bytes; file names need not be UTF-8."""
     return os.fsencode(name)
+
+
+def late_name(segment: str, line: int) -> str:
+    """What a segment is called from `line` on, where a watermark covers its own name.
+
+    It appeared, or grew, after everything under such names had been told.
+    """
+    return f"{_LATE}{line}/{segment}"
+
+
+def own_name(name: str) -> str:
+    """The segment's own name; `name` may be one of :func:`late_name`."""
+    return name.split("/", _LATE_PARTS - 1)[-1] if name.startswith(_LATE) else name
+
+
+def first_line(name: str) -> int:
+    """The line before the first one that is told under this name."""
+    return int(name.split("/", _LATE_PARTS - 1)[2]) if name.startswith(_LATE) else 0
+
+
+def comes_before(segment: str, other: str) -> bool:
+    """Whether a name is the lesser one, as the engine compares them."""
+    return name_bytes(segment) < name_bytes(other)
+
+
+def is_covered(segment: str, watermark: str) -> bool:
+    """Whether everything of this segment is told, by the watermark of its host."""
+    return not segment.startswith("/") and comes_before(segment, watermark)
 
 
 def arguments(portion: Portion, *, longest: int) -> list[bytes]:
@@ -135,6 +173,8 @@ def read_entry(fields: object, *, longest: int) -> Entry | str:
     since = _number(fields[15]) if len(fields) == 16 else 0
     if at < 0 or count < 0 or since < 0:
         return "its line is no number"
+    if kind == b"told" and not 0 < len(data) <= _LONGEST_NAME:
+        return "its watermark is no name"
     return Entry(*names, at, _KINDS[kind], data, since, count)
 
 

@@ -7,6 +7,10 @@ For each segment two lines are known: up to which the service has *read*, and up
 which it is *told*: appended, or waiting here without a hole before it.  A segment is
 behind where it is read further than told.  That is all there is to an engine that is
 away, a queue that is full and data that was lost: the log has it, and is read again.
+
+Of the segments below the *watermark* everything is told.  How far they are read is remembered
+apart, for an engine that lost its data, and nothing else is: what is done for each
+portion costs what is under way, not what there was.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from .items import WORDS, Item, Portion, check
+from .items import WORDS, Item, Portion, check, comes_before, first_line, is_covered, name_bytes
 
 _WORDS_BYTES: Final = 1024 * 1024
+_WHOLLY: Final = 1 << 62
+"""The line up to which a segment is told that is told wholly."""
 
 _Wanted: TypeAlias = Callable[[Portion], bool]
 
@@ -49,6 +55,9 @@ class Outgoing:
         self._items = 0
         self._told: dict[str, int] = {}
         self._read: dict[str, _Read] = {}
+        self._past: dict[str, _Read] = {}
+        self._watermark = ""
+        self._finished = ""
         self._met = False
 
     @property
@@ -66,9 +75,9 @@ class Outgoing:
         if not self._met:
             return {}
         return {
-            segment: Behind(self._told.get(segment, 0), read.line)
+            segment: Behind(self._told_of(segment), read.line)
             for segment, read in self._read.items()
-            if self._told.get(segment, 0) < read.line and not segment.startswith(WORDS)
+            if self._told_of(segment) < read.line and not segment.startswith(WORDS)
         }
 
     def unsaid(self) -> tuple[str, ...]:
@@ -81,16 +90,47 @@ class Outgoing:
 
     def expect(self, segment: str, line: int, *, now_ms: int) -> None:
         """Note that the service has read `segment` up to `line`."""
-        read = self._read.setdefault(segment, _Read(0, now_ms))
+        where = self._past if is_covered(segment, self._watermark) else self._read
+        read = where.setdefault(segment, _Read(0, now_ms))
         read.line = max(read.line, line)
         read.at_ms = now_ms
 
     def forget(self, segment: str) -> None:
         """Note that what is not told of `segment` can't be told any more."""
         self._read.pop(segment, None)
+        self._past.pop(segment, None)
+
+    def finish(self, before: str) -> None:
+        """Note that segments with names below `before` are read to their ends.
+
+        What is read of them has been offered or expected.
+        """
+        if comes_before(self._finished, before):
+            self._finished = before
+
+    def watermark(self) -> str | None:
+        """The watermark that the engine may have now; None where it has it already."""
+        names = [portion.segment for portion in self._logs]
+        names += self.behind()
+        plain = [self._finished, *(name for name in names if not name.startswith("/"))]
+        found = min(plain, key=name_bytes)
+        return found if self._met and comes_before(self._watermark, found) else None
+
+    def set_watermark(self, name: str) -> None:
+        """Note the watermark that the engine has."""
+        self._watermark = name
+        for segment in [s for s in self._read if is_covered(s, name)]:
+            self._past[segment] = self._read.pop(segment)
+        for segment in [s for s in self._told if is_covered(s, name)]:
+            del self._told[segment]
+
+    def forget_past(self, ms: int) -> None:
+        """Forget the wholly told segments that nothing was read of since `ms`."""
+        for segment in [s for s, read in self._past.items() if read.at_ms < ms]:
+            del self._past[segment]
 
     def forget_before(self, ms: int) -> None:
-        """Forget the segments that nothing was read of since `ms`."""
+        """Forget the segments under way that nothing was read of since `ms`."""
         for segment in [s for s, read in self._read.items() if read.at_ms < ms]:
             del self._read[segment]
             self._told.pop(segment, None)
@@ -108,7 +148,7 @@ class Outgoing:
         segment = portion.segment
         # Where it is not known, the engine is believed to have all that came before: else it
         # will say so.
-        told = self._told.get(segment, portion.from_line)
+        told = self._told_of(segment, portion.from_line)
         self.expect(segment, portion.to_line, now_ms=now_ms)
         if portion.to_line <= told:
             return True
@@ -154,19 +194,31 @@ class Outgoing:
         self._keep_if(lambda portion: portion.segment != segment)
         self._told[segment] = position
 
-    def meet(self, positions: Mapping[str, int]) -> None:
+    def meet(self, positions: Mapping[str, int], watermark: str = "") -> None:
         """Note how far the engine has this host's segments: from now on only that counts."""
         self._met = True
-        self._told = told = dict(positions)
+        self._told = dict(positions)
+        for segment in [s for s in self._past if not is_covered(s, watermark)]:
+            self._read[segment] = self._past.pop(segment)
+        self.set_watermark(watermark)
 
         def still_due(portion: Portion) -> bool:
-            line = told.get(portion.segment, 0)
+            line = self._told_of(portion.segment)
             due = portion.to_line > line and not _has_hole(portion, line)
             if due:
-                told[portion.segment] = portion.to_line
+                self._told[portion.segment] = portion.to_line
             return due
 
         self._keep_if(still_due)
+
+    def _told_of(self, segment: str, otherwise: int | None = None) -> int:
+        """Up to which line a segment is told; `otherwise` where that is not known."""
+        line = self._told.get(segment)
+        if line is not None:
+            return line
+        if is_covered(segment, self._watermark):
+            return _WHOLLY
+        return first_line(segment) if otherwise is None else otherwise
 
     def _all(self) -> Iterator[Portion]:
         yield from self._words

@@ -21,7 +21,8 @@ class Pace:
     ``answer``: for one answer of the engine.  ``first_retry`` doubles up to
     ``last_retry``, each with jitter.  ``presence``: between two words of a host about
     itself.  ``sweep``: between two looks for what is too old.  ``listen``: how long the
-    engine is asked to wait for a next item.  ``silent``: after which a host is dropped.
+    engine is asked to wait for a next item.  ``watermark``: between two moves of this host's
+    watermark.  ``silent``: after which a host is dropped.
     """
 
     answer: float = 5.0
@@ -30,6 +31,7 @@ class Pace:
     presence: float = 5.0
     sweep: float = 600.0
     listen: float = 1.0
+    watermark: float = 10.0
     silent: float = 86400.0
 
 
@@ -65,4 +67,5 @@ class ShareSettings:
     def keys(self) -> tuple[str, str, str, str]:
         """Stream, positions, group, hosts.  The braces keep them in one slot of a Cluster."""
         prefix = f"tsa-sidecar:{{{self.name}}}"
-        return (f"{prefix}:stream", f"{prefix}:positions", f"{prefix}:group", f"{prefix}:hosts")
+        positions = f"{prefix}:positions:{self.host}"
+        return (f"{prefix}:stream", positions, f"{prefix}:group", f"{prefix}:hosts")

@@ -37,7 +37,8 @@ _QUIET: Final = 1.0
 _NOTED_NS: Final = 3600 * 10**9
 """Nanoseconds for which a note is shown after it happened last."""
 
-_DAY_MS: Final = 86_400_000
+_HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 24 * _HOUR_MS
 _NS: Final = 1_000_000
 
 NO_CLIENT: Final = (
@@ -110,7 +111,8 @@ class Share:
         self._delay: float | None = None
         self._notes: dict[str, tuple[int, str]] = {}
         self._other_engine = False
-        self._scripts = {name: script(name) for name in ("append", "greet", "presence")}
+        self._scripts = {name: script(name) for name in ("append", "greet", "told", "presence")}
+        self._new_items = True
         self._shas: dict[str, bytes] = {}
 
     # What the service says.
@@ -146,6 +148,15 @@ class Share:
     def expect(self, segment: str, line: int) -> None:
         """Note that the service has read `segment` up to `line`: so far it should be told."""
         self._outgoing.expect(segment, line, now_ms=self._now_ms())
+
+    def finish(self, before: str) -> None:
+        """Note that all segments with names below `before` are read to their ends.
+
+        What was read of them has been offered, or is expected, or need not be told.  From now
+        on nothing more is told under such a name: it would count as told.  What comes of
+        such a segment yet has another name (``late_name``).
+        """
+        self._outgoing.finish(before)
 
     def forget(self, segment: str) -> None:
         """Note that `segment` can't be read again; what is not told of it is given up."""
@@ -239,7 +250,7 @@ class Share:
         loop = asyncio.get_running_loop()
         self._shas.clear()
         epoch = await self._greet(wire)
-        presence_at = sweep_at = pause = 0.0
+        presence_at = sweep_at = watermark_at = pause = 0.0
         while True:
             now = loop.time()
             trouble: Trouble | None = None
@@ -250,6 +261,9 @@ class Share:
                 trouble = await self._be_present(wire, sweep=sweep)
             if self._waits():
                 trouble = await self._append(wire, epoch) or trouble
+            if now >= watermark_at:
+                watermark_at = now + self._pace.watermark
+                trouble = await self._move_watermark(wire, epoch) or trouble
             if trouble is not None:
                 self._telling.set(trouble.text, self._clock())
                 pause = min(max(2 * pause, self._pace.first_retry), self._pace.last_retry)
@@ -267,15 +281,16 @@ class Share:
         return bool(self._outgoing.next_ones(most=1, most_bytes=1))
 
     async def _greet(self, wire: Wire) -> str:
-        """Learn the epoch and this host's positions."""
-        words = self._eval("greet", os.urandom(12).hex(), self._settings.host)
-        epoch, found = await wire.call(*words)
+        """Learn the epoch, and this host's positions and watermark."""
+        words = self._eval("greet", os.urandom(12).hex())
+        epoch, watermark, found = await wire.call(*words)
         positions = {
             os.fsdecode(segment): int(line)
             for segment, line in zip(found[0::2], found[1::2], strict=True)
             if line.isdigit()
         }
-        self._outgoing.meet(positions)
+        self._outgoing.meet(positions, os.fsdecode(watermark))
+        self._new_items = True
         await self._wake()
         return str(epoch.decode())
 
@@ -302,7 +317,29 @@ class Share:
         self._added = added
         if sweep:
             self._outgoing.forget_before(self._now_ms() - keep_ms)
+            self._outgoing.forget_past(self._now_ms() - int(self._age() * 1000) - 2 * _HOUR_MS)
         return None
+
+    async def _move_watermark(self, wire: Wire, epoch: str) -> Trouble | None:
+        """Have the engine, and those who read, forget what is told wholly."""
+        watermark = self._outgoing.watermark()
+        if watermark is None:
+            return None
+        # Those who read remember what has items only: without any there is nothing to forget.
+        entry = int(self._new_items)
+        words = self._eval("told", epoch, self._settings.host, os.fsencode(watermark), entry)
+        answer = (await wire.call_all([words]))[0]
+        match answer:
+            case Exception():
+                return self._refusal(answer)
+            case [b"done"]:
+                self._outgoing.set_watermark(watermark)
+                self._new_items = False
+                return None
+            case [b"epoch"]:
+                raise _Lost
+            case _:
+                raise EngineError("answers what our script does not: something else is there")
 
     async def _append(self, wire: Wire, epoch: str) -> Trouble | None:
         """Append some of what waits, in one round trip."""
@@ -333,6 +370,7 @@ class Share:
                 self._outgoing.done(portion)
                 too_long = count_too_long(portion.items, longest=self._settings.longest)
                 self._count(appended=appended, cut=cut, too_long=too_long)
+                self._new_items = self._new_items or appended > 0
                 if cut:
                     self._note(
                         "cut",
@@ -522,13 +560,17 @@ def _sha(text: str) -> bytes:
 
 def _joined(before: Batch, batch: Batch) -> Batch:
     """Two batches, one behind the other, as one."""
-    forgotten = {*before.forgotten, *batch.forgotten} - batch.moved.keys()
-    moved = {k: m for k, m in {**before.moved, **batch.moved}.items() if k not in forgotten}
+    # What was forgotten in the first and moved in the second is remembered.
+    again = batch.moved.keys() - set(batch.forgotten)
+    hosts = {*before.forgotten_hosts, *batch.forgotten_hosts}
+    told = batch.watermarks.keys() - set(batch.forgotten_hosts)
     return Batch(
         before.items + batch.items,
         batch.place,
-        moved,
-        tuple(forgotten),
+        {**before.moved, **batch.moved},
+        tuple({*before.forgotten, *batch.forgotten} - again),
+        {**before.watermarks, **batch.watermarks},
+        tuple(hosts - told),
         before.missed + batch.missed,
         (before.bad + batch.bad)[-10:],
     )

@@ -214,14 +214,16 @@ def soon_long() -> None:
 
 def quick_group() -> None:
     """An engine that was away is asked again at once, and hosts say often how they are."""
-    pace = Pace(answer=0.5, first_retry=0.02, last_retry=0.1, presence=0.2, listen=0.2)
+    pace = Pace(
+        answer=0.5, first_retry=0.02, last_retry=0.1, presence=0.2, listen=0.2, watermark=0.1
+    )
     vars(sharing)["ShareSettings"] = partial(ShareSettings, pace=pace)
 
 
 def heard_anew() -> None:
     """Where the group's stream was read to is not kept: after a start all is heard again."""
     quick_group()
-    vars(sharing)["place_rows"] = lambda _place: Transaction()
+    vars(sharing)["batch_rows"] = lambda _batch: Transaction()
     vars(sharing)["mark_rows"] = lambda *_: Transaction()
 
 

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sidecar.share import Behind, Item, Portion
+from sidecar.share import Behind, Item, Portion, first_line, late_name, own_name
 from sidecar.share.outgoing import Outgoing
 
 
@@ -91,6 +91,58 @@ def test_what_is_long_unread_is_forgotten() -> None:
     assert set(outgoing.behind()) == {"new"}
     outgoing.forget("new")
     assert outgoing.behind() == {}
+
+
+def test_the_watermark_passes_what_is_finished_and_told() -> None:
+    outgoing = Outgoing(limit=10_000)
+    for segment in "abc":
+        offer(outgoing, portion(1, 1, segment))
+    outgoing.finish("c")
+    assert outgoing.watermark() is None  # it is not known what the engine has
+    outgoing.meet({})
+    assert outgoing.watermark() == "a"
+    first, second, _ = outgoing.next_ones(most=9, most_bytes=9999)
+    outgoing.done(first)
+    assert outgoing.watermark() == "b"
+    outgoing.done(second)
+    outgoing.set_watermark("c")
+    assert outgoing.watermark() is None
+    assert offer(outgoing, portion(1, 1, "b"))
+    assert outgoing.items == 1  # that of "c": "b" counts as told
+
+
+def test_what_is_behind_holds_the_watermark_until_it_is_given_up() -> None:
+    outgoing = Outgoing(limit=10_000)
+    outgoing.meet({})
+    outgoing.expect("b", 5, now_ms=0)
+    outgoing.finish("d")
+    assert outgoing.watermark() == "b"
+    outgoing.forget("b")
+    assert outgoing.watermark() == "d"
+
+
+def test_an_engine_that_lost_its_watermark_is_told_again() -> None:
+    outgoing = Outgoing(limit=10_000)
+    outgoing.meet({})
+    for segment in "abc":
+        outgoing.expect(segment, 5, now_ms=ord(segment))
+    outgoing.meet({}, "c")
+    assert outgoing.behind() == {"c": Behind(0, 5)}
+    outgoing.forget_past(ord("b"))
+    outgoing.meet({"c": 5})
+    assert outgoing.behind() == {"b": Behind(0, 5)}
+
+
+def test_what_came_late_is_told_below_the_watermark() -> None:
+    outgoing = Outgoing(limit=10_000)
+    outgoing.meet({}, "c")
+    late = late_name("a/b", 7)
+    assert (own_name(late), first_line(late)) == ("a/b", 7)
+    assert (own_name("a/b"), first_line("a/b")) == ("a/b", 0)
+    outgoing.expect(late, 9, now_ms=0)
+    assert outgoing.behind() == {late: Behind(7, 9)}
+    outgoing.finish("d")
+    assert outgoing.watermark() == "d"
 
 
 @pytest.mark.parametrize(

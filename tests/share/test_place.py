@@ -7,7 +7,7 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.share import Mark, Place
+from sidecar.share import Mark, Place, Watermark
 from sidecar.share.place import BEGINNING, Engine, Follower, resume
 
 ENGINE = Engine("e", "r", "9-0")
@@ -56,7 +56,7 @@ def test_what_was_read_is_passed_over() -> None:
     assert [item.line for item in batch.items] == [3, 5]
     assert batch.moved == {("mx1", "s", "line"): Mark(5, 1)}
     assert batch.place.id == "1-3"
-    again = follower(batch.place).take([entry("2-0", 5), entry("2-1", 6)])
+    again = follower(Place().behind(batch)).take([entry("2-0", 5), entry("2-1", 6)])
     assert [item.line for item in again.items] == [6]
 
 
@@ -90,11 +90,50 @@ def test_what_was_trimmed_is_counted() -> None:
 
 def test_segments_that_are_long_silent_are_forgotten() -> None:
     reader = follower()
-    place = reader.take([entry("1000-0", 1), entry("1000-1", 1, segment="t")]).place
+    place = Place().behind(reader.take([entry("1000-0", 1), entry("1000-1", 1, segment="t")]))
     assert len(place.marks) == 2
     batch = reader.take([entry("2500-0", 2)])
     assert batch.forgotten == (("mx1", "t", "line"),)
-    assert set(batch.place.marks) == {("mx1", "s", "line")}
+    assert set(place.behind(batch).marks) == {("mx1", "s", "line")}
+
+
+def told(id: str, segment: str) -> tuple[bytes, object]:
+    text = f"v 1 host mx1 segment /told line 1 kind told n 0 data {segment}"
+    return id.encode(), [word.encode() for word in text.split()]
+
+
+def test_behind_a_watermark_only_that_is_remembered() -> None:
+    reader = follower()
+    batch = reader.take(
+        [
+            *(entry("1-0", 3), entry("1-1", 3, segment="/late/0/s"), entry("1-2", 4, segment="t")),
+            *(told("2-0", "t"), entry("2-1", 9), entry("2-2", 5, segment="t"), told("2-3", "a")),
+        ]
+    )
+    assert [(i.segment, i.line) for i in batch.items] == [
+        *(("s", 3), ("/late/0/s", 3), ("t", 4), ("t", 5)),
+    ]
+    place = Place().behind(batch)
+    assert set(place.marks) == {("mx1", "/late/0/s", "line"), ("mx1", "t", "line")}
+    assert place.watermarks == {"mx1": Watermark("t", 2)}
+    again = follower(place).take([entry("3-0", 3), entry("3-1", 4, segment="/late/0/s")])
+    assert [(item.segment, item.line) for item in again.items] == [("/late/0/s", 4)]
+
+
+def test_a_host_that_is_long_silent_is_forgotten() -> None:
+    reader = follower()
+    place = Place().behind(reader.take([entry("1000-0", 1), told("1000-1", "t")]))
+    place = place.behind(reader.take([entry("2500-0", 2, host="mx2")]))
+    assert place.watermarks == {}
+
+
+def test_a_batch_costs_what_it_touches() -> None:
+    marks = {("mx1", f"{n:06}", "line"): Mark(1, 1) for n in range(1000)}
+    reader = follower(Place(marks=dict(marks)))  # type: ignore[arg-type]
+    reader.take([])
+    batch = reader.take([entry("2-0", 2, segment="000007")])
+    assert batch.moved == {("mx1", "000007", "line"): Mark(2, 2)}
+    assert batch.place.marks == {}
 
 
 def test_a_batch_of_nothing() -> None:
@@ -127,5 +166,5 @@ def test_each_item_once_whatever_the_engine_loses(story: list[tuple[str, str]]) 
         ]
         batch = reader.take(entries)
         found += [(item.host, item.line) for item in batch.items]
-        place = batch.place
+        place = place.behind(batch)
     assert sorted(found) == sorted((h, n) for h, last in told.items() for n in range(1, last + 1))

@@ -29,7 +29,7 @@ from sidecar.share import (
     read_url,
 )
 
-PACE = Pace(answer=0.5, first_retry=0.02, last_retry=0.1, presence=0.1, listen=0.1)
+PACE = Pace(answer=0.5, first_retry=0.02, last_retry=0.1, presence=0.1, listen=0.1, watermark=0.05)
 DEADLINE = 20.0
 
 
@@ -178,7 +178,7 @@ async def take(source: Share, place: Place, count: int) -> tuple[list[Received],
     async with asyncio.timeout(DEADLINE), aclosing(source.receive(place)) as batches:
         async for batch in batches:
             items += batch.items
-            place = batch.place
+            place = place.behind(batch)
             if len(items) >= count:
                 break
     return items, place
@@ -235,6 +235,13 @@ async def background(work: Any) -> AsyncIterator[None]:
         await asyncio.wait([task])
         if not task.cancelled():
             task.result()
+
+
+def place_behind(place: Place, batches: list[Batch]) -> Place:
+    """The place behind all of them."""
+    for batch in batches:
+        place = place.behind(batch)
+    return place
 
 
 def received(batches: list[Batch]) -> list[tuple[str, int]]:

@@ -85,7 +85,8 @@ def test_keys_of_another_kind_are_a_problem_and_no_crash(engine: Engine) -> None
 
 def test_positions_and_hosts_of_strangers(engine: Engine) -> None:
     engine.ask("HSET", "tsa-sidecar:{mail}:group", "epoch", b"\xff", "added", "many")
-    engine.ask("HSET", "tsa-sidecar:{mail}:positions", "mx1 a", "far", b"mx1 \xff", "3 x")
+    positions = "tsa-sidecar:{mail}:positions:mx1"
+    engine.ask("HSET", positions, "/told", b"\xff \xff", "a", "far", b"\xff", "3 x")
     engine.ask(
         "HSET", "tsa-sidecar:{mail}:hosts", "x", "99999999999999 []", b"\xff", "99999999999999 {"
     )

@@ -5,9 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from sidecar.share import Item, Place, Portion
+from sidecar.service.places import mark_rows, watermark_rows
+from sidecar.share import Item, Place, Portion, late_name
 
-from .conftest import Engine, Log, background, following, lines, received, share, take, until
+from .conftest import (
+    Engine,
+    Log,
+    background,
+    following,
+    lines,
+    place_behind,
+    received,
+    share,
+    take,
+    until,
+)
 
 
 def test_an_item_arrives_as_it_was_told(engine: Engine) -> None:
@@ -167,6 +179,7 @@ def test_a_host_that_is_long_silent_is_dropped(engine: Engine) -> None:
     hosts = "tsa-sidecar:{mail}:hosts"
     engine.ask("HSET", hosts, "mx9", '1000 {"version":"1"}')
     engine.ask("HSET", hosts, "stranger", "hello")
+    engine.ask("HSET", "tsa-sidecar:{mail}:positions:mx9", "/told", "e z")
 
     async def story() -> None:
         async with share(engine.url) as one:
@@ -174,12 +187,13 @@ def test_a_host_that_is_long_silent_is_dropped(engine: Engine) -> None:
 
     asyncio.run(story())
     assert set(engine.ask("HGETALL", hosts)) == {b"mx1"}
+    assert engine.ask("KEYS", "*:positions:*") == [b"tsa-sidecar:{mail}:positions:mx1"]
 
 
 def test_positions_that_do_not_move_are_dropped(engine: Engine) -> None:
-    positions = "tsa-sidecar:{mail}:positions"
+    positions = "tsa-sidecar:{mail}:positions:mx1"
     engine.ask("HSET", "tsa-sidecar:{mail}:group", "epoch", "e")
-    engine.ask("HSET", positions, "mx9 old", "12 1000", "mx9 stranger", "x")
+    engine.ask("HSET", positions, "/told", "e ", "old", "12 1000", "stranger", "x")
 
     async def story() -> None:
         async with share(engine.url) as one:
@@ -187,7 +201,35 @@ def test_positions_that_do_not_move_are_dropped(engine: Engine) -> None:
             await until(lambda: one.health.counts.appended == 2)
 
     asyncio.run(story())
-    assert set(engine.ask("HGETALL", positions)) == {b"mx1 a"}
+    assert set(engine.ask("HGETALL", positions)) == {b"/told", b"a"}
+
+
+def test_many_segments_leave_little_behind(engine: Engine) -> None:
+    positions, most = "tsa-sidecar:{mail}:positions:mx1", 10_000
+
+    async def story() -> None:
+        async with share(engine.url, "mx1") as one, share(engine.url, "mx2") as two:
+            async with following(two) as batches:
+                for number in range(1, most + 1):
+                    name = f"{number:06}"
+                    assert one.offer(lines(name, 1, 1))
+                    one.finish(name)
+                    if number % 100 == 0:
+                        await until(lambda: one.health.queued == 0)
+                await until(lambda: len(received(batches)) == most)
+                await until(lambda: engine.ask("HLEN", positions) < 10)
+                # What was told is not told again, and what came late is told.
+                one.offer(lines("000005", 2, 3))
+                one.offer(lines(late_name("000005", 1), 2, 3))
+                await until(lambda: len(received(batches)) == most + 2)
+                place = place_behind(Place(), batches)
+            assert len(place.marks) < 300
+            assert place.watermarks["mx1"].segment > "009000"
+            rows = mark_rows(place.marks)
+            rows.add(watermark_rows(place.watermarks))
+            assert len(rows.meta) < 300
+
+    asyncio.run(story())
 
 
 def test_many_hosts_at_once(engine: Engine) -> None:
