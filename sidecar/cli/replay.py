@@ -166,7 +166,8 @@ async def _look(
 async def _changed(settings: Settings, rules: Rules, asked: _Asked, resolver: Resolver) -> Rules:
     if asked.compare:
         reloaded = replace(settings.reloaded, shaping=asked.compare)
-        rules = await rules_for_a_tool(replace(settings, reloaded=reloaded), resolver)
+        others = replace(settings, reloaded=reloaded)
+        rules = await rules_for_a_tool(others, resolver, needs="every file")
     for text in asked.changes:
         try:
             rules = Change.parse(text).apply(rules)

@@ -196,6 +196,43 @@ def test_a_change_that_cannot_be_made_is_explained(files: Path, change: str, say
     assert_one_line_error(result, 1, "--compare-set", says)
 
 
+@pytest.mark.parametrize(
+    ("others", "says"),
+    [
+        (("gone.toml",), "gone.toml: can't be loaded"),
+        (("rules.toml", "gone.toml"), "gone.toml: can't be loaded"),
+        (("binary.toml",), "binary.toml: can't be loaded"),
+    ],
+)
+def test_nothing_is_compared_with_a_file_that_is_not_there(
+    files: Path, others: tuple[str, ...], says: str
+) -> None:
+    (files / "log").write_bytes(line("slow"))
+    (files / "binary.toml").write_bytes(b"\xff\x00")
+    compare = [part for other in others for part in ("--compare", other)]
+    result = run("replay", "--shaping", "rules.toml", *compare, "log")
+    assert_one_line_error(result, 1, says)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", [("replay",), ("unmatched",), ("suggest", "abcdef")])
+def test_a_log_is_not_judged_by_rule_files_that_are_not_there(
+    files: Path, command: tuple[str, ...]
+) -> None:
+    (files / "log").write_bytes(line("slow"))
+    result = run(*command, "--shaping", "gone.toml", "log")
+    assert_one_line_error(result, 1, "gone.toml: can't be loaded")
+    assert result.stdout == ""
+
+
+def test_of_several_rule_files_one_may_be_missing_as_in_the_service(files: Path) -> None:
+    (files / "log").write_bytes(line("slow"))
+    result = run("replay", "--shaping", "rules.toml", "--shaping", "gone.toml", "log")
+    assert result.exit_code == 0
+    assert "1 matched" in result.stdout
+    assert "gone.toml: can't be loaded" in result.stderr
+
+
 def test_what_is_later_than_the_moment_asked_for_has_not_happened(files: Path) -> None:
     at = ("--timeline", "--at", str(BEGIN + 6 * 60))
     document = look(files, line("slow"), line("slow", 5), line("slow", 20), options=at)
