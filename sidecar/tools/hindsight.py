@@ -99,6 +99,8 @@ class Hindsight:
         self.needs_attempts = rules.matcher.needs_attempts
         self.counts: Counter[str] = Counter()
         """What became of the records that a rule matches: ``matched``, ``no_tenant``, …"""
+        self.sent_meanwhile = 0
+        """Deliveries to where something was in force, each counted once."""
         self._ended: list[Told] = []
         self._on_end = on_end or self._ended.append
         self._open: dict[str, Told] = {}
@@ -182,9 +184,10 @@ class Hindsight:
             if len(self._went) >= _KNOWN:
                 self._went.clear()
             places = self._went[went] = tuple(dict.fromkeys(_places(*went)))
-        for place in places:
-            for key in self._by_place.get(place, ()):
-                self._open[key].sent += 1
+        meanwhile = [key for place in places for key in self._by_place.get(place, ())]
+        for key in meanwhile:
+            self._open[key].sent += 1
+        self.sent_meanwhile += bool(meanwhile)
 
 
 _KNOWN: Final = 4096

@@ -131,6 +131,23 @@ def test_mail_that_was_delivered_meanwhile_is_counted_where_it_went(files: Path)
     assert {pair["verdict"] for pair in document["pairs"]} == {"same"}
 
 
+def test_a_delivery_is_summed_up_once_whatever_was_in_force_where_it_went(files: Path) -> None:
+    lines = [
+        line("slow"),
+        line("busy"),
+        line("busy", 1),
+        delivery(2),
+        delivery(3),
+        delivery(4, "b"),
+    ]
+    options = ("--compare-set", "slow-down:duration=150 s")
+    document = look(files, *lines, options=options)
+    assert document["delivered_meanwhile"] == {"now": 2, "then": 2}
+    assert [one["now"]["delivered_meanwhile"] for one in document["scopes"]] == [2, 2]
+    shown = run("replay", *options, "--shaping", "rules.toml", "log").stdout.splitlines()
+    assert shown[5] == "delivered meanwhile                    2           2"
+
+
 def test_a_comparison_with_itself_differs_in_nothing() -> None:
     result = run("replay", "--compare", str(LOGS / "shaping.toml"), *REAL)
     assert result.exit_code == 0, result.output
