@@ -82,6 +82,15 @@ def test_stdin_is_read_like_a_file(compress: Any) -> None:
     assert piped["groups"] == whole["groups"]
 
 
+@pytest.mark.parametrize("command", ["unmatched", "replay"])
+def test_a_stdin_that_is_closed_is_told(command: str) -> None:
+    program = f"exec {sys.executable} -m sidecar {command} --shaping {LOGS / 'shaping.toml'} - <&-"
+    done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: stdin: can't be read: it is closed"
+    assert "Traceback" not in done.stderr
+
+
 def test_time_and_domain_choose_the_records() -> None:
     of_gmail = unmatched("--domain", "GMAIL.com.", str(LOGS / "logs"))
     assert {d for g in of_gmail["groups"] for d in g["domains"]} == {"gmail.com"}
