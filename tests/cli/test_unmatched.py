@@ -103,6 +103,38 @@ def test_time_and_domain_choose_the_records() -> None:
     assert len(unmatched("--min", "12", str(LOGS / "logs"))["groups"]) == 2
 
 
+def test_a_star_in_a_domain_stands_for_anything() -> None:
+    found = unmatched("--domain", "*.EXAMPLE", str(LOGS / "logs"))
+    domains = {d for g in found["groups"] for d in g["domains"]}
+    assert domains == {"corp1.example", "corp2.example", "corp3.example", "refus.example"}
+    assert unmatched("--domain", "*", str(LOGS / "logs"))["unmatched"] == 58
+
+
+def test_what_is_of_another_time_is_told() -> None:
+    """So that nobody takes an old log, looked at since yesterday, for one without failures."""
+    result = run("unmatched", "--until", "2026-11-22", *EVERYTHING)
+    assert result.stdout.splitlines() == [
+        "0 failing responses",
+        "208 others were not asked for (2026-11-22 15:17:28 to 15:17:30 UTC)",
+        "",
+        "7 rules matched nothing of what was asked for",
+        "  (--all lists them)",
+    ]
+    document = unmatched("--domain", "gmail.com", str(LOGS / "logs"))
+    assert (document["failures"], document["not_wanted"]) == (52, 156)
+    name = group_of("out of storage", str(LOGS / "logs"))
+    result = run("suggest", "--until", "2026-11-22", name, *EVERYTHING)
+    assert_one_line_error(result, 1, "no unmatched responses of these logs of that time")
+
+
+@pytest.mark.parametrize("command", [("unmatched", "x"), ("suggest", "abcdef", "x"), ("history",)])
+def test_a_time_that_ends_before_it_begins_is_an_error(command: tuple[str, ...]) -> None:
+    options = () if command == ("history",) else RULES
+    between = ("--since", "2026-11-22 15:24 UTC", "--until", "2026-11-22 15:24 UTC")
+    result = run(*command, *options, *between)
+    assert_one_line_error(result, 1, "--since: is not before --until")
+
+
 def test_what_is_shown_fits_80_columns_and_cannot_steer_the_terminal(tmp_path: Path) -> None:
     log = tmp_path / "log"
     hostile = "\x1b[2J\u202eevil " + "very " * 100
