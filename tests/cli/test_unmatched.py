@@ -235,6 +235,18 @@ def test_what_no_rule_helps_against_is_said_and_is_only_a_comment() -> None:
     result = run("suggest", "--rule", name, *EVERYTHING)
     assert "No rule is suggested: it is about one recipient" in result.stdout
     assert tomllib.loads(result.stdout) == {}
+    case = tomllib.loads(run("suggest", "--test-case", name, *EVERYTHING).stdout)["case"][0]
+    assert case["name"] == f"group {name} does nothing"
+    assert case["expect"] == [{"nothing": True}]
+
+
+def test_the_words_of_a_suggestion_fit_its_reason_and_count(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(line("suspicious mail, go away"))
+    rule = run("suggest", "--rule", *RULES, *ZONES, group_of("suspicious", str(log)), str(log))
+    said = rule.stdout.splitlines()
+    assert said[0] == "# 1 response like this one matched no rule:"
+    assert "# It is about the reputation: more mail makes that worse." in said
 
 
 def test_a_group_that_is_not_there_is_an_error() -> None:
