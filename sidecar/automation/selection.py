@@ -98,10 +98,10 @@ def _one(patterns: tuple[str, ...], texts: Iterable[str | None]) -> bool:
     if not patterns:
         return True
     known = [text.lower() for text in texts if text]
-    return any(_is_like(pattern.lower(), text) for pattern in patterns for text in known)
+    return any(is_like(pattern.lower(), text) for pattern in patterns for text in known)
 
 
-def _is_like(pattern: str, text: str) -> bool:
+def is_like(pattern: str, text: str) -> bool:
     """Whether `text` is `pattern`, whose ``*`` stand for anything; in one pass over it."""
     first, *others = pattern.split("*")
     if not others:

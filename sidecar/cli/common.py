@@ -176,6 +176,16 @@ def moment(said: str, where: str = "--at") -> int:
         raise ProblemError.one("bad-option", str(error), where=where) from None
 
 
+def period(since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    """What the two options say, in Unix nanoseconds; ProblemError where nothing fits."""
+    since_ns = None if since is None else moment(since, "--since")
+    until_ns = None if until is None else moment(until, "--until")
+    if since_ns is not None and until_ns is not None and since_ns >= until_ns:
+        message = "is not before --until, so there is nothing between them"
+        raise ProblemError.one("bad-option", message, where="--since")
+    return since_ns, until_ns
+
+
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:
     """Run `work` to its end in an event loop of its own."""
     return asyncio.run(work)

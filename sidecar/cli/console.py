@@ -21,17 +21,15 @@ class _Output(Console):
         raise  # noqa: PLE0704 - called while it is being handled
 
 
-def output(*, tables: bool = False) -> Console:
+def output() -> Console:
     """A console on stdout: no markup, colours on a terminal only, unless NO_COLOR is set.
 
-    Lines are not wrapped, but `tables` are made to fit: into 160 columns where there is
-    no terminal.
+    Lines are not wrapped.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that has no letter for something gets its escape, not a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")
-    width = 160 if tables and not sys.stdout.isatty() else None
-    return _Output(width=width, markup=False, emoji=False, highlight=False, soft_wrap=not tables)
+    return _Output(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def line(*parts: str | tuple[str, str]) -> Text:

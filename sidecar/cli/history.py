@@ -16,7 +16,7 @@ from sidecar.tools.stories import Story, as_json, ended, in_force, selected
 from sidecar.tools.text import shown_entry
 from sidecar.tools.timeline import Span, as_svg, as_text, row_of
 
-from .common import moment, setting_options, settle
+from .common import period, setting_options, settle
 from .console import output, print_json
 from .selecting import (
     filter_options,
@@ -63,9 +63,9 @@ def history(
     Exit code: 0, also where nothing fits.
     """
     selection = selection_of(options)
-    since_ns = 0 if since is None else moment(since, "--since")
-    now_ns = time.time_ns()
-    until_ns = now_ns if until is None else moment(until, "--until")
+    first_ns, last_ns = period(since, until)
+    since_ns, now_ns = first_ns or 0, time.time_ns()
+    until_ns = now_ns if last_ns is None else last_ns
     settings = settle(options, require=()).settings
     file = settings.fixed.state
     saved = read_saved(file, history=True)

@@ -65,7 +65,7 @@ def comparison(read: Read, before: Hindsight, after: Hindsight) -> Iterator[str 
     yield _row("episodes", *(f"{len(told):,}" for told in sides))
     yield _row("minutes suspended", *(_minutes(t, "ready_q", "sched_q", "bounce") for t in sides))
     yield _row("minutes limited", *(_minutes(told, "override") for told in sides))
-    yield _row("delivered meanwhile", *(f"{sum(one.sent for one in told):,}" for told in sides))
+    yield _row("delivered meanwhile", *(f"{one.sent_meanwhile:,}" for one in (before, after)))
     found = pairs(*sides)
     verdicts = Counter(pair.verdict for pair in found)
     yield ", ".join(f"{verdicts[name]} {name}" for name in VERDICTS if verdicts[name]) or "nothing"
@@ -169,6 +169,7 @@ def comparison_document(before: Hindsight, after: Hindsight) -> dict[str, Any]:
     found = pairs(before.told, after.told)
     verdicts = Counter(pair.verdict for pair in found)
     return {
+        "delivered_meanwhile": {"now": before.sent_meanwhile, "then": after.sent_meanwhile},
         "scopes": [
             {
                 "kind": one.example.entry.kind,

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-from rich.table import Table
 
-from sidecar.automation.entries import Entry, Kind, Override, ReadyQSuspension
+from sidecar.automation.entries import Entry
 from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.service.rules import Rules
 from sidecar.settings import Settings
@@ -24,15 +23,10 @@ from sidecar.tools.replay import Standing, episode_document, read_document
 from sidecar.tools.text import distinct, shown_entry
 
 from .common import moment, report, resolver_for, run_async, setting_options, settle
-from .console import output, print_json
+from .console import line, output, print_json
 from .looking_back import comparison, comparison_document, summary, svg_of, timeline_of
 from .reading import no_logs, read_shown
-
-_WHAT: dict[Kind, str] = {
-    "ready_q": "suspend ready queue",
-    "sched_q": "suspend",
-    "bounce": "bounce",
-}
+from .selecting import terminal_width, wrapped
 
 
 @click.command(short_help="Show what the rules would have made of these logs.")
@@ -166,7 +160,8 @@ async def _look(
 async def _changed(settings: Settings, rules: Rules, asked: _Asked, resolver: Resolver) -> Rules:
     if asked.compare:
         reloaded = replace(settings.reloaded, shaping=asked.compare)
-        rules = await rules_for_a_tool(replace(settings, reloaded=reloaded), resolver)
+        others = replace(settings, reloaded=reloaded)
+        rules = await rules_for_a_tool(others, resolver, needs="every file")
     for text in asked.changes:
         try:
             rules = Change.parse(text).apply(rules)
@@ -241,50 +236,34 @@ def _print(seen: _Seen, asked: _Asked, *, timeline: bool) -> None:
 
 
 def _print_standing(standing: Standing) -> None:
-    console = output(tables=True)
-    at = f"at {format_rfc3339(standing.now_ns)}" if standing.now_ns else "without a record"
+    console = output()
+    at = f"at {_second(standing.now_ns)} UTC" if standing.now_ns else "without a record"
     console.print(f"in force {at}:")
-    overrides = _table("domain", "mx_rollup", "source", "option", "expires", "reason")
-    for effective in standing.overrides():
-        o = effective.override
-        _add(
-            overrides,
-            effective.section,
-            str(o.mx_rollup).lower(),
-            o.source,
-            f"{o.name} = {json.dumps(o.value, ensure_ascii=False)}",
-            format_rfc3339(o.expires_ns),
-            o.reason,
-        )
-    held = _table("what", "queue", "expires", "reason")
-    entries = list(standing.held())
-    for entry, queue in zip(entries, distinct(entries, map(_queue, entries)), strict=True):
-        _add(held, _WHAT[entry.kind], queue, format_rfc3339(entry.expires_ns), entry.reason)
-    simulated = _table("simulated", "expires", "reason")
-    for entry in standing.simulated():
-        what = shown_entry(entry).removeprefix("simulated: ")
-        _add(simulated, what, format_rfc3339(entry.expires_ns), entry.reason)
-    if not overrides.row_count and not held.row_count:
+    entries = [*(one.override for one in standing.overrides()), *standing.held()]
+    _print_entries(entries)
+    if not entries:
         console.print("nothing")
-    for table in (overrides, held, simulated):
-        if table.row_count:
-            console.print(table)
+    simulated = list(standing.simulated())
+    if simulated:
+        console.print("simulated, so it is not in force:")
+        _print_entries(simulated)
 
 
-def _add(table: Table, *cells: str) -> None:
-    """Add a row, with escapes: remote servers and senders chose some of the text."""
-    table.add_row(*(one_line(cell) for cell in cells))
+def _print_entries(entries: Sequence[Entry]) -> None:
+    """Until when each holds, what it does and why, as wide as the terminal."""
+    console = output()
+    texts = distinct(entries, map(shown_entry, entries))
+    for entry, text in zip(entries, texts, strict=True):
+        until = f"until {_second(entry.expires_ns)}  "
+        indent = " " * len(until)
+        width = terminal_width() - len(until)
+        does, *more = wrapped(text.removeprefix("simulated: "), width)
+        console.print(line(until, does))
+        for rest in more:
+            console.print(indent + rest)
+        for why in wrapped(one_line(entry.reason), width):
+            console.print(line(indent, (why, "dim")))
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _queue(entry: Entry) -> str:
-    if isinstance(entry, ReadyQSuspension | Override):
-        return entry.site
-    parts = {"domain": entry.domain, "tenant": entry.tenant, "campaign": entry.campaign}
-    return " ".join(f"{n}={v}" for n, v in parts.items() if v is not None)
+def _second(ns: int) -> str:
+    return format_rfc3339(ns)[:19].replace("T", " ")

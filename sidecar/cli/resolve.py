@@ -76,7 +76,7 @@ def resolve(
     async def work() -> Resolution:
         resolver = resolver_for(settings)
         named = replace(settings, reloaded=replace(settings.reloaded, shaping=merged))
-        rules = await rules_for_a_tool(named, resolver)
+        rules = await rules_for_a_tool(named, resolver, needs="no file")
         report(rules.problems)
         return run_resolve(
             rules.shaping,

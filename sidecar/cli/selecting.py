@@ -83,7 +83,7 @@ def print_stories(console: Console, stories: Iterable[Story], now_ns: int) -> No
         lines = [
             (text, style)
             for told, style in ((what, ""), (_about(story, now_ns), "dim"))
-            for text in _wrapped(told, width - indent)
+            for text in wrapped(told, width - indent)
         ]
         for number, (text, style) in enumerate(lines):
             head = " " * indent if number else _joined(texts, sizes)
@@ -136,5 +136,6 @@ def _joined(texts: Sequence[str], sizes: Sequence[int]) -> str:
     return f"{id_:>{sizes[0]}}  {when:<{sizes[1]}}  {matches:>{sizes[2]}}  "
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
+    """The lines of `text`, `width` or 12 columns wide; one at least."""
     return textwrap.wrap(text, max(width, 12), break_on_hyphens=False) or [""]

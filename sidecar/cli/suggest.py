@@ -16,7 +16,7 @@ from sidecar.tools.suggest import Suggestion, Trial, kind_of, scope_of, would_ha
 from sidecar.tools.text import shown_entry
 from sidecar.tools.unmatched import Group, Survey, Wanted, records
 
-from .common import moment, report, resolver_for, run_async, setting_options, settle
+from .common import period, report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
 from .reading import no_logs, read_shown
 
@@ -61,10 +61,7 @@ def suggest(
     if STDIN in logs:
         raise click.UsageError("The logs are read three times, so stdin will not do: name files.")
     settings = settle(options, require=("shaping",)).settings
-    wanted = Wanted(
-        None if since is None else moment(since, "--since"),
-        None if until is None else moment(until, "--until"),
-    )
+    wanted = Wanted(*period(since, until))
 
     async def work() -> tuple[Suggestion, list[Told]]:
         resolver = resolver_for(settings)
@@ -105,8 +102,9 @@ def suggest(
 def _group(survey: Survey, name: str) -> Group:
     found = [group for group in survey.groups() if group.name == name.lower()]
     if not found:
+        where = " of that time" if survey.not_wanted else ""
         message = (
-            "no unmatched responses of these logs are in that group: "
+            f"no unmatched responses of these logs{where} are in that group: "
             "`tsa-sidecar unmatched LOG...` lists the groups"
         )
         raise ProblemError.one("no-group", message, where=f"group {name[:40]!r}")

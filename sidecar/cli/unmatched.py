@@ -16,7 +16,7 @@ from sidecar.tools.loading import rules_for_a_tool
 from sidecar.tools.text import counted, shown_rule
 from sidecar.tools.unmatched import Group, Survey, Wanted
 
-from .common import moment, report, resolver_for, run_async, setting_options, settle
+from .common import period, report, resolver_for, run_async, setting_options, settle
 from .console import line, output, print_json
 from .reading import no_logs, read_shown
 
@@ -38,7 +38,9 @@ _NO_CLASS = ("", "Uncategorized")
 )
 @click.option("--since", metavar="TIME", help="Leave out what is older: yesterday, -2h, 15:24 UTC.")
 @click.option("--until", metavar="TIME", help="Leave out what is of TIME or later.")
-@click.option("--domain", metavar="NAME", help="Look only at mail to this recipient's domain.")
+@click.option(
+    "--domain", metavar="NAME", help="Look only at mail to this domain; * stands for anything."
+)
 @click.option(
     "--min",
     "least",
@@ -70,11 +72,8 @@ def unmatched(
     makes a rule for a group.
     """
     settings = settle(options, require=("shaping",)).settings
-    wanted = Wanted(
-        None if since is None else moment(since, "--since"),
-        None if until is None else moment(until, "--until"),
-        None if domain is None else domain.lower().rstrip("."),
-    )
+    since_ns, until_ns = period(since, until)
+    wanted = Wanted(since_ns, until_ns, None if domain is None else domain.lower().rstrip("."))
 
     async def work() -> Survey:
         resolver = resolver_for(settings)
@@ -127,6 +126,9 @@ def _summary(survey: Survey, groups: Sequence[Group]) -> Iterator[str]:
         yield f"{survey.unmatched:,} of them ({share:.1%}) match no rule, in {shapes}{few}"
     if survey.further:
         yield f"{survey.further:,} more are of shapes beyond the most that are kept apart"
+    if survey.not_wanted_ns is not None:
+        when = _span(*survey.not_wanted_ns)
+        yield f"{survey.not_wanted:,} others were not asked for ({when})"
     if survey.internal:
         yield f"{survey.internal:,} failures of kumod's own making are left out"
     if survey.lines_read.bad:
@@ -180,7 +182,8 @@ def _print_idle(survey: Survey, *, everything: bool) -> None:
     if not idle:
         return
     console = output()
-    console.print(f"\n{counted(len(idle), 'rule')} matched none of the records looked at")
+    where = "of what was asked for" if survey.not_wanted else "in these logs"
+    console.print(f"\n{counted(len(idle), 'rule')} matched nothing {where}")
     shown: list[Rule] = idle if everything else []
     for rule in shown:
         console.print(f"  {shown_rule(rule)}")

@@ -367,6 +367,9 @@ class BatchReader:
         self._report_loss(segment, file)
         await self._close(segment, Event.ENDED)
         self.known.change(segment)
+        if segment.position.cut_short:  # they may have more: each goes on where this one stops
+            self.known.release_copies(segment)
+            return
         copies = self.known.release_copies(segment, Event.ALREADY_READ)
         for copy in copies:
             self._take_over(copy, segment, same_bytes=False)
@@ -495,7 +498,7 @@ class BatchReader:
             return True
         assert original.id is not None
         same_bytes = bool(fingerprint_fits(original.id.fingerprint, raw))
-        if original.complete:
+        if original.complete and (same_bytes or not original.position.cut_short):
             self.known.happens(segment, Event.ALREADY_READ)
         self._take_over(segment, original, same_bytes=same_bytes)
         if original.state in HAS_NO_NAME:
@@ -530,7 +533,8 @@ def _has_more(segment: Segment, status: FileStatus, raw: bytes) -> bool:
     Where permission bits are not kept, any segment looks finished.  And of a segment
     with hardly more than a ``segment_header`` any other may seem to be a copy.
     """
-    return segment.grown_to(status.size) or (0 < segment.position.offset < len(content_head(raw)))
+    behind = max(segment.position.offset, segment.position.frame_offset)
+    return segment.grown_to(status.size) or (0 < behind < len(content_head(raw)))
 
 
 def _keep_freed_memory() -> None:

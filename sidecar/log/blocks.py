@@ -51,12 +51,20 @@ class Position:
     (or at the end); ``lines``: how many lines that were.  To resume, decompress
     from ``frame_start`` (a compressed offset where a frame begins) and drop what
     comes before ``offset``; ``frame_offset`` is the decompressed offset there.
+
+    Behind all of a finished segment ``frame_start`` is its size.  ``frame_offset`` is
+    more than ``offset`` then where the file was cut: another copy may have more.
     """
 
     offset: int = 0
     lines: int = 0
     frame_start: int = 0
     frame_offset: int = 0
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it is the end of a file that was cut, behind the last whole line."""
+        return self.frame_start > 0 and self.frame_offset > self.offset
 
 
 START: Final = Position()
@@ -135,6 +143,8 @@ class SegmentReader:
         self._lost = 0  # here; the decoder counts for itself
         self._lost_told = 0
         self._bad = 0
+        self._cut_at: int | None = None  # behind the last line before the first loss
+        self._lines_after_cut = False
         self._line_effort = 0  # the decoder's when the last line was found
         if kind is not None:
             self._decoder = self._make_decoder(kind)
@@ -267,6 +277,10 @@ class SegmentReader:
         with memoryview(self._buffer) as view:
             data = bytes(view[:whole])
         lines = count_lines(data) + (data[-1:] not in {b"\n", b""})
+        if self._cut_at is not None:
+            self._lines_after_cut |= lines > 0
+        elif cut > whole or (unterminated and decoder.damage is not None):
+            self._cut_at = self._start + whole
         self._advance(cut)
         self._searched = self._end
         if lines:
@@ -319,8 +333,14 @@ class SegmentReader:
         return block
 
     def end_position(self) -> Position:
-        """The position behind all of a finished segment; ``frame_start`` is its size then."""
+        """The position behind all of a finished segment; ``frame_start`` is its size then.
+
+        Where the end is cut, behind the last whole line: see ``Position.cut_short``.
+        """
         raw = self.position.frame_start if self._decoder is None else self._decoder.raw_offset
+        if self._cut_at is not None and not self._lines_after_cut:
+            cut_end = max(self._start, self._cut_at + 1)
+            return Position(self._cut_at, self.position.lines, raw, cut_end)
         return Position(self._start, self.position.lines, raw, self._start)
 
 

@@ -14,7 +14,7 @@ Everything else is what other people's jobs do to the file meanwhile:
   bytes say whether it is the segment that was read (``RECOGNISED``) or another
   one (``REPLACED``).
 - It is copied, recompressed or not.  A copy waits for its original and counts as
-  read when the original is.
+  read when the original is.  Where the original was cut, the copy is read from there on.
 
 No I/O.  In: a state and an event.  Out: the next state.
 """
@@ -58,7 +58,7 @@ class Event(Enum):
     REPLACED = "its file begins otherwise: it is a new segment"
     NOT_SUPPORTED = "its file is compressed in a format that is not read here"
     COPY_FOUND = "it begins as another segment that is still being read"
-    ORIGINAL_GONE = "the segment that it copies has vanished or was replaced"
+    ORIGINAL_GONE = "the segment that it copies has vanished, was replaced or ends cut short"
     DROPPED = "nothing need be known of it"
 
 

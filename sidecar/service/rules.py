@@ -134,9 +134,11 @@ class Rules:
         if unresolved and self.settings.merge_options.get("dns_fail", "Ignore") == "Ignore":
             names = ", ".join(sorted(unresolved)[:5]) + (", …" if len(unresolved) > 5 else "")
             reason = unresolved[min(unresolved)]
+            one = len(unresolved) == 1
+            of, their = ("1 domain", "its") if one else (f"{len(unresolved)} domains", "their")
             message = (
-                f"the rules and options of {len(unresolved)} domains are left out, since their MX "
-                f"does not resolve: {names} ({reason}); asked again later"
+                f"the rules and options of {of} are left out, since {their} MX does not resolve: "
+                f"{names} ({reason}); asked again later"
             )
             yield Problem("warning", "mx-failed", message)
 

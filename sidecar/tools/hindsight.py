@@ -100,6 +100,8 @@ class Hindsight:
         self.needs_attempts = rules.matcher.needs_attempts
         self.counts: Counter[str] = Counter()
         """What became of the records that a rule matches: ``matched``, ``no_tenant``, …"""
+        self.sent_meanwhile = 0
+        """Deliveries to where something was in force, each counted once."""
         self._ended: list[Told] = []
         self._on_end = on_end or self._ended.append
         self._open: dict[str, Told] = {}
@@ -183,10 +185,14 @@ class Hindsight:
             if len(self._went) >= _KNOWN:
                 self._went.clear()
             places = self._went[went] = tuple(dict.fromkeys(_places(*went)))
+        meanwhile = False
         for place in places:
             for key in self._by_place.get(place, ()):
                 told = self._open[key]
-                told.sent += told.began_ns <= record.time_ns
+                if told.began_ns <= record.time_ns:
+                    told.sent += 1
+                    meanwhile = True
+        self.sent_meanwhile += meanwhile
 
 
 _KNOWN: Final = 4096

@@ -13,7 +13,7 @@ from sidecar.automation.pipeline import Tally
 from sidecar.log.batches import OnProblem
 from sidecar.log.blocks import Block, SegmentReader
 from sidecar.log.paths import read_paths
-from sidecar.problems import Problem
+from sidecar.problems import Problem, ProblemError
 
 STDIN: Final = "-"
 _PIECE: Final = 256 * 1024
@@ -61,6 +61,8 @@ async def read_logs(names: Sequence[str], *, on_problem: OnProblem) -> AsyncIter
     is damaged.
     """
     if STDIN in names:
+        if sys.stdin is None:  # of a process that was started without one
+            raise ProblemError.one("log-unreadable", "can't be read: it is closed", file="stdin")
         async for block in _read_pipe(sys.stdin.buffer, on_problem):
             yield block
     paths = [Path(name) for name in names if name != STDIN]

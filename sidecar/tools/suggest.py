@@ -100,7 +100,7 @@ KINDS: Final = (
         "reputation",
         r"reputation|unsolicited|\bspam|complaints|\bblocked\b|\bbanned\b|suspicious"
         r"|policy (violation|reason)",
-        "it is about the sender's reputation: more mail makes that worse",
+        "more mail makes that worse",
         '"Suspend"',
         "2 hours",
     ),
@@ -265,7 +265,8 @@ class Suggestion:
 
     def _head(self) -> Iterator[str]:
         group = self.group
-        yield f"# {group.count:,} responses like this one matched no rule:"
+        like = "response like this one" if group.count == 1 else "responses like this one"
+        yield f"# {group.count:,} {like} matched no rule:"
         yield f"# {_one_line(group.samples[0])}"
         for link in group.links:
             yield f"# {_one_line(link)}"
@@ -289,9 +290,10 @@ class Suggestion:
         group = self.group
         domain = group.domains.most_common(1)[0][0]
         source = group.sources.most_common(1)[0][0]
+        does = "acts" if self.acts else "does nothing"
         lines = [
             "[[case]]",
-            f"name = {_quoted(f'group {group.name} acts')}",
+            f"name = {_quoted(f'group {group.name} {does}')}",
             f"domain = {_quoted(domain)}",
             f"source = {_quoted(source)}",
             "",

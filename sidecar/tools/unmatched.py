@@ -16,6 +16,7 @@ from typing import Any, Final
 from sidecar.automation.address import recipient_domain, site_name
 from sidecar.automation.matching import Candidate, Match, Numbered, RuleList
 from sidecar.automation.pipeline import Tally, consider
+from sidecar.automation.selection import is_like
 from sidecar.log.blocks import Block
 from sidecar.log.record import Record
 from sidecar.service.mx import resolve_all
@@ -119,7 +120,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which records of a log are looked at: from `since_ns` on, before `until_ns`, for `domain`."""
+    """Which records of a log are looked at: from `since_ns` on, before `until_ns`, for `domain`.
+
+    In `domain`, in small letters, ``*`` stands for anything.
+    """
 
     since_ns: int | None = None
     until_ns: int | None = None
@@ -130,7 +134,7 @@ class Wanted:
         return (
             (self.since_ns is None or record.time_ns >= self.since_ns)
             and (self.until_ns is None or record.time_ns < self.until_ns)
-            and self.domain in (None, domain)
+            and (self.domain is None or is_like(self.domain, domain))
         )
 
 
@@ -155,6 +159,10 @@ class Survey:
         """Those of them that came when there were :data:`GROUPS_MAX` shapes already."""
         self.first_ns: int | None = None
         self.last_ns: int | None = None
+        self.not_wanted = 0
+        """Failing responses of servers that were not to be looked at: of another time or domain."""
+        self.not_wanted_ns: tuple[int, int] | None = None
+        """The times of the first and the last of them."""
 
     def add(
         self, record: Record, domain: str, candidate: Candidate | None, mx: MxAnswer | None
@@ -189,11 +197,24 @@ class Survey:
         """Add the records of `blocks` that are `wanted`."""
         async for block in blocks:
             tally = Tally()
-            found = [one for one in records(block, rules, tally) if wanted.takes(one[0], one[1])]
+            found = []
+            for one in records(block, rules, tally):
+                if wanted.takes(one[0], one[1]):
+                    found.append(one)
+                else:
+                    self._pass_over(one[0])
             mx = await resolve_all((c for _, _, c in found if c is not None), resolver)
             for record, domain, candidate in found:
                 self.add(record, domain, candidate, mx.get(domain))
             self.lines_read.add(block, tally)
+
+    def _pass_over(self, record: Record) -> None:
+        if record.code < 400 or record.is_internal:
+            return
+        self.not_wanted += 1
+        at = record.time_ns
+        first, last = self.not_wanted_ns or (at, at)
+        self.not_wanted_ns = min(first, at), max(last, at)
 
     def _shape(self, text: str, recipient: str) -> str:
         key = text, recipient
@@ -230,7 +251,7 @@ class Survey:
         return [match.rule for match in found]
 
     def idle_rules(self) -> list[Rule]:
-        """The rules that matched none of the records that were added."""
+        """The rules that matched nothing of what was looked at."""
         return [rule for rule in self._shaping.all_rules() if not self._matches[id(rule)]]
 
     def document(self, groups: Sequence[Group]) -> dict[str, Any]:
@@ -241,6 +262,7 @@ class Survey:
             "bad_lines": self.lines_read.bad,
             "files_without_a_record": self.lines_read.no_logs,
             "failures": self.failures,
+            "not_wanted": self.not_wanted,
             "internal": self.internal,
             "unmatched": self.unmatched,
             "in_further_shapes": self.further,

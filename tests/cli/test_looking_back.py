@@ -139,6 +139,23 @@ def test_mail_that_went_before_a_limit_held_is_not_counted_for_it(files: Path) -
     assert sent == {"ready_q": 3, "override": 2}
 
 
+def test_a_delivery_is_summed_up_once_whatever_was_in_force_where_it_went(files: Path) -> None:
+    lines = [
+        line("slow"),
+        line("busy"),
+        line("busy", 1),
+        delivery(2),
+        delivery(3),
+        delivery(4, "b"),
+    ]
+    options = ("--compare-set", "slow-down:duration=150 s")
+    document = look(files, *lines, options=options)
+    assert document["delivered_meanwhile"] == {"now": 2, "then": 2}
+    assert [one["now"]["delivered_meanwhile"] for one in document["scopes"]] == [2, 2]
+    shown = run("replay", *options, "--shaping", "rules.toml", "log").stdout.splitlines()
+    assert shown[5] == "delivered meanwhile                    2           2"
+
+
 def test_a_comparison_with_itself_differs_in_nothing() -> None:
     result = run("replay", "--compare", str(LOGS / "shaping.toml"), *REAL)
     assert result.exit_code == 0, result.output
@@ -202,6 +219,43 @@ def test_a_change_that_cannot_be_made_is_explained(files: Path, change: str, say
     (files / "log").write_bytes(b"")
     result = run("replay", "--compare-set", change, "--shaping", "rules.toml", "log")
     assert_one_line_error(result, 1, "--compare-set", says)
+
+
+@pytest.mark.parametrize(
+    ("others", "says"),
+    [
+        (("gone.toml",), "gone.toml: can't be loaded"),
+        (("rules.toml", "gone.toml"), "gone.toml: can't be loaded"),
+        (("binary.toml",), "binary.toml: can't be loaded"),
+    ],
+)
+def test_nothing_is_compared_with_a_file_that_is_not_there(
+    files: Path, others: tuple[str, ...], says: str
+) -> None:
+    (files / "log").write_bytes(line("slow"))
+    (files / "binary.toml").write_bytes(b"\xff\x00")
+    compare = [part for other in others for part in ("--compare", other)]
+    result = run("replay", "--shaping", "rules.toml", *compare, "log")
+    assert_one_line_error(result, 1, says)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", [("replay",), ("unmatched",), ("suggest", "abcdef")])
+def test_a_log_is_not_judged_by_rule_files_that_are_not_there(
+    files: Path, command: tuple[str, ...]
+) -> None:
+    (files / "log").write_bytes(line("slow"))
+    result = run(*command, "--shaping", "gone.toml", "log")
+    assert_one_line_error(result, 1, "gone.toml: can't be loaded")
+    assert result.stdout == ""
+
+
+def test_of_several_rule_files_one_may_be_missing_as_in_the_service(files: Path) -> None:
+    (files / "log").write_bytes(line("slow"))
+    result = run("replay", "--shaping", "rules.toml", "--shaping", "gone.toml", "log")
+    assert result.exit_code == 0
+    assert "1 matched" in result.stdout
+    assert "gone.toml: can't be loaded" in result.stderr
 
 
 def test_what_is_later_than_the_moment_asked_for_has_not_happened(files: Path) -> None:

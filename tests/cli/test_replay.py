@@ -23,8 +23,8 @@ ASKED = "1795360662.4903262"
 """When the real daemon was asked (``now`` of tsa-daemon.json)."""
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["replay", *arguments], env={"COLUMNS": "200"})
+def run(*arguments: str, columns: int = 200) -> Result:
+    return CliRunner().invoke(main, ["replay", *arguments], env={"COLUMNS": str(columns)})
 
 
 def zones() -> list[str]:
@@ -212,7 +212,7 @@ def test_a_reserved_recipient_domain_is_left_out_and_said(tmp_path: Path) -> Non
     assert len(ours["suspended"]["ready_q"]) == 1
 
 
-def test_for_people_it_is_a_table_and_hostile_text_is_harmless(tmp_path: Path) -> None:
+def test_for_people_it_is_a_list_and_hostile_text_is_harmless(tmp_path: Path) -> None:
     log = tmp_path / "log"
     hostile = busy_record().replace(b"mx.example.com@", b"[red]mx\\u001b[31m@")
     log.write_bytes(busy_record(1) + b"\n" + hostile)
@@ -221,6 +221,23 @@ def test_for_people_it_is_a_table_and_hostile_text_is_harmless(tmp_path: Path) -
     assert "connection_limit = 1" in result.stdout
     assert "[red]mx" in result.stdout
     assert "\x1b" not in result.stdout
+
+
+def test_what_is_in_force_fits_80_columns_and_says_what_list_would_say() -> None:
+    result = run(
+        *("--shaping", str(LOGS / "plain" / "shaping.toml"), *zones(), "--at", "1795360650"),
+        str(LOGS / "plain" / "logs"),
+        columns=80,
+    )
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    at = lines.index("in force at 2026-11-22 15:17:30 UTC:")
+    assert lines[at + 1 : at + 4] == [
+        'until 2026-11-22 17:17:30  set max_connection_rate = "10000/h" for "comcast.net"',
+        '                           (the whole site) from source "ip1"',
+        "                           automation rule: RL0000",
+    ]
+    assert sum(text.startswith("until ") for text in lines) == 32
 
 
 def test_rules_that_do_not_load_are_named_and_the_exit_code_is_1(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_rules_that_matched_none_of_the_records_looked_at_are_named() -> None:
     assert "gmail.com" not in elsewhere
     assert "mx.shared.example" in elsewhere
     shown = run("unmatched", "--domain", "gmail.com", "--all", *EVERYTHING).stdout
-    assert f"{len(elsewhere)} rules matched none of the records looked at\n" in shown
+    assert f"{len(elsewhere)} rules matched nothing of what was asked for\n" in shown
 
 
 @pytest.mark.parametrize("compress", [bytes, zstandard.ZstdCompressor().compress])
@@ -93,6 +93,15 @@ def test_stdin_is_read_like_a_file(compress: Any) -> None:
     whole = unmatched(str(LOGS / "logs"))
     piped = unmatched("-", input=compress(b"".join(segments())))
     assert piped["groups"] == whole["groups"]
+
+
+@pytest.mark.parametrize("command", ["unmatched", "replay"])
+def test_a_stdin_that_is_closed_is_told(command: str) -> None:
+    program = f"exec {sys.executable} -m sidecar {command} --shaping {LOGS / 'shaping.toml'} - <&-"
+    done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: stdin: can't be read: it is closed"
+    assert "Traceback" not in done.stderr
 
 
 def test_time_and_domain_choose_the_records() -> None:
@@ -105,6 +114,38 @@ def test_time_and_domain_choose_the_records() -> None:
     assert after > 0
     assert before + after == 58
     assert len(unmatched("--min", "12", str(LOGS / "logs"))["groups"]) == 2
+
+
+def test_a_star_in_a_domain_stands_for_anything() -> None:
+    found = unmatched("--domain", "*.EXAMPLE", str(LOGS / "logs"))
+    domains = {d for g in found["groups"] for d in g["domains"]}
+    assert domains == {"corp1.example", "corp2.example", "corp3.example", "refus.example"}
+    assert unmatched("--domain", "*", str(LOGS / "logs"))["unmatched"] == 58
+
+
+def test_what_is_of_another_time_is_told() -> None:
+    """So that nobody takes an old log, looked at since yesterday, for one without failures."""
+    result = run("unmatched", "--until", "2026-11-22", *EVERYTHING)
+    assert result.stdout.splitlines() == [
+        "0 failing responses",
+        "208 others were not asked for (2026-11-22 15:17:28 to 15:17:30 UTC)",
+        "",
+        "7 rules matched nothing of what was asked for",
+        "  (--all lists them)",
+    ]
+    document = unmatched("--domain", "gmail.com", str(LOGS / "logs"))
+    assert (document["failures"], document["not_wanted"]) == (52, 156)
+    name = group_of("out of storage", str(LOGS / "logs"))
+    result = run("suggest", "--until", "2026-11-22", name, *EVERYTHING)
+    assert_one_line_error(result, 1, "no unmatched responses of these logs of that time")
+
+
+@pytest.mark.parametrize("command", [("unmatched", "x"), ("suggest", "abcdef", "x"), ("history",)])
+def test_a_time_that_ends_before_it_begins_is_an_error(command: tuple[str, ...]) -> None:
+    options = () if command == ("history",) else RULES
+    between = ("--since", "2026-11-22 15:24 UTC", "--until", "2026-11-22 15:24 UTC")
+    result = run(*command, *options, *between)
+    assert_one_line_error(result, 1, "--since: is not before --until")
 
 
 def test_what_is_shown_fits_80_columns_and_cannot_steer_the_terminal(tmp_path: Path) -> None:
@@ -219,6 +260,18 @@ def test_what_no_rule_helps_against_is_said_and_is_only_a_comment() -> None:
     result = run("suggest", "--rule", name, *EVERYTHING)
     assert "No rule is suggested: it is about one recipient" in result.stdout
     assert tomllib.loads(result.stdout) == {}
+    case = tomllib.loads(run("suggest", "--test-case", name, *EVERYTHING).stdout)["case"][0]
+    assert case["name"] == f"group {name} does nothing"
+    assert case["expect"] == [{"nothing": True}]
+
+
+def test_the_words_of_a_suggestion_fit_its_reason_and_count(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(line("suspicious mail, go away"))
+    rule = run("suggest", "--rule", *RULES, *ZONES, group_of("suspicious", str(log)), str(log))
+    said = rule.stdout.splitlines()
+    assert said[0] == "# 1 response like this one matched no rule:"
+    assert "# It is about the reputation: more mail makes that worse." in said
 
 
 def test_a_group_that_is_not_there_is_an_error() -> None:

@@ -199,13 +199,40 @@ def test_a_position_is_at_the_last_frame_before_it() -> None:
 
 
 def test_the_end_position_of_a_finished_segment_is_its_size() -> None:
+    cut = []
     for path in recorded("killed"):
         raw = path.read_bytes()
         reader = SegmentReader("segment")
-        read_pieces(pieces(raw, 5_000), reader=reader)
+        read = read_pieces(pieces(raw, 5_000), reader=reader)
         end = reader.end_position()
         assert end.frame_start == len(raw)
-        assert end.offset == end.frame_offset == len(decompress(raw))
+        assert end.frame_offset == len(decompress(raw))
+        assert end.offset == len(read.data)
+        cut.append(end.cut_short)
+    assert cut == [True, False]
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_cut_end_is_told_from_a_whole_one(kind: str) -> None:
+    lines = some_lines(50, seed=1)
+    raw = ENCODERS[kind](joined(lines))
+    for size, cut_short in ((len(raw), False), (len(raw) * 2 // 3, True)):
+        reader = SegmentReader("segment")
+        read = read_pieces([raw[:size]], reader=reader)
+        end = reader.end_position()
+        assert end.cut_short is cut_short
+        assert end.offset == len(read.data)
+        assert end.lines == len(read.lines)
+
+
+def test_what_goes_on_behind_a_damaged_place_is_not_cut_short() -> None:
+    parts, frames = three_frames()
+    damaged = frames[0] + frames[1][: len(frames[1]) // 2] + frames[2]
+    reader = SegmentReader("segment")
+    read = read_pieces([damaged], reader=reader)
+    assert read.lines[-1] == parts[2][-1]
+    assert read.lost > 0
+    assert not reader.end_position().cut_short
 
 
 # -- damage ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 
 from sidecar.log import tail as tail_module
 from sidecar.log.batches import Batch, BatchReader
-from sidecar.log.blocks import Block
+from sidecar.log.blocks import Block, Position
 from sidecar.log.file import FileStatus, SegmentFile
 from sidecar.log.segment import Segment
 from sidecar.log.states import State
@@ -247,6 +247,72 @@ def test_a_copy_that_is_still_being_made_is_waited_for(tmp_path: Path) -> None:
     packed.chmod(0o444)
     path.unlink()
     assert follower.once() == []
+
+
+CUTS: dict[str, Callable[[bytes], bytes]] = {
+    "zstd": lambda data: zstd(data)[: len(zstd(data)) * 2 // 3],
+    "gzip": lambda data: gzipped(data)[: len(gzipped(data)) * 2 // 3],
+    "plain": lambda data: data[: len(data) * 2 // 3],
+}
+WHOLE: dict[str, Callable[[bytes], bytes]] = {"zstd": zstd, "gzip": gzipped, "plain": bytes}
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_copy_of_a_cut_segment_is_read_from_the_cut_on(
+    cut: str, whole: str, runs: int, tmp_path: Path
+) -> None:
+    [path] = write_segments(tmp_path, 1, each=2_000)
+    data = decompress(path.read_bytes())
+    path.unlink()
+    short = tmp_path / "20261122-010203.000000004"
+    short.write_bytes(CUTS[cut](data))
+    short.chmod(0o444)
+    follower = Follower(tmp_path)
+    lines = follower.once() if runs == 2 else []
+    for name in ("20261122-010204.000000004", "20261122-010205.000000004"):
+        (tmp_path / name).write_bytes(WHOLE[whole](data))
+        (tmp_path / name).chmod(0o444)
+        lines += follower.once()
+    assert numbers(lines) == list(range(2_000))
+    short.unlink()
+    assert follower.once() == []
+    assert follower.lost == []
+
+
+def test_a_copy_that_waits_goes_on_where_its_original_turns_out_to_be_cut(tmp_path: Path) -> None:
+    [path] = write_segments(tmp_path, 1, each=20_000)
+    data = decompress(path.read_bytes())
+    add_gzip(path)
+    path.chmod(0o644)
+    path.write_bytes(data[: len(data) * 2 // 3])  # larger than a batch: the copy finds it open
+    path.chmod(0o444)
+    follower = Follower(tmp_path)
+    assert numbers(follower.once()) == list(range(20_000))
+    assert follower.once() == []
+    assert follower.codes == ["segment-cut"]
+
+
+def test_of_a_copy_of_a_whole_segment_nothing_is_read_but_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [path] = write_segments(tmp_path, 1, each=500)
+    follower = Follower(tmp_path)
+    follower.once()
+    begun: list[str] = []
+    real = SegmentFile.begin
+
+    async def begin(file: SegmentFile, name: str, position: Position) -> None:
+        begun.append(name)
+        await real(file, name, position)
+
+    monkeypatch.setattr(SegmentFile, "begin", begin)
+    for make, name in ((copy_of, "20261122-010204.000000004"), (packed_copy_of, "b.gz")):
+        make(path, tmp_path / name)
+        (tmp_path / name).chmod(0o444)
+        assert follower.once() == []
+    assert begun == []
 
 
 def test_segments_that_begin_alike_are_not_taken_for_copies(tmp_path: Path) -> None:

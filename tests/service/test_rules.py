@@ -282,6 +282,15 @@ def test_rules_left_out_for_want_of_an_mx_are_said_and_asked_for_again(setup: Se
     assert running.stop() == 0
 
 
+def test_one_domain_that_does_not_resolve_is_one(setup: Setup) -> None:
+    setup.rules.write_text(setup.rules.read_text() + '["d1.example"]\nconnection_limit = 1\n')
+    zone = setup.rules.with_name("other.zone")
+    zone.write_text("$ORIGIN other.example.\n@ 600 IN A 127.0.0.1\n")
+    running = setup.run("--dns-zone", str(zone))
+    running.says("options of 1 domain are left out, since its MX does not resolve: d1.example (")
+    assert running.stop() == 0
+
+
 def test_what_does_not_resolve_is_asked_for_before_the_ttl_has_passed(tmp_path: Path) -> None:
     rules = tmp_path / "rules.toml"
     rules.write_text('["late.example"]\nconnection_limit = 1\n')
