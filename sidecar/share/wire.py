@@ -61,9 +61,10 @@ class Wire:
 
     async def close(self) -> None:
         """Close it; what is under way is lost."""
+        # With TLS that takes an answer of the other side: a loop that ends before leaves a socket.
         with suppress(Exception):
             async with asyncio.timeout(1.0):
-                await self._connection.disconnect(nowait=True)
+                await self._connection.disconnect()
 
 
 async def open_wire(address: Address, *, key: str, seconds: float) -> Wire:
