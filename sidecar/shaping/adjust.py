@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ..times import NS
 from .amounts import MEASURED, amount
-from .options import suggestion
+from .keys import read_keys
 from .rules import Action, Adjust, Rule, TomlValue
 from .specs import parse_duration, shown
 
@@ -32,16 +32,7 @@ def read_adjust(raw: object) -> Adjust | None:
         return Adjust() if raw else None
     if not isinstance(raw, dict):
         raise ValueError(f'found {shown(raw)}, wanted true or a table as in {{down = "30%"}}')
-    values: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key not in _KEYS:
-            hint = suggestion(key, _KEYS) or f": keys are {', '.join(_KEYS)}"
-            raise ValueError(f"key {shown(key)} means nothing{hint}")
-        name, read = _KEYS[key]
-        try:
-            values[name] = read(value)
-        except ValueError as err:
-            raise ValueError(f"{key}: {err}") from None
+    values = read_keys(raw, _KEYS)
     return Adjust(**values)
 
 

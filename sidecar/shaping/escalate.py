@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ..times import NS
-from .options import suggestion
+from .keys import read_keys
 from .rules import Escalate, Rule
 from .specs import parse_duration, shown
 
@@ -25,16 +25,7 @@ def read_escalate(raw: object) -> Escalate | None:
         return Escalate() if raw else None
     if not isinstance(raw, dict):
         raise ValueError(f"found {shown(raw)}, wanted true or a table as in {{factor = 2}}")
-    values: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key not in _KEYS:
-            hint = suggestion(key, _KEYS) or f": keys are {', '.join(_KEYS)}"
-            raise ValueError(f"key {shown(key)} means nothing{hint}")
-        name, read = _KEYS[key]
-        try:
-            values[name] = read(value)
-        except ValueError as err:
-            raise ValueError(f"{key}: {err}") from None
+    values = read_keys(raw, _KEYS)
     return Escalate(**values)
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ..times import NS
-from .options import suggestion
+from .keys import read_keys
 from .rules import ATTEMPTS, FEEDBACK, Ratio, Rule
 from .specs import parse_duration, shown
 
@@ -29,16 +29,7 @@ def read_ratio(raw: object) -> Ratio:
     """The key as a value.  ValueError says what is wrong with it."""
     if not isinstance(raw, dict):
         raise ValueError(f'found {shown(raw)}, wanted a table as in {{over = "5%"}}')
-    values: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key not in _KEYS:
-            hint = suggestion(key, _KEYS) or f": keys are {', '.join(_KEYS)}"
-            raise ValueError(f"key {shown(key)} means nothing{hint}")
-        name, read = _KEYS[key]
-        try:
-            values[name] = read(value)
-        except ValueError as err:
-            raise ValueError(f"{key}: {err}") from None
+    values = read_keys(raw, _KEYS)
     if "over" not in values:
         raise ValueError('over is missing: write the share to strike above, as in over = "5%"')
     return Ratio(**values)
