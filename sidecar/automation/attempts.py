@@ -23,9 +23,9 @@ line that is whole so far is an attempt, whatever else is wrong with it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from operator import itemgetter
+from dataclasses import dataclass
+from itertools import repeat
+from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -45,15 +45,28 @@ from sidecar.times import NS, parse_rfc3339
 from .address import domain_behind, tenant_of
 
 Attempts: TypeAlias = dict[tuple[str, str, str, str | None, bool, int], int]
-"""(ready queue as logged, egress source, recipient's domain, tenant, delivered?, second of
-record time) → how many, each recipient for itself."""
+"""(ready queue as logged, egress source, recipient's domain, tenant, delivered?, second) →
+how many, each recipient for itself.  The domain is "" where a recipient has none.  The second
+is the record's ``timestamp``, or that of ``event_time`` where it has no other."""
 
 DELIVERED: Final = "Delivery"
-_UTC, _UNIX, _OTHER = "Z", "s", ""
-"""How a kind says its second: in UTC as kumod writes it, in Unix seconds, in another zone."""
-_ZONE: Final = itemgetter(6)  # of a kind
 _FARTHEST: Final = 2**63 // NS
 """Seconds from the epoch: further away is no record's time (see :mod:`sidecar.log.record`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What attempts are told apart by, besides ready queue, source and second.
+
+    Without ``domains`` each domain is "", without ``tenants`` each tenant None: there are
+    fewer kinds then, and a line costs less.
+    """
+
+    domains: bool = True
+    tenants: bool = True
+
+
+_EVERYTHING: Final = Detail()
 
 
 def is_attempt(record: Record) -> bool:
@@ -61,7 +74,7 @@ def is_attempt(record: Record) -> bool:
     return (
         record.type in ATTEMPTS
         and record.site != ""
-        and not record.is_internal
+        and (record.type == DELIVERED or not record.is_internal)
         and record.reception_protocol != LOG_PROTOCOL
     )
 
@@ -74,16 +87,22 @@ def attempts_of(record: Record) -> Attempts:
 
 
 def count_attempt(record: Record, into: Attempts) -> None:
-    """Count `record` where it is an attempt, each of its recipients that has a domain."""
+    """Count `record` where it is an attempt, each of its recipients."""
     if not is_attempt(record):
         return
-    tenant = tenant_of(record.queue)
-    delivered, second = record.type == DELIVERED, record.time_ns // NS
+    tenant, delivered = tenant_of(record.queue), record.type == DELIVERED
+    second = record.time_ns // NS if record.timestamp is None else record.timestamp
+    if abs(second) > _FARTHEST:
+        return
     for recipient in record.recipients:
-        domain = domain_behind(recipient[recipient.rfind("@") :])
-        if domain is not None:
-            key = record.site, record.egress_source, domain, tenant, delivered, second
-            into[key] = into.get(key, 0) + 1
+        domain = domain_behind(_end(recipient)) or ""
+        key = record.site, record.egress_source, domain, tenant, delivered, second
+        into[key] = into.get(key, 0) + 1
+
+
+def _end(recipient: str) -> str:
+    """`recipient` from its last @ on."""
+    return recipient[recipient.rfind("@") :]
 
 
 class _Response(msgspec.Struct, gc=False):
@@ -104,12 +123,30 @@ class _Line(msgspec.Struct, gc=False):
     reception_protocol: str | None = None
 
 
+class _UsualLine(msgspec.Struct, gc=False):
+    """The same where there is one recipient and a ``timestamp``, as kumod writes it."""
+
+    type: str
+    recipient: str
+    response: _Response
+    timestamp: int
+    queue: str | None = None
+    site: str | None = None
+    egress_source: str | None = None
+    reception_protocol: str | None = None
+
+
 _LINE: Final = msgspec.json.Decoder(_Line)
 _LINES: Final = msgspec.json.Decoder(list[_Line])
+_USUAL_LINES: Final = msgspec.json.Decoder(list[_UsualLine])
+_TYPE: Final = attrgetter("type")
+_RECIPIENT: Final = attrgetter("recipient")
+_PLACE: Final = ("type", "site", "egress_source", "reception_protocol", "timestamp")
+_NO_END: Final = repeat("")
 
-_Kind: TypeAlias = tuple[str, str | None, str | None, str | None, str | None, str, str, str]
-"""Lines that are the same attempt: type, site, source, queue, protocol, ``event_time`` without
-its fraction, in two parts, the recipient from its @ on."""
+_Kind: TypeAlias = tuple[tuple[Any, ...], str]
+"""Lines that are the same attempt: the fields of ``_PLACE`` and, where tenants are told apart,
+the queue; the recipient from its @ on, or ""."""
 
 
 class Run:
@@ -117,9 +154,11 @@ class Run:
     first, and what they are is worked out once, for all of them, by :meth:`take`.
     """
 
-    __slots__ = ("_alike", "_known")
+    __slots__ = ("_alike", "_domains", "_known", "_place")
 
-    def __init__(self) -> None:
+    def __init__(self, detail: Detail = _EVERYTHING) -> None:
+        self._domains = detail.domains
+        self._place = attrgetter(*_PLACE, "queue") if detail.tenants else attrgetter(*_PLACE)
         self._alike: Counter[_Kind] = Counter()
         self._known: Attempts = {}
 
@@ -136,7 +175,7 @@ class Run:
         try:
             if not line.isascii():
                 line.decode("utf-8")
-            self._add((_LINE.decode(line),))
+            self._add(_as_usual(_LINE.decode(line)))
         except (ValueError, RecursionError):
             try:  # behind a header
                 self.add(decode(line))
@@ -151,17 +190,16 @@ class Run:
     def take(self) -> Attempts:
         """What has been counted; the next run begins with nothing."""
         attempts = self._known
-        for (type_, site, source, queue, protocol, start, zone, end), count in self._alike.items():
+        for ((type_, site, source, protocol, second, *queue), end), count in self._alike.items():
             if type_ not in ATTEMPTS or not site or protocol == LOG_PROTOCOL:
                 continue
-            domain, second = domain_behind(end), _second(start, zone)
-            if domain is None or second is None:
+            if abs(second) > _FARTHEST:
                 continue
             key = (
                 site,
                 UNSPECIFIED_SOURCE if source is None else source,
-                domain,
-                None if queue is None else tenant_of(queue),
+                domain_behind(end) or "",
+                tenant_of(queue[0]) if queue and queue[0] is not None else None,
                 type_ == DELIVERED,
                 second,
             )
@@ -169,18 +207,15 @@ class Run:
         self._alike, self._known = Counter(), {}
         return attempts
 
-    def _add(self, lines: Sequence[_Line]) -> None:
-        try:
-            kinds = _usual_kinds(lines)
-        except (AttributeError, TypeError, IndexError):  # several recipients, or no such time
-            kinds = [kind for line in lines for kind in _kinds(line)]
-        else:
-            if set(map(_ZONE, kinds)) - {_UTC}:
-                kinds = [kind for line in lines for kind in _kinds(line)]
-        self._alike.update(kinds)
+    def _add(self, lines: list[_UsualLine]) -> None:
+        """Count `lines`.  This is where the time goes that a log of deliveries takes."""
+        if set(map(_TYPE, lines)) != {DELIVERED}:
+            lines = [line for line in lines if not _is_internal(line)]
+        ends = map(_end, map(_RECIPIENT, lines)) if self._domains else _NO_END
+        self._alike.update(zip(map(self._place, lines), ends, strict=False))
 
 
-def _decode_all(data: bytes) -> list[_Line] | None:
+def _decode_all(data: bytes) -> list[_UsualLine] | None:
     """The records of `data`, one to a line; None where the lines must be looked at one by one.
 
     All of them are decoded as one array.  A line that is empty, cut or has two records makes
@@ -188,66 +223,52 @@ def _decode_all(data: bytes) -> list[_Line] | None:
     """
     if not data.endswith(b"\n"):
         data += b"\n"
+    array = b"[%b]" % data.replace(b"\n", b",")[:-1]
     try:
         if not data.isascii():
             data.decode("utf-8")  # msgspec doesn't look at the strings it skips
-        lines = _LINES.decode(b"[%b]" % data.replace(b"\n", b",")[:-1])
+        try:
+            lines = _USUAL_LINES.decode(array)
+        except msgspec.ValidationError:  # some have several recipients, or no timestamp
+            any_lines = _LINES.decode(array)
+            if len(any_lines) != count_lines(data):
+                return None
+            return [usual for line in any_lines for usual in _as_usual(line)]
     except (ValueError, RecursionError):
         return None
     return lines if len(lines) == count_lines(data) else None
 
 
-def _usual_kinds(lines: Iterable[Any]) -> list[_Kind]:
-    """The kind of each line; an error where one has several recipients, or no ``event_time``.
-
-    This is where the time goes that a log of deliveries takes: one expression for each line.
-    """
+def _as_usual(line: _Line) -> list[_UsualLine]:
+    """`line` for each of its recipients; nothing where it has no time."""
+    second = line.timestamp
+    if second is None:
+        second = None if line.event_time is None else _second(line.event_time)
+    if second is None:
+        return []
     return [
-        (
+        _UsualLine(
             line.type,
+            recipient,
+            line.response,
+            second,
+            line.queue,
             line.site,
             line.egress_source,
-            line.queue,
             line.reception_protocol,
-            (time := line.event_time)[:19],
-            time[-1],
-            (recipient := line.recipient)[recipient.rfind("@") :],
         )
-        for line in lines
-        if not line.response.content.startswith(INTERNAL_PREFIX)
+        for recipient in ([line.recipient] if isinstance(line.recipient, str) else line.recipient)
     ]
 
 
-def _kinds(line: _Line) -> Iterator[_Kind]:
-    """The kind of each recipient of any line."""
-    if line.response.content.startswith(INTERNAL_PREFIX):
-        return
-    time = line.event_time
-    if time is None:
-        start, zone = str(line.timestamp), _UNIX
-    elif time.endswith(_UTC):
-        start, zone = time[:19], _UTC
-    else:
-        start, zone = time, _OTHER
-    recipients = [line.recipient] if isinstance(line.recipient, str) else line.recipient
-    for recipient in recipients:
-        yield (
-            line.type,
-            line.site,
-            line.egress_source,
-            line.queue,
-            line.reception_protocol,
-            start,
-            zone,
-            recipient[recipient.rfind("@") :],
-        )
-
-
-@lru_cache(maxsize=4096)
-def _second(start: str, zone: str) -> int | None:
-    """The second of an ``event_time`` in two parts; None where it is none."""
+def _second(event_time: str) -> int | None:
+    """The second of an ``event_time``; None where it is none."""
     try:
-        second = int(start) if zone == _UNIX else parse_rfc3339(start + zone) // NS
+        return parse_rfc3339(event_time) // NS
     except ValueError:
         return None
-    return second if abs(second) <= _FARTHEST else None
+
+
+def _is_internal(line: _UsualLine) -> bool:
+    """Whether kumod made up the response (see :func:`is_attempt`)."""
+    return line.type != DELIVERED and line.response.content.startswith(INTERNAL_PREFIX)

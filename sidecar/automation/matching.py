@@ -26,7 +26,7 @@ from sidecar.shaping.rules import Rule, When
 
 from .address import recipient_domain, site_name
 from .conditions import fits
-from .shares import NOT_ON_TENANTS
+from .shares import NOT_ON_TENANTS, detail_needed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -318,6 +318,7 @@ class Matcher:
         "_domains",
         "_places",
         "_sites",
+        "detail",
         "needs_attempts",
         "shaping",
     )
@@ -330,6 +331,8 @@ class Matcher:
         self._any_adjusts = any(_is_relative(rule) for rule in shaping.all_rules())
         self.needs_attempts = any(rule.sidecar.needs_attempts for rule in shaping.all_rules())
         """Whether some rule has to know what is delivered and refused, besides its matches."""
+        self.detail = detail_needed(shaping.all_rules())
+        """What these rules tell attempts apart by."""
         homes: list[tuple[ProviderBlock | None, Rule]] = []
         homes += [(None, rule) for rule in (shaping.default.rules if shaping.default else ())]
         homes += [(block, rule) for block in shaping.providers.values() for rule in block.rules]

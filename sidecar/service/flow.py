@@ -194,7 +194,8 @@ class Flow:
 
     async def _match(self, batch: Batch, rules: Rules) -> Found:
         """The records that some rule may act on; other tasks have their turns meanwhile."""
-        found, run = Found([], Tally(latest_ns=self._clock() + LATENESS * NS)), Run()
+        found = Found([], Tally(latest_ns=self._clock() + LATENESS * NS))
+        run = Run(rules.matcher.detail)
         matching = Matching(rules, found.tally) if self.sharing is not None else None
         parts: Iterator[Iterable[Candidate | Attempts]]
         for block in batch.blocks:

@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sidecar.automation.attempts import Attempts, Run, attempts_of
-from sidecar.log.record import decode
+from sidecar.automation.attempts import Attempts, Detail, Run, attempts_of
+from sidecar.log.record import BadLine, decode
 from tests.log.support import decompress, recorded
 
 SECOND = 1_795_360_000  # 2026-11-22T15:06:40Z
@@ -63,12 +65,19 @@ def test_a_run_of_deliveries_is_one_entry() -> None:
         ({"queue": None}, {"tenant": None}),
         ({"queue": "camp:@example.com"}, {"tenant": ""}),
         ({"egress_source": None}, {"source": "unspecified"}),
-        ({"event_time": "2026-11-22T16:06:41+01:00"}, {"second": SECOND + 1}),
-        ({"event_time": "2026-11-22T15:06:42Z"}, {"second": SECOND + 2}),
+        ({"event_time": "2026-11-22T15:06:42Z"}, {}),
+        (
+            {"event_time": "2026-11-22T16:06:41+01:00", "timestamp": None},
+            {"second": SECOND + 1},
+        ),
+        ({"event_time": "2026-11-22T15:06:42.9Z", "timestamp": None}, {"second": SECOND + 2}),
         ({"event_time": None, "timestamp": SECOND + 3}, {"second": SECOND + 3}),
         ({"recipient": "<a@EXAMPLE.com>"}, {}),
         ({"recipient": '"a@b"@example.com'}, {}),
         ({"recipient": "a@[10.0.0.1]"}, {"domain": "[10.0.0.1]"}),
+        ({"recipient": "postmaster"}, {"domain": ""}),
+        ({"recipient": "no address"}, {"domain": ""}),
+        ({"recipient": "a@two..dots"}, {"domain": ""}),
     ],
 )
 def test_an_attempt_is_counted_alike_from_a_line_and_from_a_record(
@@ -91,11 +100,11 @@ def test_an_attempt_is_counted_alike_from_a_line_and_from_a_record(
         {"type": "Reception"},
         {"site": ""},
         {"site": None},
-        {"response": {"code": 421, "content": "KumoMTA internal: no route"}},
+        {
+            "type": "TransientFailure",
+            "response": {"code": 421, "content": "KumoMTA internal: no route"},
+        },
         {"reception_protocol": "LogRecord"},
-        {"recipient": "postmaster"},
-        {"recipient": "no address"},
-        {"recipient": "a@two..dots"},
     ],
 )
 def test_what_is_no_attempt(fields: dict[str, Any]) -> None:
@@ -148,10 +157,65 @@ def test_of_two_records_in_a_line_an_empty_one_beside_it_makes_no_difference() -
 
 
 def test_a_time_beyond_all_times_is_not_counted() -> None:
-    for fields in ({"event_time": "9999-01-01T00:00:00Z"}, {"timestamp": 10**30}):
+    for time in (
+        {"timestamp": 10**30},
+        {"timestamp": -(10**17)},
+        {"timestamp": None, "event_time": "9999-01-01T00:00:00Z"},
+        {"timestamp": None, "event_time": "tomorrow"},
+        {"timestamp": None, "event_time": None},
+    ):
         run = Run()
-        run.add_line(encoded(delivery(**{"event_time": None, **fields})))
+        run.add_line(encoded(delivery(**time)))
         assert run.take() == {}
+
+
+def attempt_lines() -> st.SearchStrategy[bytes]:
+    """Lines of a log, of the usual kind and of any other."""
+    usual = st.fixed_dictionaries(
+        {
+            "recipient": st.sampled_from(["a@example.com", "b@example.net", "postmaster"]),
+            "queue": st.sampled_from(["camp:acme@example.com", "beta@example.net", "x.org"]),
+            "site": st.sampled_from(["ip1->mx@smtp_client", "ip2->mx@smtp_client"]),
+            "timestamp": st.integers(SECOND, SECOND + 1),
+        }
+    )
+    odd = st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["Bounce", "TransientFailure", "Reception", "OOB"]),
+            "recipient": st.lists(st.sampled_from(["a@x.org", "b@Y.org"]), min_size=1),
+            "queue": st.none(),
+            "site": st.sampled_from([None, ""]),
+            "egress_source": st.none(),
+            "timestamp": st.none(),
+            "response": st.just({"code": 451, "content": "KumoMTA internal: later"}),
+            "reception_protocol": st.sampled_from(["ESMTP", "LogRecord"]),
+        },
+    )
+    records = st.one_of(usual, usual, odd, st.builds(lambda a, b: a | b, usual, odd))
+    lines = records.map(lambda fields: encoded(delivery(**fields)))
+    return st.one_of(lines, lines, lines, st.sampled_from([b"\n", b"no json\n", b"{}\n"]))
+
+
+@given(st.lists(attempt_lines(), max_size=12), st.booleans(), st.booleans())
+def test_many_lines_at_once_are_counted_like_one_record_after_the_other(
+    lines: list[bytes], domains: bool, tenants: bool
+) -> None:
+    expected: Attempts = {}
+    bad = 0
+    for line in filter(bytes.strip, lines):
+        try:
+            record = decode(line)
+        except BadLine:
+            bad += 1
+            continue
+        for (queue, source, domain, tenant, delivered, second), n in attempts_of(record).items():
+            shown = domain if domains else "", tenant if tenants else None
+            kind = queue, source, *shown, delivered, second
+            expected[kind] = expected.get(kind, 0) + n
+    run = Run(Detail(domains, tenants))
+    assert run.add_lines(b"".join(lines)) == bad
+    assert run.take() == expected
 
 
 def test_a_real_log_with_short_deliveries_is_counted_whole() -> None:
