@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
@@ -140,13 +139,11 @@ _LINE: Final = msgspec.json.Decoder(_Line)
 _LINES: Final = msgspec.json.Decoder(list[_Line])
 _USUAL_LINES: Final = msgspec.json.Decoder(list[_UsualLine])
 _TYPE: Final = attrgetter("type")
-_RECIPIENT: Final = attrgetter("recipient")
 _PLACE: Final = ("type", "site", "egress_source", "reception_protocol", "timestamp")
-_NO_END: Final = repeat("")
 
-_Kind: TypeAlias = tuple[tuple[Any, ...], str]
-"""Lines that are the same attempt: the fields of ``_PLACE`` and, where tenants are told apart,
-the queue; the recipient from its @ on, or ""."""
+_Kind: TypeAlias = tuple[Any, ...]
+"""Lines that are the same attempt: the fields of ``_PLACE``; where domains are told apart, the
+recipient from its @ on; where tenants are, the queue."""
 
 
 class Run:
@@ -154,11 +151,13 @@ class Run:
     first, and what they are is worked out once, for all of them, by :meth:`take`.
     """
 
-    __slots__ = ("_alike", "_domains", "_known", "_place")
+    __slots__ = ("_alike", "_detail", "_kind", "_known")
 
     def __init__(self, detail: Detail = _EVERYTHING) -> None:
-        self._domains = detail.domains
-        self._place = attrgetter(*_PLACE, "queue") if detail.tenants else attrgetter(*_PLACE)
+        self._detail = detail
+        recipient = ("recipient",) if detail.domains else ()
+        queue = ("queue",) if detail.tenants else ()
+        self._kind = attrgetter(*_PLACE, *recipient, *queue)
         self._alike: Counter[_Kind] = Counter()
         self._known: Attempts = {}
 
@@ -189,17 +188,18 @@ class Run:
 
     def take(self) -> Attempts:
         """What has been counted; the next run begins with nothing."""
-        attempts = self._known
-        for ((type_, site, source, protocol, second, *queue), end), count in self._alike.items():
+        attempts, detail = self._known, self._detail
+        for (type_, site, source, protocol, second, *rest), count in self._alike.items():
             if type_ not in ATTEMPTS or not site or protocol == LOG_PROTOCOL:
                 continue
             if abs(second) > _FARTHEST:
                 continue
+            queue = rest[-1] if detail.tenants else None
             key = (
                 site,
                 UNSPECIFIED_SOURCE if source is None else source,
-                domain_behind(end) or "",
-                tenant_of(queue[0]) if queue and queue[0] is not None else None,
+                (domain_behind(rest[0]) or "") if detail.domains else "",
+                None if queue is None else tenant_of(queue),
                 type_ == DELIVERED,
                 second,
             )
@@ -211,8 +211,10 @@ class Run:
         """Count `lines`.  This is where the time goes that a log of deliveries takes."""
         if set(map(_TYPE, lines)) != {DELIVERED}:
             lines = [line for line in lines if not _is_internal(line)]
-        ends = map(_end, map(_RECIPIENT, lines)) if self._domains else _NO_END
-        self._alike.update(zip(map(self._place, lines), ends, strict=False))
+        if self._detail.domains:
+            for line in lines:
+                line.recipient = _end(line.recipient)
+        self._alike.update(map(self._kind, lines))
 
 
 def _decode_all(data: bytes) -> list[_UsualLine] | None:
