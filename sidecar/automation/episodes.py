@@ -21,8 +21,9 @@ from .entries import Entry
 _RESPONSE_MAX = 500
 _NAME_MAX = 255
 
-How = Literal["expired", "released", "cancelled", "cancelled in kumod"]
-"""How an episode ended."""
+How = Literal["expired", "released", "outdated", "cancelled", "cancelled in kumod"]
+"""How an episode ended.  ``released``: deliveries ended it.  ``outdated``: the files were loaded
+anew, and what they set is not above the limit any more."""
 
 
 class Cause(msgspec.Struct, frozen=True, gc=False):

@@ -122,7 +122,7 @@ HOW: Final[MappingProxyType[Event, How]] = MappingProxyType(
     {
         E.EXPIRED: "expired",
         E.BASELINE_REACHED: "expired",
-        E.NOTHING_LEFT: "expired",
+        E.NOTHING_LEFT: "outdated",
         E.PROVEN: "released",
         E.CANCELLED: "cancelled",
     }

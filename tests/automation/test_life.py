@@ -167,7 +167,8 @@ def _refitted(life: Life) -> None:
 
 
 def _nothing_left(life: Life) -> None:
-    life.trial.reload(life.now, NOTHING_LEFT)
+    (ended,) = life.trial.reload(life.now, NOTHING_LEFT).ended
+    assert ended.how == "outdated"
 
 
 HAPPENS: Final[Mapping[Event, Callable[[Life], None]]] = {

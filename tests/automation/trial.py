@@ -100,12 +100,13 @@ class Trial:
             del counted[scope]
         return self.commit(outcome)
 
-    def reload(self, second: int, shaping: Shaping, *, mx: MxAnswer | None = None) -> None:
+    def reload(self, second: int, shaping: Shaping, *, mx: MxAnswer | None = None) -> Outcome:
         """`mx`: what is known by then of every domain's."""
         self.shaping, self.matcher = shaping, Matcher(shaping)
         self.automation.follow(shaping)
         now_ns = at(second)
-        self.commit(self.automation.refit(shaping, now_ns=now_ns, mx_of=lambda _domain: mx))
+        refitted = self.automation.refit(shaping, now_ns=now_ns, mx_of=lambda _domain: mx)
+        return self.commit(refitted)
 
     def crash(self, second: int) -> None:
         """Start anew with what was committed."""
