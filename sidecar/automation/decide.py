@@ -376,6 +376,8 @@ class Automation:
         """Count deliveries for the entries that they may end, and end those that have enough."""
         if now.awaits:
             self._settle(now)
+        if not self.entries.await_deliveries:
+            return
         for (site, source, domain, _, delivered, second), count in attempts.items():
             if not delivered or second * NS > now.latest_ns:
                 continue

@@ -349,10 +349,13 @@ class Entries:
         """The entry with that key, if one is in force."""
         return self._by_key.get(key)
 
+    @property
+    def await_deliveries(self) -> bool:
+        """Whether deliveries may end any of them."""
+        return bool(self._awaiting)
+
     def awaiting(self, site: str, domain: str, source: str) -> list[Override]:
         """Those that a delivery of the ready queue `site`, to `domain` from `source`, may end."""
-        if not self._awaiting:
-            return []
         places = ((site, ""), (source, domain))
         keys = [key for place in places for key in sorted(self._awaiting.get(place, ()))]
         found = (self._by_key[key] for key in keys)

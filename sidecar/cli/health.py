@@ -16,6 +16,7 @@ from rich.text import Text
 
 from sidecar.problems import one_line
 from sidecar.times import NS, format_rfc3339, parse_rfc3339
+from sidecar.tools.standing import is_waiting
 from sidecar.tools.stories import Story
 from sidecar.tools.text import counted, rough_duration, shown_entry
 
@@ -51,7 +52,8 @@ def describe(
         yield line(("warning", STYLES["warning"]), f": {one_line(str(text))}")
     if document is not None:
         yield from _work(document, now_ns)
-    yield _row("in force", _in_force(stories))
+    # What costs nothing yet is no option set.
+    yield _row("in force", _in_force([s for s in stories if not is_waiting(s.entry, now_ns)]))
     latest = max((s for s in stories if s.episode.latest), key=lambda s: s.entry.seq, default=None)
     if latest is not None:
         yield from _last_match(latest, now_ns)

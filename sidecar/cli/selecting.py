@@ -109,6 +109,8 @@ def _about(story: Story, now_ns: int) -> str:
         by.append("left out of the overlay since the name is reserved")
     if story.aside:
         by.append("not in the overlay: the source is another host's")
+    if story.behind is not None:
+        by.append(f"the overlay has what {story.behind} sets")
     if end is not None:
         by.append(shown_end(story))
     elif said := standing(story.entry, episode, story.then, now_ns):

@@ -158,6 +158,9 @@ def _roads(story: Story, seen: Seen) -> Iterator[str]:
             "(--share-sources own)"
         )
         return
+    if story.behind is not None:
+        yield f"none: the overlay has what {story.behind} sets"
+        return
     roads = roads_of(seen)
     if isinstance(entry, Override):
         if "overlay" in roads:

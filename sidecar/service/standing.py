@@ -16,11 +16,16 @@ from sidecar.automation.life import State, state_of
 
 
 def in_states(entries: Iterable[Entry], now_ns: int) -> dict[str, int]:
-    """How many are in each state that an entry may have, but for the simulated."""
+    """How many are in each state that an entry may have, but for the simulated.
+
+    Limits that wait for the end of a suspension are left out: they cost nothing yet.
+    """
     counts = dict.fromkeys((state.value for state in State if state is not State.FREE), 0)
     for entry in entries:
-        if not entry.simulated:
-            counts[state_of(entry, now_ns).value] += 1
+        state = state_of(entry, now_ns)
+        waits = isinstance(entry, Override) and state is State.SUSPENDED
+        if not (entry.simulated or waits):
+            counts[state.value] += 1
     return counts
 
 

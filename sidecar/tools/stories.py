@@ -16,7 +16,7 @@ from sidecar.automation.entries import Entry, Override, from_payload
 from sidecar.automation.episodes import Cause, Episode, episode_from_payload
 from sidecar.automation.life import HOW, Event
 from sidecar.automation.offences import OFFENCE, offence_from_payload
-from sidecar.automation.overlay import RESERVED
+from sidecar.automation.overlay import RESERVED, Overlay
 from sidecar.automation.selection import Made, Selection, source
 from sidecar.problems import ProblemError
 from sidecar.store import EntryRow, HistoryRow, Saved
@@ -42,7 +42,8 @@ class Story:
 
     ``holds`` before this one, in a row, made it longer (``sidecar.escalate``).  ``then``
     are the limits for the time after it (``sidecar.probe``).  ``aside``: the overlay leaves
-    it out, since its egress source is another host's (``--share-sources own``).
+    it out, since its egress source is another host's (``--share-sources own``).  ``behind``
+    is the id of what the overlay sets in its place: a stricter value, or a later one.
     """
 
     entry: Entry
@@ -51,6 +52,7 @@ class Story:
     holds: int = 0
     then: tuple[Override, ...] = ()
     aside: bool = False
+    behind: int | None = None
 
     @property
     def made(self) -> Made:
@@ -87,7 +89,24 @@ def in_force(saved: Saved, now_ns: int, *, file: str) -> list[Story]:
         entry = story.entry
         if isinstance(entry, Override) and entry.probe is not None:
             then[entry.probe.of] = (*then.get(entry.probe.of, ()), entry)
-    return [replace(story, then=then.get(story.entry.key, ())) for story in found]
+    behind = _behind(found, now_ns)
+    return [
+        replace(story, then=then.get(story.entry.key, ()), behind=behind.get(story.entry.key))
+        for story in found
+    ]
+
+
+def _behind(stories: Iterable[Story], now_ns: int) -> dict[str, int]:
+    """By key, the id of what the overlay sets in the place of an entry."""
+    published = {
+        story.entry.key: (story.entry, story.episode.id)
+        for story in stories
+        if isinstance(story.entry, Override) and not story.entry.simulated
+    }
+    overlay = Overlay(entry for entry, _ in published.values())
+    overlay.advance(now_ns)
+    shown = {key: overlay.shown(entry).key for key, (entry, _) in published.items()}
+    return {key: published[other][1] for key, other in shown.items() if other != key}
 
 
 def _at(story: Story, now_ns: int) -> Story:
@@ -171,6 +190,7 @@ def as_json(story: Story, verdict: Mapping[str, str] | None = None) -> dict[str,
         "latest": _cause(episode.latest),
         "simulated": entry.simulated,
         "left_out": story.is_left_out or story.aside,
+        "behind": story.behind,
         "key": entry.key,
         "kumod": None if verdict is None else dict(verdict),
         "end": None

@@ -120,6 +120,44 @@ def test_a_stopped_service_is_said_and_a_running_one_is_not(three: Setup) -> Non
     assert running.stop() == 0
 
 
+BOTH = r"""
+[["default".automation]]
+regex = "Throttled"
+action = {SetConfig = {name = "connection_limit", value = 3}}
+duration = "1 day"
+
+[["default".automation]]
+regex = "Throttled hard"
+action = {SetConfig = {name = "connection_limit", value = 1}}
+duration = "1 hour"
+
+[["default".automation]]
+regex = "Throttled hard"
+action = {SetConfig = {name = "connection_limit", value = 2}}
+duration = "2 hours"
+sidecar.simulate = true
+"""
+
+
+def test_of_several_values_for_one_option_it_says_which_the_overlay_has(
+    make_setup: Callable[..., Setup],
+) -> None:
+    setup = make_setup(rules=BOTH)
+    setup.log(failure(1, "Throttled hard", domain="one.example"))
+    setup.once()
+    (site,) = (v for k, v in setup.overlay().items() if k == "one.example")
+    assert site["sources"]["ip2"] == {"connection_limit": 1}
+    found = {entry["value"]: entry for entry in listed(setup)}
+    first, second = found[3], found[1]
+    assert first["behind"] == second["id"]
+    assert [found[value]["behind"] for value in (1, 2)] == [None, None]
+    assert f"the overlay has what {second['id']} sets" in ask(setup, "list")
+    assert f"none: the overlay has what {second['id']} sets" in ask(setup, "show", str(first["id"]))
+    # With the other out of the way it is in the overlay itself.
+    ask(setup, "cancel", str(second["id"]))
+    assert {entry["value"]: entry["behind"] for entry in listed(setup)} == {3: None, 2: None}
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_tables_fit_any_width_and_hold_no_control_characters(three: Setup, width: int) -> None:
     for command in (("list",), ("show", "1"), ("show", "2"), ("history",)):
