@@ -149,12 +149,15 @@ def test_of_several_values_for_one_option_it_says_which_the_overlay_has(
     assert site["sources"]["ip2"] == {"connection_limit": 1}
     found = {entry["value"]: entry for entry in listed(setup)}
     first, second = found[3], found[1]
-    assert first["behind"] == second["id"]
+    first_id, second_id = str(first["id"]), second["id"]
+    assert first["behind"] == second_id
     assert [found[value]["behind"] for value in (1, 2)] == [None, None]
-    assert f"the overlay has what {second['id']} sets" in ask(setup, "list")
-    assert f"none: the overlay has what {second['id']} sets" in ask(setup, "show", str(first["id"]))
+    assert f"the overlay has what {second_id} sets" in ask(setup, "list", COLUMNS="400")
+    assert f"none: the overlay has what {second_id} sets" in ask(
+        setup, "show", first_id, COLUMNS="400"
+    )
     # With the other out of the way it is in the overlay itself.
-    ask(setup, "cancel", str(second["id"]))
+    ask(setup, "cancel", str(second_id))
     assert {entry["value"]: entry["behind"] for entry in listed(setup)} == {3: None, 2: None}
 
 
