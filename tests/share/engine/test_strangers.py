@@ -48,6 +48,7 @@ def flat(**other: Any) -> list[Any]:
         flat(data="x" * 5_000_000),
         flat(since="x", kind="attempts"),
         flat(more="1"),
+        flat(kind="word", segment=b"/word/\xff"),
         [*flat()[2:], "v", "1"],
         ["x", "1"] * 500,
     ],
