@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from sidecar.share.presence import Presence, write_presence
+
 from .conftest import Engine, following, lines, received, share, until
 
 STREAM = "tsa-sidecar:{mail}:stream"
@@ -96,6 +98,21 @@ def test_positions_and_hosts_of_strangers(engine: Engine) -> None:
         async with share(engine.url) as one, following(one):
             one.offer(lines("a", 1, 2))
             await until(lambda: one.health.problem or one.health.counts.appended == 2)
+
+    asyncio.run(story())
+
+
+def test_a_host_whose_numbers_are_beyond_measure_keeps_nobody_from_telling(engine: Engine) -> None:
+    said = write_presence(Presence(id=f"{'9' * 400}-1", number=1))
+    engine.ask("HSET", "tsa-sidecar:{mail}:hosts", "mx9", f"{FAR} {said}")
+    engine.ask("HSET", "tsa-sidecar:{mail}:group", "epoch", "e", "added", "5")
+    engine.ask("XADD", STREAM, "*", *flat())
+
+    async def story() -> None:
+        async with share(engine.url) as one, following(one):
+            one.offer(lines("a", 1, 2))
+            await until(lambda: one.health.counts.appended == 2)
+            assert [seen.host for seen in one.hosts()] == ["mx1"]
 
     asyncio.run(story())
 
