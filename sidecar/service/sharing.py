@@ -102,6 +102,7 @@ def share_settings(settings: Fixed) -> ShareSettings:
         age=0.0,
         version=__version__,
         most=settings.share_most,
+        tells=not settings.simulate,
     )
 
 

@@ -249,7 +249,7 @@ class Share:
         """Tell, until the connection is of no more use: then it raises."""
         loop = asyncio.get_running_loop()
         self._shas.clear()
-        epoch = await self._greet(wire)
+        epoch = await self._greet(wire) if self._settings.tells else ""
         presence_at = sweep_at = watermark_at = pause = 0.0
         while True:
             now = loop.time()
@@ -308,7 +308,8 @@ class Share:
         )
         keep_ms = self._keep_ms() if sweep else 0
         silent_ms = int(self._pace.silent * 1000)
-        words = self._eval("presence", settings.host, write_presence(said), silent_ms, keep_ms)
+        text = write_presence(said) if settings.tells else ""
+        words = self._eval("presence", settings.host, text, silent_ms, keep_ms)
         answer = (await wire.call_all([words]))[0]
         if isinstance(answer, Exception):
             return self._refusal(answer)
