@@ -43,7 +43,8 @@ class ShareSettings:
     the group keeps items for the longest age of its hosts.  ``most``: items that the
     stream holds at most.  ``queue``: bytes that wait for the engine at most.
     ``longest``: bytes of an item at most.  ``tells``: if not, it only listens, and the group
-    does not know of it: nothing may be offered or said then.  Raises ProblemError for names that can't be.
+    does not know of it: nothing may be offered or said then.  Raises ProblemError for names
+    that can't be.
     """
 
     address: Address
