@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from threading import Thread
 from typing import Any
 from urllib.parse import urljoin
 
 import httpcore
+
+from .look_up import addresses
 
 _ERRORS = (
     httpcore.NetworkError,
@@ -82,7 +81,7 @@ class HttpClient:
     ) -> None:
         self._seconds = seconds
         self._largest = largest
-        self._network = _Network(look_up or _addresses)
+        self._network = _Network(look_up or addresses)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls or ssl.create_default_context(),
             proxy=None if proxy is None else httpcore.Proxy(proxy),
@@ -233,19 +232,3 @@ class _Network(httpcore.AnyIOBackend):
             except httpcore.ConnectError as error:
                 failure = error
         raise failure or httpcore.ConnectError(f"{host} has no address")
-
-
-async def _addresses(host: str, port: int) -> list[str]:
-    found: Future[list[str]] = Future()
-
-    def look_up() -> None:
-        found.set_running_or_notify_cancel()  # from here on it can be left, not cancelled
-        try:
-            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except Exception as error:  # noqa: BLE001 - whoever awaits the answer gets it
-            found.set_exception(error)
-        else:
-            found.set_result(list(dict.fromkeys(str(info[4][0]) for info in infos)))
-
-    Thread(target=look_up, daemon=True, name="look-up").start()
-    return await asyncio.wrap_future(found)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 import msgspec
@@ -25,9 +26,6 @@ from .thresholds import Thresholds, Window
 
 _TARGETS_MOST: Final = 100
 """So many targets are kept of one second."""
-
-_MOST: Final = 5000
-"""So many seconds with matches a window keeps at most."""
 
 
 class LateWindow(Window):
@@ -45,7 +43,11 @@ class LateWindow(Window):
         self._all = 0  # how many from the head on
 
     def add(self, second: int, count: int = 1, *, enough: int = sys.maxsize) -> int | None:
-        """Count a match; returns the new count of its second, None if it is too late to count."""
+        """Count a match; returns the new count of its second, None if it is too late to count.
+
+        So many seconds are kept as may be needed for `enough` matches at any second that a late
+        one may change: each has one at least.
+        """
         seconds, counts = self.seconds, self.counts
         if second < self.first or (seconds and second < self._oldest()):
             return None
@@ -57,7 +59,7 @@ class LateWindow(Window):
             while seconds[self._start] < second - self.period:
                 self.total -= counts[self._start]
                 self._start += 1
-            self._forget(self._oldest())
+            self._forget(self._oldest(), self._lateness + enough)
             return count
         at = bisect_left(seconds, second, self.head)
         if seconds[at] != second:
@@ -117,9 +119,9 @@ class LateWindow(Window):
     def _oldest(self) -> int:
         return self.seconds[-1] - self.period - self._lateness
 
-    def _forget(self, oldest: int) -> None:
+    def _forget(self, oldest: int, most: int = sys.maxsize) -> None:
         seconds, counts, head = self.seconds, self.counts, self.head
-        while seconds[head] < oldest or len(seconds) - head > _MOST:
+        while seconds[head] < oldest or len(seconds) - head > most:
             self._all -= counts[head]
             head += 1
         if head > self.head:
@@ -189,7 +191,7 @@ class LateThresholds(Thresholds):
             self._changed |= dict.fromkeys(((scope, s) for s in window.cut(latest)), 0)
             self._shrunk.pop(scope, None)
         first = window.first
-        count = window.add(second)
+        count = window.add(second, enough=enough)
         if count is None:
             return [(second, (target,))] if enough <= 1 else []
         self._changed[scope, second] = count
@@ -218,6 +220,12 @@ class LateThresholds(Thresholds):
             return True
         self.drop(scope)
         return False
+
+    def restore(self, scope: str, period: int, counts: Mapping[int, int]) -> None:
+        """As of :class:`Thresholds`.  Of which kind a window is the state file does not say."""
+        window = self._late_window(scope, period)
+        for second in sorted(counts):
+            window.add(second, counts[second])
 
     def drop(self, scope: str) -> None:
         """Have `scope` count from nothing."""
@@ -273,14 +281,22 @@ class LateThresholds(Thresholds):
             self._targets.pop(scope, None)
 
     def _late_window(self, scope: str, period: int) -> LateWindow:
-        known = self._window(scope, period)
+        known = self._windows.get(scope)
         if isinstance(known, LateWindow):
             return known
-        # New, or restored: what the state file holds does not say of which kind it is.
+        super()._window(scope, period)
         late = self._windows[scope] = LateWindow(period, self._lateness)
-        for second, count in known.items():
-            late.add(second, count)
         return late
+
+    def _window(self, scope: str, period: int) -> Window:
+        known = super()._window(scope, period)
+        if not isinstance(known, LateWindow):
+            return known
+        # Restored, and a share's: those need no more than their period.
+        window = self._windows[scope] = Window(period)
+        for second, count in known.items():
+            window.add(second, count)
+        return window
 
 
 _TARGETS: Final = msgspec.json.Decoder(tuple[Target, ...])

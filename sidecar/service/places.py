@@ -7,8 +7,9 @@ reads what the engine still holds from its beginning.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -35,9 +36,7 @@ class _Saved(msgspec.Struct, frozen=True):
 
 
 _PLACES: Final = msgspec.json.Decoder(_Saved)
-_ORIGINS: Final = msgspec.json.Decoder(Origin)
 _MARKS: Final = msgspec.json.Decoder(tuple[int, int])
-_WATERMARKS: Final = msgspec.json.Decoder(tuple[str, int])
 
 
 def place_rows(place: Place) -> Transaction:
@@ -63,8 +62,7 @@ def watermark_rows(watermarks: Mapping[str, Watermark]) -> Transaction:
     """Keep below which names all segments of other hosts were read."""
     return Transaction(
         meta={
-            _WATERMARK + host: msgspec.json.encode((one.segment, one.at_ms)).decode()
-            for host, one in watermarks.items()
+            _WATERMARK + host: _text((one.segment, one.at_ms)) for host, one in watermarks.items()
         }
     )
 
@@ -80,7 +78,16 @@ def batch_rows(batch: Batch) -> Transaction:
 
 
 def _mark(origin: Origin) -> str:
-    return _MARK + msgspec.json.encode(origin).decode()
+    return _MARK + _text(origin)
+
+
+def _text(names: tuple[str | int, ...]) -> str:
+    # Names of segments need not be Unicode, which msgspec asks for.
+    return json.dumps(names, ensure_ascii=False, separators=(",", ":"))
+
+
+def _names_in(text: str, kind: Any) -> Any:
+    return msgspec.convert(json.loads(text), kind)
 
 
 def place_of(meta: Mapping[str, str]) -> Place:
@@ -95,12 +102,12 @@ def place_of(meta: Mapping[str, str]) -> Place:
         if name.startswith(_MARK):
             try:
                 line, at_ms = _MARKS.decode(text)
-                marks[_ORIGINS.decode(name.removeprefix(_MARK))] = Mark(line, at_ms)
+                marks[_names_in(name.removeprefix(_MARK), Origin)] = Mark(line, at_ms)
             except ValueError:
                 continue
         elif name.startswith(_WATERMARK):
             try:
-                segment, at_ms = _WATERMARKS.decode(text)
+                segment, at_ms = _names_in(text, tuple[str, int])
             except ValueError:
                 continue
             watermarks[name.removeprefix(_WATERMARK)] = Watermark(segment, at_ms)

@@ -102,6 +102,7 @@ def share_settings(settings: Fixed) -> ShareSettings:
         age=0.0,
         version=__version__,
         most=settings.share_most,
+        tells=not settings.simulate,
     )
 
 
@@ -263,8 +264,9 @@ class Sharing:
 
     async def hear(self) -> None:
         """Decide what the others tell, for ever."""
-        async for batch in self._share.receive(self._ledger.place):
-            await self._take(batch)
+        async with contextlib.aclosing(self._share.receive(self._ledger.place)) as batches:
+            async for batch in batches:
+                await self._take(batch)
 
     async def _take(self, batch: Batch) -> None:
         """Decide a batch, and have it committed with the place behind it."""

@@ -173,6 +173,8 @@ def read_entry(fields: object, *, longest: int) -> Entry | str:
     since = _number(fields[15]) if len(fields) == 16 else 0
     if at < 0 or count < 0 or since < 0:
         return "its line is no number"
+    if kind == b"word" and not names[1].isprintable():
+        return "its word has no usable name"
     if kind == b"told" and not 0 < len(data) <= _LONGEST_NAME:
         return "its watermark is no name"
     return Entry(*names, at, _KINDS[kind], data, since, count)

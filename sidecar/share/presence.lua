@@ -1,6 +1,6 @@
 -- Say that a host is there, and learn who else is.
 -- KEYS: stream, this host's positions, group, hosts.
--- ARGV: "HOST", JSON, ms after which a silent host is dropped,
+-- ARGV: "HOST", JSON ("": it only listens), ms after which a silent host is dropped,
 --       ms after which a position of this host that did not move is dropped ("0": not now).
 -- Answers: now in ms, items ever added, {host, "MS JSON", host, "MS JSON" ...}.
 local positions, group, hosts = KEYS[2], KEYS[3], KEYS[4]
@@ -24,7 +24,9 @@ local function drop_silent(key, pattern, longest, dropped)
     return kept
 end
 
-redis.call('HSET', hosts, ARGV[1], string.format('%.0f', now) .. ' ' .. ARGV[2])
+if ARGV[2] ~= '' then
+    redis.call('HSET', hosts, ARGV[1], string.format('%.0f', now) .. ' ' .. ARGV[2])
+end
 -- A host that comes back tells again what its log has; the others know what they heard of it.
 local there = drop_silent(hosts, '^%d+', tonumber(ARGV[3]), function(host)
     redis.call('DEL', string.sub(positions, 1, -#ARGV[1] - 1) .. host)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+from .items import unfit_host
 from .place import id_key
 
 _LONGEST = 4096
+_MOST = 10**15
+"""No number of a host's is so great: what is divided or shown must stay small."""
+_HOSTS_MOST = 1000
+"""So many hosts are looked at: the list is the engine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ def read_presence(raw: bytes) -> Presence | None:
         return None
     try:
         said = json.loads(raw)
-        place = id_key(str(said["id"]))
+        place = id_key(str(said["id"])[:40])
         found = Presence(
             version=str(said["version"])[:64],
             rules=str(said["rules"])[:128],
@@ -79,7 +85,9 @@ def read_presence(raw: bytes) -> Presence | None:
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return found if 0 <= found.age < 10**9 else None
+    numbers = (*place, found.number, found.queued, found.behind)
+    fit = 0 <= found.age < 10**9 and all(0 <= number < _MOST for number in numbers)
+    return found if fit else None
 
 
 def read_hosts(
@@ -87,12 +95,12 @@ def read_hosts(
 ) -> tuple[HostSeen, ...]:
     """Whom the engine's list names, by name.  What can't be read is passed over."""
     found = []
-    for name, raw in zip(hosts[0::2], hosts[1::2], strict=False):
+    for name, raw in islice(zip(hosts[0::2], hosts[1::2], strict=False), _HOSTS_MOST):
         at, _, text = raw.partition(b" ")
         said = read_presence(text)
-        if said is None or not at.isdigit() or len(at) > 16:
-            continue
         host = name.decode(errors="replace")
+        if said is None or not at.isdigit() or len(at) > 16 or unfit_host(host):
+            continue
         unread = max(added - said.number, 0) if said.number else added
         late = (now_ms - id_key(said.id)[0]) / 1000 if unread and said.number else 0.0
         silent = max(now_ms - int(at), 0) / 1000

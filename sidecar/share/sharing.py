@@ -72,8 +72,11 @@ async def connect(
             await task
 
 
-class _Lost(Exception):  # noqa: N818 - an answer, not an error
+class _LostError(EngineError):
     """The engine has another epoch: what it had is gone."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine lost what it had; it is told again from the log")
 
 
 class _State:
@@ -230,12 +233,11 @@ class Share:
                     await self._tell_on(wire)
                 finally:
                     await wire.close()
-            except _Lost:
-                pause = self._pace.first_retry
-                self._note("lost", "the engine lost what it had; it is told again from the log")
             except Exception as error:  # noqa: BLE001 - the engine must not end us
                 if self._telling.well:  # until now
                     pause = self._pace.first_retry
+                if isinstance(error, _LostError):
+                    self._note("lost", str(error))
                 self._telling.set(self._explain(error).text, self._clock())
                 # A primary that became a replica is not to be read either.
                 self._other_engine = True
@@ -249,7 +251,7 @@ class Share:
         """Tell, until the connection is of no more use: then it raises."""
         loop = asyncio.get_running_loop()
         self._shas.clear()
-        epoch = await self._greet(wire)
+        epoch = await self._greet(wire) if self._settings.tells else ""
         presence_at = sweep_at = watermark_at = pause = 0.0
         while True:
             now = loop.time()
@@ -308,7 +310,8 @@ class Share:
         )
         keep_ms = self._keep_ms() if sweep else 0
         silent_ms = int(self._pace.silent * 1000)
-        words = self._eval("presence", settings.host, write_presence(said), silent_ms, keep_ms)
+        text = write_presence(said) if settings.tells else ""
+        words = self._eval("presence", settings.host, text, silent_ms, keep_ms)
         answer = (await wire.call_all([words]))[0]
         if isinstance(answer, Exception):
             return self._refusal(answer)
@@ -337,7 +340,7 @@ class Share:
                 self._new_items = False
                 return None
             case [b"epoch"]:
-                raise _Lost
+                raise _LostError
             case _:
                 raise EngineError("answers what our script does not: something else is there")
 
@@ -380,7 +383,7 @@ class Share:
             case [b"gap", bytes(position)]:
                 self._outgoing.gap(portion.segment, int(position))
             case [b"epoch"]:
-                raise _Lost
+                raise _LostError
             case _:
                 raise EngineError("answers what our script does not: something else is there")
 

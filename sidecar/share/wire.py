@@ -13,6 +13,7 @@ from contextlib import suppress
 from importlib.resources import files
 from typing import Any, Final, TypeAlias
 
+from sidecar.look_up import addresses
 from sidecar.secret import Secret
 
 from .address import Address, spell_place
@@ -168,6 +169,9 @@ async def _connect(
     wire = Wire(connection, seconds=seconds)
     try:
         async with asyncio.timeout(seconds):
+            if address.kind != "unix":
+                # redis-py looks the name up as asyncio does: only once that is known to be quick.
+                await addresses(*place)
             await connection.connect()
     except BaseException:
         await wire.close()

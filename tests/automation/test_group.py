@@ -237,6 +237,51 @@ def test_a_window_that_keeps_few_still_finds_the_last_second_at_which_there_are_
     assert max(reached) == max(expected, default=0)
 
 
+def strikes(late: LateThresholds, *seconds: int, period: int, enough: int) -> list[int]:
+    """The seconds at which there were enough because of matches at `seconds`."""
+    found: list[int] = []
+    for second in seconds:
+        found += (
+            at - NOW
+            for at, _ in late.record_late(
+                "60 s",
+                period,
+                NOW + second,
+                enough=enough,
+                latest=NOW + 10**6,
+                target=ANY,
+                history=True,
+            )
+        )
+    return found
+
+
+def test_a_threshold_may_ask_for_matches_at_any_number_of_seconds() -> None:
+    late, enough, step = LateThresholds(LATENESS), 6000, 10
+    seconds = range(0, (enough + 5) * step, step)
+    found = strikes(late, *seconds, period=86400, enough=enough)
+    assert found == [*seconds][enough - 1 :]
+
+
+def test_a_restart_forgets_nothing_that_a_late_match_may_need() -> None:
+    late, again = LateThresholds(LATENESS), LateThresholds(LATENESS)
+    assert strikes(late, 0, 10, 300, period=60, enough=3) == []
+    for scope, window in late.scopes():
+        again.restore(scope, 60, dict(window.items()))
+    assert strikes(again, 15, period=60, enough=3) == [15]
+
+
+def test_a_window_of_a_share_is_restored_as_one() -> None:
+    late, again = LateThresholds(LATENESS), LateThresholds(LATENESS)
+    for second in (0, 50, 100):
+        late.record("60 share", 60, second)
+    for scope, window in late.scopes():
+        again.restore(scope, 60, dict(window.items()))
+    assert again.count("60 share") == late.count("60 share") == 2
+    assert again.record("60 share", 60, 120) == late.record("60 share", 60, 120)
+    assert again.places == late.places
+
+
 def test_a_window_that_is_full_keeps_no_more_than_the_threshold_asks_for() -> None:
     late = LateThresholds(LATENESS)
     for second in range(LATENESS):

@@ -478,6 +478,9 @@ def test_a_simulated_run_tells_the_group_nothing(group: Group) -> None:
     until(lambda: len(in_force(group.hosts[0].saved())) == 3)
     assert len(in_force(group.hosts[1].saved())) == 1
     assert len(group.engine.lines()) == 1
+    # Nor does it say anything of itself: the real run on the same host has the same name.
+    until(lambda: (group.hosts[0].status().get("share") or {}).get("hosts"))
+    assert group.engine.ask("HKEYS", "tsa-sidecar:{mail}:hosts") == [b"mx1"]
 
 
 def test_the_user_that_the_page_shows_has_the_rights_that_it_takes(group: Group) -> None:

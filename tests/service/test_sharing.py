@@ -19,12 +19,19 @@ from sidecar.cli.hosts import describe_hosts
 from sidecar.log.blocks import Block, Position
 from sidecar.problems import ProblemError
 from sidecar.service.orders import Order
-from sidecar.service.places import mark_rows, place_of, place_rows, sources_of, sources_row
+from sidecar.service.places import (
+    mark_rows,
+    place_of,
+    place_rows,
+    sources_of,
+    sources_row,
+    watermark_rows,
+)
 from sidecar.service.sharing import Sharing, _cut, share_settings
 from sidecar.service.state import restore, transaction
 from sidecar.service.words import Word, is_old, obey, order, word_from_json
 from sidecar.settings import resolve_settings
-from sidecar.share import Mark, Place
+from sidecar.share import Mark, Place, Watermark
 from sidecar.store import Saved, Transaction
 from sidecar.store.transfer import export_state
 from sidecar.times import NS
@@ -49,6 +56,15 @@ def test_a_place_survives_the_state_file(known: dict[Any, Mark], epoch: str, num
     place = Place(epoch, "run", "17-4", number, known)
     changes = place_rows(place)
     changes.add(mark_rows(known))
+    assert place_of(changes.meta) == place
+
+
+def test_names_of_segments_need_not_be_unicode() -> None:
+    place = Place("e", "r", "17-4", 1, {("mx2", "\udcff", "line"): Mark(3, 4)})
+    place.watermarks["mx2"] = Watermark("\udcfe", 5)
+    changes = place_rows(place)
+    changes.add(mark_rows(place.marks))
+    changes.add(watermark_rows(place.watermarks))
     assert place_of(changes.meta) == place
 
 

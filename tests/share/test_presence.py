@@ -18,7 +18,12 @@ def test_there_and_back() -> None:
 @pytest.mark.parametrize(
     "raw",
     [b"", b"[]", b"{}", b"\xff", b"[" * 4000, b"x" * 5000]
-    + [write_presence(SAID).encode().replace(b"3600.0", age) for age in (b"-1", b"1e400", b"[]")],
+    + [write_presence(SAID).encode().replace(b"3600.0", age) for age in (b"-1", b"1e400", b"[]")]
+    + [
+        write_presence(SAID).encode().replace(b"5000-1", b"9" * size + b"-1")
+        for size in (16, 40, 400)
+    ]
+    + [write_presence(SAID).encode().replace(b":90,", b":" + b"9" * 16 + b",")],
 )
 def test_what_is_no_presence(raw: bytes) -> None:
     assert read_presence(raw) is None
@@ -32,6 +37,12 @@ def test_how_far_each_is() -> None:
         HostSeen("mx1", True, 0.0, 10, 3.0, SAID),
         HostSeen("mx2", False, 2.0, 10, 3.0, SAID),
     )
+
+
+def test_hosts_whose_names_can_not_be() -> None:
+    text = b"6000 " + write_presence(SAID).encode()
+    listed = [b"mx 2", text, b"mx\x1b[31m", text, b"", text, b"x" * 300, text, b"mx1", text]
+    assert [seen.host for seen in read_hosts(8000, 100, listed, own="mx1")] == ["mx1"]
 
 
 @pytest.mark.parametrize(("name", "host"), [("a b", "mx"), ("", "mx"), ("g", "m x"), ("g", "")])

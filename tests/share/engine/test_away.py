@@ -8,10 +8,17 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Event
+
+import pytest
 
 from sidecar.share import Place, late_name
 
 from .conftest import (
+    DEADLINE,
+    PACE,
     Engine,
     Log,
     background,
@@ -350,6 +357,32 @@ def test_whatever_happens_each_item_arrives_once(
     place = asyncio.run(story())
     late = sum(segment.startswith("/") for _, segment, _ in place.marks)
     assert len(place.marks) <= late + 5
+
+
+def test_name_servers_that_are_silent_take_no_thread_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, answered = [], Event()
+
+    def getaddrinfo(host: str, *_args: object, **_more: object) -> None:
+        asked.append(host)
+        answered.wait()
+        raise OSError("nobody knows")
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+
+    async def story() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        quick = replace(PACE, answer=0.05)
+        async with share("redis://engine.example", pace=quick) as one, following(one):
+            try:
+                await until(lambda: len(asked) >= 3)
+                async with asyncio.timeout(DEADLINE):
+                    await asyncio.to_thread(int)
+            finally:
+                answered.set()
+
+    asyncio.run(story())
 
 
 def test_no_engine_at_all(make_engine: Callable[..., Engine]) -> None:

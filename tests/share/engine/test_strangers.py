@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from .conftest import Engine, following, lines, received, share, until
+from sidecar.share.presence import Presence, write_presence
+
+from .conftest import PACE, Engine, following, lines, received, share, until
 
 STREAM = "tsa-sidecar:{mail}:stream"
 FAR = 99_999_999_999_999
@@ -48,6 +51,7 @@ def flat(**other: Any) -> list[Any]:
         flat(data="x" * 5_000_000),
         flat(since="x", kind="attempts"),
         flat(more="1"),
+        flat(kind="word", segment=b"/word/\xff"),
         [*flat()[2:], "v", "1"],
         ["x", "1"] * 500,
     ],
@@ -97,6 +101,36 @@ def test_positions_and_hosts_of_strangers(engine: Engine) -> None:
             await until(lambda: one.health.problem or one.health.counts.appended == 2)
 
     asyncio.run(story())
+
+
+def test_a_host_whose_numbers_are_beyond_measure_keeps_nobody_from_telling(engine: Engine) -> None:
+    said = write_presence(Presence(id=f"{'9' * 400}-1", number=1))
+    engine.ask("HSET", "tsa-sidecar:{mail}:hosts", "mx9", f"{FAR} {said}")
+    engine.ask("HSET", "tsa-sidecar:{mail}:group", "epoch", "e", "added", "5")
+    engine.ask("XADD", STREAM, "*", *flat())
+
+    async def story() -> None:
+        async with share(engine.url) as one, following(one):
+            one.offer(lines("a", 1, 2))
+            await until(lambda: one.health.counts.appended == 2)
+            assert [seen.host for seen in one.hosts()] == ["mx1"]
+
+    asyncio.run(story())
+
+
+def test_an_engine_that_loses_all_again_and_again_is_not_asked_in_a_storm(engine: Engine) -> None:
+    # An epoch that a stranger wrote: no host ever finds its positions to be of it.
+    engine.ask("HSET", "tsa-sidecar:{mail}:group", "epoch", "two words")
+
+    async def story() -> None:
+        slow = replace(PACE, last_retry=60.0)
+        async with share(engine.url, pace=slow) as one:
+            one.offer(lines("a", 1, 2))
+            await until(lambda: "lost what it had" in str(one.health.problem))
+            await asyncio.sleep(1.5)
+
+    asyncio.run(story())
+    assert int(engine.ask("INFO", "stats")["total_connections_received"]) < 15
 
 
 def test_an_item_that_is_too_long_is_not_told(engine: Engine) -> None:
