@@ -39,6 +39,7 @@ from sidecar.faults import reached
 from sidecar.log.blocks import START, Block, Position
 from sidecar.log.file import SegmentFile
 from sidecar.log.identity import fingerprint_fits
+from sidecar.private_file import read_private
 from sidecar.problems import Problem, ProblemError
 from sidecar.settings import Fixed
 from sidecar.share import (
@@ -62,7 +63,6 @@ from sidecar.times import NS, format_rfc3339
 from .flow import Flow
 from .ledger import Ledger
 from .logging import Log
-from .own_files import read_regular
 from .places import batch_rows, mark_rows
 from .portions import Matching
 from .rules import Rules
@@ -89,11 +89,15 @@ def share_settings(settings: Fixed) -> ShareSettings:
     if settings.share_password_file is not None:
         file = settings.share_password_file
         try:
-            text = read_regular(file, limit=_PASSWORD_BYTES).decode()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            message = f"the password can't be read: {reason}"
+            text = read_private(file, largest=_PASSWORD_BYTES).decode()
+        except UnicodeDecodeError:
+            message = "the password is not UTF-8 text"
             raise ProblemError.one("share-password", message, file=str(file)) from None
+        except OSError as error:
+            message = f"the password can't be read: {error.strerror or error}"
+            raise ProblemError.one("share-password", message, file=str(file)) from None
+        except ValueError as error:
+            raise ProblemError.one("share-password", str(error), file=str(file)) from None
         address = address.with_password(text, where=str(file))
     return ShareSettings(
         address,
