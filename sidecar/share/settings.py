@@ -42,7 +42,8 @@ class ShareSettings:
     ``age``: seconds for which an item matters, the longest window or duration in use;
     the group keeps items for the longest age of its hosts.  ``most``: items that the
     stream holds at most.  ``queue``: bytes that wait for the engine at most.
-    ``longest``: bytes of an item at most.  Raises ProblemError for names that can't be.
+    ``longest``: bytes of an item at most.  ``present``: it says of itself that it is
+    there.  Raises ProblemError for names that can't be.
     """
 
     address: Address
@@ -54,6 +55,7 @@ class ShareSettings:
     most: int = 1_000_000
     queue: int = 16 * 1024 * 1024
     longest: int = 512 * 1024
+    present: bool = True
     pace: Pace = Pace()
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from sidecar.automation.selection import Selection
 from sidecar.cli.hosts import describe_hosts
 from sidecar.log.blocks import Block, Position
 from sidecar.problems import ProblemError
+from sidecar.service.logging import Log
 from sidecar.service.orders import Order
 from sidecar.service.places import (
     WORD,
@@ -34,6 +36,7 @@ from sidecar.service.takeover import put_in_place
 from sidecar.service.words import Word, is_old, obey, order, word_from_json
 from sidecar.settings import resolve_settings
 from sidecar.share import Mark, Place
+from sidecar.share.health import Counts, Health
 from sidecar.share.place import Watermark
 from sidecar.store import Saved, Store, Transaction, read_saved
 from sidecar.store.transfer import export_state, import_state
@@ -250,6 +253,41 @@ def test_an_order_for_a_rule_that_is_not_there_is_no_word() -> None:
     done, told = order(automation, given, "1", host="mx1", now_ns=NOW * NS, rules=())
     assert told is None
     assert "nobody" in done.answer.refused
+
+
+# How it is.
+
+
+def test_the_log_says_once_that_the_group_is_away_and_that_it_is_there() -> None:
+    ill = {"connected": False, "since_ns": NS + 5, "problem": "redis://mx: is away"}
+    well = {"connected": True, "since_ns": NS, "problem": None}
+    counts: dict[str, Any] = {"notes": (), "counts": Counts(), "queued": 0, "queued_bytes": 0}
+    share: Any = SimpleNamespace(hosts=list)
+    log = io.StringIO()
+    options: Any = {"flow": None, "ledger": None, "rules": lambda: None, "clock": lambda: NOW * NS}
+    fixed = resolve_settings({"share_host": "mx1"}, {}, None, require=()).fixed
+    sharing = Sharing(share, settings=fixed, log=Log(stream=log), **options)
+
+    def lines(**health: Any) -> list[str]:
+        share.health = Health(**counts, **health, behind=0, unread=None, delay=None)
+        sharing.watch()
+        said = log.getvalue().splitlines()
+        log.seek(0)
+        log.truncate()
+        return said
+
+    assert lines(connected=False, since_ns=NS, problem=None) == []  # it has not tried yet
+    [away] = lines(**ill)
+    assert away.startswith(
+        "ERROR redis://mx: is away. Since 1970-01-01T00:00:01Z this host decides"
+    )
+    assert lines(**ill) == []
+    [there] = lines(**well)
+    assert there == "INFO deciding together with the group group=mail host=mx1"
+    assert lines(**well) == []
+    [twin] = lines(**well, namesake=True)
+    assert "calls itself mx1 as well" in twin
+    assert len(lines(**ill)) == 1
 
 
 # What people and settings say.
