@@ -68,7 +68,7 @@ def cancel(
     _refuse_missing(stories, selection.ids, file=str(file))
     seen = look(settings.fixed)
     order = Order("cancel", selection, for_ns, by=who(), reason=reason, here=here)
-    carried = carry_out(file, order, seen)
+    carried = carry_out(settings.fixed, order, seen)
     cancelled = [story for story in known if story.episode.id in carried.answer.cancelled]
     if as_json_:
         print_json(as_json(carried))

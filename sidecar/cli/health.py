@@ -69,13 +69,15 @@ def _row(name: str, text: str) -> str:
 def _process(document: Document | None, *, running: bool) -> Text:
     if running and document is not None:
         version, pid = one_line(str(document.get("version"))), document.get("pid")
-        said = f"running since {_time(document, 'started')}, process {pid}, version {version}"
+        said = f"running since {shown_time(document, 'started')}, process {pid}, version {version}"
         return line((said, "bold"))
-    last = "as far as can be seen" if document is None else f"last seen {_time(document, 'at')}"
+    last = (
+        "as far as can be seen" if document is None else f"last seen {shown_time(document, 'at')}"
+    )
     return line(("running" if running else "not running", STYLES["error"]), f", {last}")
 
 
-def _time(document: Document, name: str) -> str:
+def shown_time(document: Document, name: str) -> str:
     """A moment of the document to the second."""
     ns = moment_of(document, name)
     return "none" if ns is None else format_rfc3339(ns // NS * NS)

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from sidecar.automation.selection import Selection
-from sidecar.problems import ProblemError
+from sidecar.problems import ProblemError, one_line
 from sidecar.service.orders import Order, said
 from sidecar.store import read_saved
 from sidecar.tools.stories import in_force, selected
@@ -50,7 +50,7 @@ def hold(
         raise ProblemError.one("bad-option", "say what: a RULE, or filters such as --domain")
     settings = settle(options, require=()).settings
     order = Order("hold", selection, span(for_, "--for"), by=who(), reason=reason, here=here)
-    carried = carry_out(settings.fixed.state, order, look(settings.fixed))
+    carried = carry_out(settings.fixed, order, look(settings.fixed))
     if as_json_:
         print_json(as_json(carried))
         return
@@ -59,6 +59,8 @@ def hold(
     print_hold(console, carried)
     if left := _in_force(settings.fixed.state, selection):
         console.print(f"{left:,} in force stay so: `tsa-sidecar cancel` with the same filters")
+    for note in carried.notes:
+        console.print(one_line(note))
 
 
 def _in_force(state: Any, selection: Selection) -> int:

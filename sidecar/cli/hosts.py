@@ -12,25 +12,34 @@ from rich.text import Text
 
 from sidecar.problems import one_line
 from sidecar.times import NS
-from sidecar.tools.text import rough_duration
+from sidecar.tools.text import counted, rough_duration
 
 from .console import STYLES, line
+from .health import shown_time
 
 _SILENT: Final = 20.0
 """A host that has said nothing of itself for so many seconds is shown as silent."""
 _WIDTHS: Final = (26, 12, 16, 16)
 
 
-def describe_hosts(document: Mapping[str, Any] | None) -> Iterator[Text | str]:
+def describe_hosts(document: Mapping[str, Any] | None, *, running: bool) -> Iterator[Text | str]:
     """The group's hosts, this one marked."""
-    share = (document or {}).get("share")
+    if document is None:
+        yield "the service does not run, and has not run yet: it knows of no group"
+        return
+    share = document.get("share")
     if not isinstance(share, dict):
         yield "this sidecar shares with nobody: --share names the group's engine"
         return
     name, host = one_line(str(share.get("group"))), one_line(str(share.get("host")))
     state = "connected" if share.get("connected") else "not connected"
-    yield f'group "{name}", this is {host}: {state} since {share.get("since")}'
-    if share.get("problem"):
+    said = f'group "{name}", this is {host}'
+    if running:
+        yield f"{said}: {state} since {shown_time(share, 'since')}"
+    else:
+        last = shown_time(document, "at")
+        yield line(f"{said}: ", ("not running", STYLES["error"]), f", as of {last}")
+    if running and share.get("problem"):
         yield line(("error", STYLES["error"]), f": {one_line(str(share['problem']))}")
     yield line((_row("HOST", "VERSION", "BEHIND", "LAST HEARD", "RULES"), "bold"))
     for seen in share.get("hosts", ()):
@@ -49,7 +58,7 @@ def _cells(seen: Mapping[str, Any]) -> Iterator[str]:
     yield one_line(str(seen.get("host"))) + (" *" if seen.get("own") else "")
     yield one_line(str(seen.get("version")))
     unread = int(seen.get("unread") or 0)
-    yield f"{unread:,} lines" if unread else "no"
+    yield counted(unread, "line") if unread else "no"
     silent = float(seen.get("silent_seconds") or 0)
     ago = f"{rough_duration(int(silent) * NS)} ago"
     yield f"silent {ago}"[:15] if silent >= _SILENT else "now"

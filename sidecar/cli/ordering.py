@@ -23,6 +23,7 @@ from sidecar.service.own_files import read_regular
 from sidecar.service.published import Published
 from sidecar.service.status import status_path
 from sidecar.service.takeover import carry_out_in
+from sidecar.settings import Fixed
 from sidecar.shaping.specs import parse_duration
 from sidecar.store import Store
 
@@ -31,6 +32,10 @@ from .status import Seen
 
 _SECONDS = 10.0
 _LONGEST_NS = 10 * 366 * 86400 * 10**9
+_UNTOLD = (
+    "the service is not running, so the other hosts of the group do not hear of it: "
+    "say it on one that runs as well"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,9 @@ def span(said: str, where: str) -> int:
     return found
 
 
-def carry_out(state: Path, order: Order, seen: Seen) -> Carried:
+def carry_out(settings: Fixed, order: Order, seen: Seen) -> Carried:
     """Have `order` done.  ProblemError where it is not."""
+    state = settings.state
     try:
         with Store.open(state) as store:
             answer, automation = carry_out_in(store, order, time.time_ns())
@@ -71,7 +77,10 @@ def carry_out(state: Path, order: Order, seen: Seen) -> Carried:
             raise
         carried = Carried(_by_service(state, order))
     else:
-        carried = Carried(answer, tuple(_notes(automation, answer, seen)))
+        notes = [*_notes(automation, answer, seen)]
+        if not order.here and not answer.refused and _shares(settings, seen):
+            notes.append(_UNTOLD)
+        carried = Carried(answer, tuple(notes))
     if carried.answer.refused:
         message = f"nothing was done: {carried.answer.refused}"
         raise ProblemError.one("order-refused", message, file=str(state))
@@ -118,6 +127,11 @@ def _notes(automation: Automation, answer: Answer, seen: Seen) -> Iterator[str]:
         names = {"listener": "subscribers", "kumod": "kumod's admin API"}
         told = " and ".join(names[name] for name in others)
         yield f"{told} will hear of it at the next start of the service"
+
+
+def _shares(settings: Fixed, seen: Seen) -> bool:
+    """Whether the service shares: by the settings of this command, or as it did last."""
+    return settings.share is not None or isinstance((seen.document or {}).get("share"), dict)
 
 
 def _rewrite(overlay: Path, automation: Automation) -> None:

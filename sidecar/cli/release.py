@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sidecar.automation.selection import Selection
-from sidecar.problems import Problem, ProblemError
+from sidecar.problems import Problem, ProblemError, one_line
 from sidecar.service.orders import Order
 from sidecar.service.state import holds
 from sidecar.store import read_saved
@@ -49,10 +49,12 @@ def release(
     if missing:
         raise ProblemError(missing)
     order = Order("release", Selection(ids=wanted), by=who(), here=here)
-    carried = carry_out(file, order, look(settings.fixed))
+    carried = carry_out(settings.fixed, order, look(settings.fixed))
     if as_json_:
         print_json(as_json(carried))
         return
     console = output()
     for id_ in carried.answer.released:
         console.print(f"released {id_}")
+    for note in carried.notes:
+        console.print(one_line(note))

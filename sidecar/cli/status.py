@@ -130,7 +130,7 @@ def status(
         click.echo(text)
         context.exit(code)
     if hosts and not as_json_:
-        for part in describe_hosts(seen.document):
+        for part in describe_hosts(seen.document, running=seen.running):
             output().print(part)
         context.exit(seen.exit_code)
     stories = stories_in_force(read_saved(file), now_ns, file=str(file))

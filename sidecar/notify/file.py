@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-import os
 import re
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from sidecar.private_file import read_private
 from sidecar.problems import Problem, ProblemError
 from sidecar.secret import Secret
 from sidecar.shaping.documents import DocumentError, parse_toml
@@ -69,7 +68,7 @@ def load_targets(path: Path, env: Mapping[str, str]) -> Targets:
     """The targets that the file names.  Raises ProblemError with all that is wrong with it."""
     file = str(path)
     try:
-        text = _read_private(path).decode()
+        text = read_private(path, largest=_LARGEST).decode()
         document = parse_toml(text)
     except UnicodeDecodeError:
         raise ProblemError.one("encoding", "not UTF-8", file=file) from None
@@ -103,27 +102,6 @@ def load_targets(path: Path, env: Mapping[str, str]) -> Targets:
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _read_private(path: Path) -> bytes:
-    """The bytes of a file that holds secrets or names commands.
-
-    Raises ValueError where others may read or write it, or it is no file, and OSError.
-    """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("is not a regular file")
-        if status.st_size > _LARGEST:
-            raise ValueError(f"is longer than {_LARGEST} bytes")
-        if status.st_uid not in (0, os.geteuid()):
-            raise ValueError("belongs to another user: have it owned by root (chown root)")
-        if status.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
-            raise ValueError(
-                f"has mode {stat.S_IMODE(status.st_mode):04o}, so others may read or write it, "
-                "but it holds secrets: chmod 640"
-            )
-        return file.read(_LARGEST)
 
 
 def _target(name: str, table: Table, env: Mapping[str, str]) -> Target | None:
@@ -266,7 +244,7 @@ def _secret(table: Table, key: str, env: Mapping[str, str]) -> Secret | None:
             table.error("no-variable", "the variable is not set", name)
     elif name.endswith("_file"):
         try:
-            value = _read_private(Path(value)).decode().strip()
+            value = read_private(Path(value), largest=_LARGEST).decode().strip()
         except UnicodeDecodeError:
             value = ""
             table.error("bad-value", "the file is not UTF-8", name)

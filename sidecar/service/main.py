@@ -556,6 +556,8 @@ async def _tell_status(sidecar: _Sidecar) -> None:
             sidecar.outside.log.problem(problem)
         status = sidecar.status("running")
         await sidecar.outside.tell(status)
+        if sidecar.flow.sharing is not None:
+            sidecar.flow.sharing.watch()
         if sidecar.outside.notifications is not None:
             sidecar.outside.notifications.watch(status.conditions)
         await asyncio.sleep(until_tick(time.monotonic(), HEARTBEAT_SECONDS))

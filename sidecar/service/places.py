@@ -1,8 +1,7 @@
 """Where this host is in its group's stream: as rows of the store, and back.
 
-The place is committed with the effects of what was read up to it.  It is left out of an
-export: it belongs to one host, one engine and one moment.  Whoever imports the state
-reads what the engine still holds from its beginning.
+The place is committed with the effects of what was read up to it.  So an export has it as
+well: whoever imports the state hears nothing twice.  Another engine has another epoch.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ SHARE: Final = "share:"
 _PLACE: Final = SHARE + "place"
 _MARK: Final = SHARE + "mark:"
 _WATERMARK: Final = SHARE + "told:"
+HEARD: Final = (_PLACE, _MARK, _WATERMARK)
+"""Before the names of what tells how far the others were heard."""
 WORD: Final = SHARE + "word:"
 """Before the name of a word of this host's, which an engine that lost it is told again."""
 _SOURCES: Final = SHARE + "sources"

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -39,6 +40,7 @@ from sidecar.faults import reached
 from sidecar.log.blocks import START, Block, Position
 from sidecar.log.file import SegmentFile
 from sidecar.log.identity import fingerprint_fits
+from sidecar.private_file import read_private
 from sidecar.problems import Problem, ProblemError
 from sidecar.settings import Fixed
 from sidecar.share import (
@@ -62,7 +64,6 @@ from sidecar.times import NS, format_rfc3339
 from .flow import Flow
 from .ledger import Ledger
 from .logging import Log
-from .own_files import read_regular
 from .places import batch_rows, mark_rows
 from .portions import Matching
 from .rules import Rules
@@ -89,11 +90,15 @@ def share_settings(settings: Fixed) -> ShareSettings:
     if settings.share_password_file is not None:
         file = settings.share_password_file
         try:
-            text = read_regular(file, limit=_PASSWORD_BYTES).decode()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            message = f"the password can't be read: {reason}"
+            text = read_private(file, largest=_PASSWORD_BYTES).decode()
+        except UnicodeDecodeError:
+            message = "the password is not UTF-8 text"
             raise ProblemError.one("share-password", message, file=str(file)) from None
+        except OSError as error:
+            message = f"the password can't be read: {error.strerror or error}"
+            raise ProblemError.one("share-password", message, file=str(file)) from None
+        except ValueError as error:
+            raise ProblemError.one("share-password", str(error), file=str(file)) from None
         address = address.with_password(text, where=str(file))
     return ShareSettings(
         address,
@@ -139,6 +144,8 @@ class Sharing:
         self._told_rules = ""
         self._said: set[str] = set()
         self._bad_told = False
+        self._logged: set[str] = set()
+        self._connected = False
         self._pruned_ms = 0
 
     # What is told.
@@ -311,8 +318,14 @@ class Sharing:
     def conditions(self) -> Iterator[Problem]:
         """What is wrong between this host and its group."""
         health, where = self._share.health, "--share"
+        if health.namesake:
+            message = (
+                f"another sidecar of the group calls itself {self.host} as well: lines of both are "
+                "lost to the group until one of them has another name (--share-host)"
+            )
+            yield Problem("error", "share-namesake", message, where=where)
         if health.problem is not None:
-            since = format_rfc3339(health.since_ns)
+            since = format_rfc3339(health.since_ns // NS * NS)
             waiting = f"; {health.queued:,} lines wait to be told" if health.queued else ""
             message = (
                 f"{health.problem}. Since {since} this host decides by its own log alone{waiting}. "
@@ -333,11 +346,27 @@ class Sharing:
             message = f"other rules than here: {some}{more}. Each host decides by its own"
             yield Problem("warning", "share-rules", message, where=where)
 
+    def watch(self) -> None:
+        """Have the log say what of that is new, and when the group is there."""
+        health, wrong = self._share.health, {}
+        for problem in self.conditions():
+            if problem.code != "share-behind":
+                text = health.problem if problem.code == "share-away" else problem.message
+                wrong[problem.code + re.sub("[0-9]+", "", text or "")] = problem
+        for key in wrong.keys() - self._logged:
+            self._log.problem(wrong[key])
+        self._logged = set(wrong)
+        if health.connected and not self._connected:
+            self._log.info("deciding together with the group", group=self._group, host=self.host)
+        if health.connected or health.problem is not None:
+            self._connected = health.connected
+
     def _others(self) -> list[Any]:
         return [seen for seen in self._share.hosts() if not seen.own]
 
     def _other_rules(self, rules: str) -> bool:
-        return rules not in ("", self._rules().shaping.hash)
+        # Rules that are simulated are others by that alone.
+        return self._tells and rules not in ("", self._rules().shaping.hash)
 
     def document(self) -> dict[str, Any]:
         """The same for programs, and who is in the group."""

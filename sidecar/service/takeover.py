@@ -18,6 +18,7 @@ from sidecar.store.tsa_daemon import TsaDaemonState, threshold_counts
 
 from .notify import rows_of_ended
 from .orders import Answer, Order, carry_out
+from .places import HEARD
 from .state import restore, transaction
 from .told import FLOOR, LATE
 
@@ -57,7 +58,8 @@ def put_in_place(store: Store, imported: Saved, *, replace: bool, file: str) -> 
     changes = imported.as_transaction()
     changes.drop_entries = set(current.entries)
     changes.forget_segments = set(current.checkpoints)
-    changes.drop_meta = {name for name in current.meta if name.startswith((FLOOR, LATE))}
+    gone_meta = {name for name in current.meta if name.startswith((FLOOR, LATE, *HEARD))}
+    changes.drop_meta = gone_meta - changes.meta.keys()
     changes.drop_thresholds = {scope for scope, _ in current.threshold_counts}
     changes.drop_mx = set(current.mx)
     gone: dict[str, str | None] = dict.fromkeys(current.kumod_ids)

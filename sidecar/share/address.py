@@ -102,7 +102,9 @@ class Address:
         """
         password = text.removesuffix("\n").removesuffix("\r")
         if not password or "\n" in password:
-            raise ProblemError.one("share-password", "one line with the password", where=where)
+            message = "holds " + ("more than one line" if password else "no password")
+            message += ": write the password into it, alone on one line"
+            raise ProblemError.one("share-password", message, where=where)
         if self.password is not None:
             message = "the URL has a password as well: keep one of the two"
             raise ProblemError.one("share-password", message, where=where)

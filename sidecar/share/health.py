@@ -34,7 +34,8 @@ class Health:
     last hour besides.
     ``queued``/``queued_bytes``: items that wait to be told.  ``behind``: segments that the
     log must be read again for.  ``unread``: items of the group not yet read here, as of
-    the last word about it; None before the first.  ``delay``: seconds from appending to
+    the last word about it; None before the first.  ``namesake``: another process takes part
+    under this host's name.  ``delay``: seconds from appending to
     receiving of the last batch, by the engine's clock and this host's.
     """
 
@@ -48,3 +49,4 @@ class Health:
     behind: int
     unread: int | None
     delay: float | None
+    namesake: bool = False

@@ -2,7 +2,8 @@
 -- KEYS: stream, this host's positions, group, hosts.
 -- ARGV: "HOST", JSON ("": it only listens), ms after which a silent host is dropped,
 --       ms after which a position of this host that did not move is dropped ("0": not now).
--- Answers: now in ms, items ever added, {host, "MS JSON", host, "MS JSON" ...}.
+-- Answers: now in ms, items ever added, {host, "MS JSON", host, "MS JSON" ...},
+--          what was said last under this name.
 local positions, group, hosts = KEYS[2], KEYS[3], KEYS[4]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -24,6 +25,7 @@ local function drop_silent(key, pattern, longest, dropped)
     return kept
 end
 
+local before = redis.call('HGET', hosts, ARGV[1]) or ''
 if ARGV[2] ~= '' then
     redis.call('HSET', hosts, ARGV[1], string.format('%.0f', now) .. ' ' .. ARGV[2])
 end
@@ -34,4 +36,4 @@ end)
 if ARGV[4] ~= '0' then
     drop_silent(positions, '^%d+ (%d+)$', tonumber(ARGV[4]), function() end)
 end
-return {string.format('%.0f', now), redis.call('HGET', group, 'added') or '0', there}
+return {string.format('%.0f', now), redis.call('HGET', group, 'added') or '0', there, before}

@@ -23,7 +23,8 @@ class Presence:
 
     ``rules``: a hash of its rules.  ``age``: seconds for which an item matters to it.
     ``id``/``number``: of the last item that it read.  ``queued``: its items that wait.
-    ``behind``: its segments that must be read again.
+    ``behind``: its segments that must be read again.  ``life`` tells its processes apart:
+    two that take turns under one name are two hosts that have one.
     """
 
     version: str = ""
@@ -33,6 +34,7 @@ class Presence:
     number: int = 0
     queued: int = 0
     behind: int = 0
+    life: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def write_presence(said: Presence) -> str:
             "number": said.number,
             "queued": said.queued,
             "behind": said.behind,
+            "life": said.life,
         },
         separators=(",", ":"),
     )
@@ -82,6 +85,7 @@ def read_presence(raw: bytes) -> Presence | None:
             number=int(said["number"]),
             queued=int(said["queued"]),
             behind=int(said["behind"]),
+            life=str(said.get("life", ""))[:64],
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -22,7 +22,7 @@ from .health import Counts, Health
 from .items import Portion, arguments, count_too_long
 from .outgoing import Behind, Outgoing
 from .place import BEGINNING, Batch, Engine, Follower, Place, id_key
-from .presence import HostSeen, Presence, read_hosts, write_presence
+from .presence import HostSeen, Presence, read_hosts, read_presence, write_presence
 from .settings import ShareSettings
 from .troubles import EngineError, Trouble, explain
 from .wire import Wire, open_wire, script
@@ -36,6 +36,11 @@ _QUIET: Final = 1.0
 
 _NOTED_NS: Final = 3600 * 10**9
 """Nanoseconds for which a note is shown after it happened last."""
+
+_NAMESAKES: Final = 3
+"""So many times in a row something else is said under this host's name until there is another."""
+_NAMESAKE_SECONDS: Final = 20.0
+"""For so long after the last time."""
 
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
@@ -76,7 +81,10 @@ class _LostError(EngineError):
     """The engine has another epoch: what it had is gone."""
 
     def __init__(self) -> None:
-        super().__init__("the engine lost what it had; it is told again from the log")
+        super().__init__(
+            "the engine lost what it had (it was flushed, began without its data, or its "
+            "maxmemory-policy threw it out); it is told again from the log"
+        )
 
 
 class _State:
@@ -114,6 +122,9 @@ class Share:
         self._delay: float | None = None
         self._notes: dict[str, tuple[int, str]] = {}
         self._other_engine = False
+        self._life = os.urandom(8).hex()
+        self._others_seen = 0
+        self._namesake_until_ns = 0
         self._scripts = {name: script(name) for name in ("append", "greet", "told", "presence")}
         self._new_items = True
         self._shas: dict[str, bytes] = {}
@@ -219,6 +230,7 @@ class Share:
             behind=len(self.behind()),
             unread=unread,
             delay=self._delay,
+            namesake=self._clock() < self._namesake_until_ns,
         )
 
     # Telling.
@@ -307,6 +319,7 @@ class Share:
             number=self._place.number,
             queued=self._outgoing.items,
             behind=len(self.behind()),
+            life=self._life,
         )
         keep_ms = self._keep_ms() if sweep else 0
         silent_ms = int(self._pace.silent * 1000)
@@ -318,10 +331,23 @@ class Share:
         now_ms, added, hosts = int(answer[0]), int(answer[1]), answer[2]
         self._hosts = read_hosts(now_ms, added, hosts, own=settings.host)
         self._added = added
+        if settings.tells:
+            self._meet_namesake(answer[3])
         if sweep:
             self._outgoing.forget_before(self._now_ms() - keep_ms)
             self._outgoing.forget_past(self._now_ms() - int(self._age() * 1000) - 2 * _HOUR_MS)
         return None
+
+    def _meet_namesake(self, before: bytes) -> None:
+        """Notice another process under this host's name: it says something in between."""
+        said = read_presence(before.partition(b" ")[2])
+        # Once or twice it may be this host's last process, out of an older copy of the data.
+        self._others_seen += 1
+        if said is None or said.life == self._life:
+            self._others_seen = 0
+        if self._others_seen >= _NAMESAKES:
+            span = max(_NAMESAKE_SECONDS, 4 * self._pace.presence)
+            self._namesake_until_ns = self._clock() + int(span * 10**9)
 
     async def _move_watermark(self, wire: Wire, epoch: str) -> Trouble | None:
         """Have the engine, and those who read, forget what is told wholly."""

@@ -6,9 +6,13 @@ connection is of no more use.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from .address import Address
+
+_PLACE: Final = re.compile(r"^Error -?\d+ connecting to \S+\. ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ def explain(error: BaseException, address: Address, *, group: str, seconds: floa
     if "NoPermissionError" in names or "NOPERM" in text or "can't run this command" in text:
         return trouble(
             f"this user may not do what sharing needs ({text}): give it the keys "
-            f"~tsa-sidecar:{{{group}}}:* and the commands of the page on sharing",
+            f"~tsa-sidecar:{{{group}}}:* and the commands that the page on several hosts lists",
             fatal=False,
         )
     if "ReadOnlyError" in names or "READONLY" in text or "read only replica" in text:
@@ -60,8 +64,27 @@ def explain(error: BaseException, address: Address, *, group: str, seconds: floa
         return trouble(f"is being rearranged ({text}); tried again until that is over")
     if "unknown command" in text.lower() or "XTRIM" in text:
         return trouble(f"is too old ({text}): sharing needs Redis 6.2 or Valkey", fatal=False)
+    if text.startswith("WRONGTYPE"):
+        return trouble(
+            f"one of the keys tsa-sidecar:{{{group}}}:* holds another kind of value (WRONGTYPE): "
+            "delete it, the sidecars tell their logs again",
+            fatal=False,
+        )
+    if text.startswith("Protocol error") or "InvalidResponse" in names:
+        return trouble(
+            f"answers, but not as Redis or Valkey does ({text}): look at the host and the port, "
+            "and whether it wants TLS (rediss://)"
+        )
     if "TimeoutError" in names:
         return trouble(f"does not answer within {seconds:g} s; tried again until it does")
     if "ResponseError" in names:
         return trouble(f"refuses: {text}", fatal=False)
-    return trouble(f"can't be reached: {text or type(error).__name__}; tried again until it can")
+    said = _reason(text) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        said += " (?ssl_ca_certs=FILE behind the URL names a CA of your own)"
+    return trouble(f"can't be reached: {said}; tried again until it can")
+
+
+def _reason(text: str) -> str:
+    """What redis-py says without the number and the place, which stand before it already."""
+    return _PLACE.sub("", text).removesuffix(".")

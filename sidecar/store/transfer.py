@@ -25,8 +25,10 @@ VERSION = 1
 
 _COUNTS = ("inode", "offset", "lines", "frame_start", "frame_offset")
 _TEXTS = ("fingerprint", "content")
-_SHARE = "share:"
-"""What is of a group's stream (service/places.py) belongs to one host, engine and moment."""
+_SHARE, _HEARD = "share:", ("share:place", "share:mark:", "share:told:")
+"""Of a group's stream (service/places.py) a document has what was heard, since that has had its
+effects on the rest of the state.  Words and egress sources are one host's own.
+"""
 _ENDED = ("how", "by", "reason")
 
 
@@ -39,7 +41,9 @@ def export_state(saved: Saved) -> dict[str, Any]:
         "format": FORMAT,
         "version": VERSION,
         "meta": {
-            name: text for name, text in sorted(saved.meta.items()) if not name.startswith(_SHARE)
+            name: text
+            for name, text in sorted(saved.meta.items())
+            if not name.startswith(_SHARE) or name.startswith(_HEARD)
         },
         "counters": dict(sorted(saved.counters.items())),
         "segments": {

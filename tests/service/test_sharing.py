@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,10 @@ from sidecar.automation.selection import Selection
 from sidecar.cli.hosts import describe_hosts
 from sidecar.log.blocks import Block, Position
 from sidecar.problems import ProblemError
+from sidecar.service.logging import Log
 from sidecar.service.orders import Order
 from sidecar.service.places import (
+    WORD,
     mark_rows,
     place_of,
     place_rows,
@@ -29,11 +32,14 @@ from sidecar.service.places import (
 )
 from sidecar.service.sharing import Sharing, _cut, share_settings
 from sidecar.service.state import restore, transaction
+from sidecar.service.takeover import put_in_place
 from sidecar.service.words import Word, is_old, obey, order, word_from_json
 from sidecar.settings import resolve_settings
-from sidecar.share import Mark, Place, Watermark
-from sidecar.store import Saved, Transaction
-from sidecar.store.transfer import export_state
+from sidecar.share import Mark, Place
+from sidecar.share.health import Counts, Health
+from sidecar.share.place import Watermark
+from sidecar.store import Saved, Store, Transaction, read_saved
+from sidecar.store.transfer import export_state, import_state
 from sidecar.times import NS
 from tests.automation.test_group import NOW, found, in_force
 
@@ -74,11 +80,29 @@ def test_a_damaged_place_is_one_at_the_beginning() -> None:
     assert sources_of({"share:sources": "?"}) == []
 
 
-def test_an_export_leaves_out_what_is_one_hosts_and_one_engines() -> None:
-    changes = place_rows(Place("epoch", "run", "1-1", 1))
+def test_an_export_has_what_was_heard_and_leaves_out_what_is_one_hosts() -> None:
+    place = Place("epoch", "run", "1-1", 1, {("mx2", "s", "line"): Mark(3, 1)})
+    changes = place_rows(place)
+    changes.add(mark_rows(place.marks))
+    changes.add(watermark_rows({"mx2": Watermark("r", 1)}))
     changes.add(sources_row(["ip1"]))
-    changes.add(Transaction(meta={"seq": "5"}))
-    assert export_state(saved_with(changes))["meta"] == {"seq": "5"}
+    changes.add(Transaction(meta={"seq": "5", WORD + "x": "{}"}))
+    saved, problems = import_state(export_state(saved_with(changes)), file="export")
+    assert not problems
+    assert place_of(saved.meta) == replace(place, watermarks={"mx2": Watermark("r", 1)})
+    assert sources_of(saved.meta) == []
+    assert saved.meta.keys() & {"seq", WORD + "x"} == {"seq"}
+
+
+def test_an_import_forgets_how_far_the_state_before_it_had_heard(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "state.db") as store:
+        changes = place_rows(Place("epoch", "run", "9-9", 9))
+        changes.add(mark_rows({("mx2", "later", "line"): Mark(3, 1)}))
+        store.commit(changes)
+        imported = saved_with(place_rows(Place("epoch", "run", "1-1", 1)))
+        put_in_place(store, imported, replace=True, file="state.db")
+    found = place_of(read_saved(tmp_path / "state.db").meta)
+    assert found == Place("epoch", "run", "1-1", 1)
 
 
 @given(st.integers(0, 5), st.integers(0, 8), st.integers(0, 12), st.integers(0, 14))
@@ -240,6 +264,41 @@ def test_an_order_for_a_rule_that_is_not_there_is_no_word() -> None:
     assert "nobody" in done.answer.refused
 
 
+# How it is.
+
+
+def test_the_log_says_once_that_the_group_is_away_and_that_it_is_there() -> None:
+    ill = {"connected": False, "since_ns": NS + 5, "problem": "redis://mx: is away"}
+    well = {"connected": True, "since_ns": NS, "problem": None}
+    counts: dict[str, Any] = {"notes": (), "counts": Counts(), "queued": 0, "queued_bytes": 0}
+    share: Any = SimpleNamespace(hosts=list)
+    log = io.StringIO()
+    options: Any = {"flow": None, "ledger": None, "rules": lambda: None, "clock": lambda: NOW * NS}
+    fixed = resolve_settings({"share_host": "mx1"}, {}, None, require=()).fixed
+    sharing = Sharing(share, settings=fixed, log=Log(stream=log), **options)
+
+    def lines(**health: Any) -> list[str]:
+        share.health = Health(**counts, **health, behind=0, unread=None, delay=None)
+        sharing.watch()
+        said = log.getvalue().splitlines()
+        log.seek(0)
+        log.truncate()
+        return said
+
+    assert lines(connected=False, since_ns=NS, problem=None) == []  # it has not tried yet
+    [away] = lines(**ill)
+    assert away.startswith(
+        "ERROR redis://mx: is away. Since 1970-01-01T00:00:01Z this host decides"
+    )
+    assert lines(**ill) == []
+    [there] = lines(**well)
+    assert there == "INFO deciding together with the group group=mail host=mx1"
+    assert lines(**well) == []
+    [twin] = lines(**well, namesake=True)
+    assert "calls itself mx1 as well" in twin
+    assert len(lines(**ill)) == 1
+
+
 # What people and settings say.
 
 
@@ -252,12 +311,34 @@ def test_the_table_of_hosts_fits_into_80_columns() -> None:
         "unread": 1_234_567_890,
         "same_rules": False,
     }
-    share = {"group": "mail", "host": "mx1", "connected": False, "since": "now", "hosts": [host]}
-    lines = [str(line) for line in describe_hosts({"share": share})]
+    share = {
+        "group": "mail",
+        "host": "mx1",
+        "connected": False,
+        "since": "2026-11-27T10:07:53.837682628Z",
+        "hosts": [host],
+    }
+    lines = table({"share": share})
     assert len(lines) == 3
     assert all(len(line) <= 80 for line in lines)
+    assert lines[0].endswith("not connected since 2026-11-27T10:07:53Z")
     assert lines[2].endswith("other")
-    assert list(map(str, describe_hosts(None))) == list(map(str, describe_hosts({"share": None})))
+
+
+def table(document: dict[str, Any] | None, *, running: bool = True) -> list[str]:
+    return [str(line) for line in describe_hosts(document, running=running)]
+
+
+def test_a_stopped_service_is_not_shown_as_connected() -> None:
+    share = {"group": "mail", "host": "mx1", "connected": True, "problem": "is away", "hosts": []}
+    lines = table({"share": share, "at": "2026-11-27T10:07:53.8Z"}, running=False)
+    assert lines[0] == 'group "mail", this is mx1: not running, as of 2026-11-27T10:07:53Z'
+    assert len(lines) == 2
+
+
+def test_who_shares_with_nobody_is_told_apart_from_who_has_not_run() -> None:
+    assert "shares with nobody" in table({"share": None})[0]
+    assert "has not run yet" in table(None, running=False)[0]
 
 
 def test_a_password_comes_from_its_file(tmp_path: Path) -> None:
@@ -266,7 +347,16 @@ def test_a_password_comes_from_its_file(tmp_path: Path) -> None:
     fixed = resolve_settings(options, {}, None, require=()).fixed
     with pytest.raises(ProblemError, match="can't be read"):
         share_settings(fixed)
+    for content, said in ((b"", "no password"), (b"a\nb", "one line"), (b"\xff", "UTF-8")):
+        file.write_bytes(content)
+        file.chmod(0o600)
+        with pytest.raises(ProblemError, match=said):
+            share_settings(fixed)
     file.write_text("s3cret\n")
+    file.chmod(0o644)
+    with pytest.raises(ProblemError, match="has mode 0644, so others may read"):
+        share_settings(fixed)
+    file.chmod(0o640)
     made = share_settings(fixed)
     assert made.address.password is not None
     assert made.address.password.value == "s3cret"

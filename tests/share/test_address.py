@@ -124,7 +124,7 @@ def test_the_password_of_a_file() -> None:
     found = address.with_password("hunter2\n", where="/etc/pw")
     assert found.password == Secret("hunter2")
     for text in ("", "\n", "two\nlines\n"):
-        with pytest.raises(ProblemError, match="/etc/pw: one line"):
+        with pytest.raises(ProblemError, match=r"/etc/pw: holds .*, alone on one line"):
             address.with_password(text, where="/etc/pw")
     with pytest.raises(ProblemError, match="keep one"):
         found.with_password("other", where="/etc/pw")

@@ -8,7 +8,7 @@ from sidecar.problems import ProblemError
 from sidecar.share import HostSeen, Presence, ShareSettings, read_url
 from sidecar.share.presence import read_hosts, read_presence, write_presence
 
-SAID = Presence("2.0", "abc", 3600.0, "5000-1", 90, queued=3, behind=1)
+SAID = Presence("2.0", "abc", 3600.0, "5000-1", 90, queued=3, behind=1, life="ab")
 
 
 def test_there_and_back() -> None:
@@ -27,6 +27,10 @@ def test_there_and_back() -> None:
 )
 def test_what_is_no_presence(raw: bytes) -> None:
     assert read_presence(raw) is None
+
+
+def test_a_version_that_says_nothing_of_its_life_is_read() -> None:
+    assert read_presence(write_presence(SAID).encode().replace(b"life", b"more")) is not None
 
 
 def test_how_far_each_is() -> None:

@@ -32,6 +32,18 @@ def why(error: BaseException) -> Trouble:
         (ResponseError("something else"), "refuses: something else", False),
         (TimeoutError(), "within 5 s", True),
         (ConnectionRefusedError("no"), "can't be reached: no", True),
+        (
+            ConnectionError("Error 111 connecting to mx:6379. Connect call failed ('::1', 6379)."),
+            "can't be reached: Connect call failed ('::1', 6379); tried again",
+            True,
+        ),
+        (
+            OSError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"),
+            "ssl_ca_certs",
+            True,
+        ),
+        (ConnectionError('Protocol error, got "H" as reply type byte'), "not as Redis", True),
+        (ResponseError("WRONGTYPE Operation against a key"), "delete it", False),
         (OSError(), "can't be reached: OSError", True),
         (EngineError("the Sentinel knows nobody"), "knows nobody", True),
     ],

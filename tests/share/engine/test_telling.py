@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from sidecar.service.places import mark_rows, watermark_rows
-from sidecar.share import Item, Place, Portion, late_name
+from sidecar.share import Item, Place, Portion, Presence, Share, late_name
+from sidecar.share.presence import write_presence
 
 from .conftest import (
     Engine,
@@ -16,6 +18,7 @@ from .conftest import (
     lines,
     place_behind,
     received,
+    settings,
     share,
     take,
     until,
@@ -252,3 +255,37 @@ def test_many_hosts_at_once(engine: Engine) -> None:
             assert by_name == {name: list(range(1, 201)) for name in names}
 
     asyncio.run(story())
+
+
+def test_two_hosts_of_one_name_notice_each_other(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.url) as one:
+            await until(one.hosts)
+            async with share(engine.url) as other:
+                await until(lambda: one.health.namesake and other.health.namesake)
+
+    asyncio.run(story())
+
+
+def test_who_is_not_present_hears_of_the_others_and_is_not_listed(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.url, "mx2", tells=False) as quiet, share(engine.url) as one:
+            await until(lambda: one.hosts() and quiet.hosts())
+            assert [seen.host for seen in quiet.hosts()] == ["mx1"]
+
+    asyncio.run(story())
+
+
+def said(life: str) -> bytes:
+    return b"1 " + write_presence(Presence(life=life)).encode()
+
+
+def test_a_host_that_comes_back_is_no_namesake_of_itself() -> None:
+    one = Share(settings("redis://mx"), clock=time.time_ns)
+    own = said(one._life)
+    for before in (said("before"), said("before"), own, said("before"), b"", own, b"rubbish"):
+        one._meet_namesake(before)
+        assert not one.health.namesake
+    for _ in range(3):
+        one._meet_namesake(said("other"))
+    assert one.health.namesake
