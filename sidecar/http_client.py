@@ -81,19 +81,29 @@ class HttpClient:
     ) -> None:
         self._seconds = seconds
         self._largest = largest
+        self._proxy = proxy
+        self._tls = tls
         self._network = _Network(look_up or addresses)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls or ssl.create_default_context(),
-            proxy=None if proxy is None else httpcore.Proxy(proxy),
-            max_connections=1,
-            network_backend=self._network,
-        )
+        self._pools: dict[bool, httpcore.AsyncConnectionPool] = {}
 
     async def __aenter__(self) -> HttpClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._pool.aclose()
+        for pool in self._pools.values():
+            await pool.aclose()
+
+    def _pool(self, url: str) -> httpcore.AsyncConnectionPool:
+        """The connection for `url`: to load the system's certificates for http takes 40 ms."""
+        plain = url[:5].lower() == "http:"
+        if plain not in self._pools:
+            self._pools[plain] = httpcore.AsyncConnectionPool(
+                ssl_context=None if plain else self._tls or ssl.create_default_context(),
+                proxy=None if self._proxy is None else httpcore.Proxy(self._proxy),
+                max_connections=1,
+                network_backend=self._network,
+            )
+        return self._pools[plain]
 
     async def request(
         self,
@@ -109,7 +119,7 @@ class HttpClient:
             target = url.encode("ascii")
             async with (
                 asyncio.timeout(self._seconds),
-                self._pool.stream(
+                self._pool(url).stream(
                     method, target, headers=list(sent.items()), content=body
                 ) as answer,
             ):

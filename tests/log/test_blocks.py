@@ -456,8 +456,8 @@ def peak_and_read(raw: bytes) -> tuple[int, int, Read]:
 
 
 def test_a_bomb_of_line_ends_takes_no_memory() -> None:
-    peak, size, _ = peak_and_read(bomb(4_000, b"\n"))
-    assert size == 4_000 * BLOCK_MAX  # half a gigabyte
+    peak, size, _ = peak_and_read(bomb(1_000, b"\n"))
+    assert size == 1_000 * BLOCK_MAX  # sixteen times as much as it may take
     assert peak < 8 * MIB
 
 
@@ -490,7 +490,9 @@ def test_a_line_of_megabytes_is_skipped_and_one_of_gigabytes_ends_it(blocks: int
 def test_what_holds_no_lines_is_given_up_after_a_bounded_effort(raw: bytes) -> None:
     reader, blocks, turns = SegmentReader("segment"), list[Block](), 0
     fed = pieces(raw, 512 * 1024)
-    tracemalloc.start()
+    # To trace what 300,000 frames allocate takes long; that they take little is tested below.
+    if not raw.startswith(zstd(b"")):
+        tracemalloc.start()
     try:
         for piece in fed:
             reader.feed(piece)
@@ -517,19 +519,19 @@ def test_what_holds_no_lines_is_given_up_after_a_bounded_effort(raw: bytes) -> N
 
 
 def test_a_gzip_bomb_takes_no_memory() -> None:
-    peak, size, _ = peak_and_read(gzipped(b"\n" * (200 * MIB)))
-    assert size == 200 * MIB
+    peak, size, _ = peak_and_read(gzipped(b"\n" * (64 * MIB)))
+    assert size == 64 * MIB
     assert peak < 8 * MIB
 
 
 @pytest.mark.parametrize("frame", [zstd(b""), SKIPPABLE, zstd(b"x")], ids=["empty", "skip", "x"])
 def test_many_tiny_frames_take_little(frame: bytes) -> None:
-    raw = frame * 100_000 + zstd(b'\n{"a":1}\n')
+    raw = frame * 25_000 + zstd(b'\n{"a":1}\n')
     began = time.process_time()
     peak, size, _ = peak_and_read(raw)
-    assert size == len(decompress(frame) if frame != SKIPPABLE else b"") * 100_000 + 9
-    assert peak < 40 * MIB
-    assert time.process_time() - began < 20
+    assert size == len(decompress(frame) if frame != SKIPPABLE else b"") * 25_000 + 9
+    assert peak < 3 * MIB  # half of that without any
+    assert time.process_time() - began < 5
 
 
 def test_a_reader_is_gone_as_soon_as_it_is_dropped() -> None:

@@ -16,19 +16,33 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import sys
 import traceback
-from concurrent.futures import thread
 from typing import Any
 
+import sidecar
 from sidecar.cli import main
 from sidecar.faults import reached
 
 _PR_SET_PDEATHSIG = 1
 
-LOADED = (thread,)
-"""What Python loads when it is first needed, which may be when its files can't be read any more."""
+LATE = ("concurrent.futures.thread", "dns.asyncresolver", "watchdog.observers")
+"""What the program loads only when it needs it, which takes a while.
+
+And it may be when the files of Python can't be read any more.
+"""
+
+
+def load() -> None:
+    """All of the program: each command of ours is loaded only when it is asked for."""
+    for module in pkgutil.walk_packages(sidecar.__path__, "sidecar."):
+        # Lua is for the process that runs a policy.
+        if module.name not in ("sidecar.__main__", "sidecar.policy.child"):
+            importlib.import_module(module.name)
+    for name in LATE:
+        importlib.import_module(name)
 
 
 def start(request: dict[str, Any]) -> int:
@@ -65,6 +79,7 @@ def poll(pid: int) -> int | None:
 
 
 def serve() -> None:
+    load()
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
