@@ -343,8 +343,8 @@ class Matcher:
         self._domains = _by_name({n: b.rules for n, b in shaping.domains.items()})
         self._places: dict[tuple[str, str, str], tuple[_Specific, ...]] = {}
 
-    def candidate(self, record: Record) -> Candidate | None:
-        """What matches the text of `record`; None when nothing does.
+    def candidate(self, record: Record, *, host: str = "") -> Candidate | None:
+        """What matches the text of `record`, of the log of `host`; None when nothing does.
 
         Raises ValueError when the first recipient can't be parsed: upstream
         picks the rules by it, so such a record has no effect.
@@ -360,7 +360,7 @@ class Matcher:
         if not (common or specific):
             return None
         needs_mx = common.needs_mx(domain) or self._adjusts_by_mx(common, specific, domain)
-        return Candidate(record, domain, common, specific, needs_mx)
+        return Candidate(record, domain, common, specific, needs_mx, host=host)
 
     def _adjusts_by_mx(
         self, common: GeneralMatches, specific: tuple[Match, ...], domain: str

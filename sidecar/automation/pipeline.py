@@ -31,16 +31,24 @@ class Tally:
 
 
 def candidates(
-    lines: Iterable[bytes], *, matcher: Matcher, skip_types: frozenset[str], tally: Tally
+    lines: Iterable[bytes],
+    *,
+    matcher: Matcher,
+    skip_types: frozenset[str],
+    tally: Tally,
+    host: str = "",
 ) -> list[Candidate]:
-    """The records of `lines` that some rule may act on; counts into `tally`."""
+    """The records of `lines` that some rule may act on; counts into `tally`.
+
+    `host`: whose log has them, "" for this host's own.
+    """
     found: list[Candidate] = []
     for line in lines:
         record = consider(line, skip_types=skip_types, tally=tally)
         if record is None:
             continue
         try:
-            candidate = matcher.candidate(record)
+            candidate = matcher.candidate(record, host=host)
         except ValueError:
             tally.bad_recipient += 1
             continue
@@ -56,19 +64,20 @@ def happened(
     skip_types: frozenset[str],
     tally: Tally,
     run: Run | None = None,
+    host: str = "",
 ) -> list[Candidate | Attempts]:
     """The candidates of `parts`, and before and behind each the attempts that lie there.
 
     `parts` are pairs: lines that no rule matches, then one that some rule may match (b"" for
     none).  What a candidate is itself is not among the attempts.  With `run`, those behind the
-    last candidate stay in it, for what follows.
+    last candidate stay in it, for what follows.  `host`: as of :func:`candidates`.
     """
     found: list[Candidate | Attempts] = []
     attempts = Run() if run is None else run
     for lines, line in parts:
         if lines:
             tally.bad += attempts.add_lines(lines)
-        candidate = _look(line, matcher, skip_types, tally, attempts)
+        candidate = _look(line, matcher, skip_types, tally, attempts, host=host)
         if candidate is not None:
             if before := attempts.take():
                 found.append(before)
@@ -79,14 +88,20 @@ def happened(
 
 
 def _look(
-    line: bytes, matcher: Matcher, skip_types: frozenset[str], tally: Tally, attempts: Run
+    line: bytes,
+    matcher: Matcher,
+    skip_types: frozenset[str],
+    tally: Tally,
+    attempts: Run,
+    *,
+    host: str,
 ) -> Candidate | None:
     """The candidate in `line`; where there is none, `line` is counted into `attempts`."""
     record = consider(line, skip_types=skip_types, tally=tally)
     candidate = None
     if record is not None:
         try:
-            candidate = matcher.candidate(record)
+            candidate = matcher.candidate(record, host=host)
         except ValueError:
             tally.bad_recipient += 1
         if candidate is None:

@@ -12,11 +12,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from sidecar.automation.attempts import Attempts, Run
 from sidecar.automation.decide import LATENESS, Outcome
@@ -76,6 +75,9 @@ _SOURCES_MOST = 10_000
 
 _LATE_AT_ONCE = 200
 """How many records that have waited are decided before other tasks have their turn."""
+
+_HEARD_AT_ONCE = 500
+"""How many lines of other hosts are matched before other tasks have their turn."""
 
 _SLICE_SECONDS = 0.02
 """How long a batch's records are matched before other tasks have their turn."""
@@ -332,7 +334,10 @@ class Flow:
         if items[0].kind == "word":
             self._obey(items[0], place)
             return 0
-        heard = _heard(items, rules, tally)
+        heard: list[Candidate | Attempts] = []
+        for first in range(0, len(items), _HEARD_AT_ONCE):
+            heard += _heard(items[first : first + _HEARD_AT_ONCE], rules, tally)
+            await asyncio.sleep(0)
         found, room = list(only_candidates(heard)), self._waiting.room
         mx, asked = await ask_for(found, self._resolver, seconds=_PATIENCE_SECONDS, most=room)
         if self._waiting:
@@ -350,6 +355,10 @@ class Flow:
         reached("peers-decided")
         self._publish(await self._commit(changes, outcome, more=more))
         return tally.bad
+
+    async def note_place(self, place: Transaction, *, more: bool) -> None:
+        """Have `place` committed soon, behind which nothing was told.  `more` follows at once."""
+        self._publish(await self._commit(place, Outcome(), more=more))
 
     def _obey(self, item: Received, place: Transaction) -> None:
         """Do what an operator ordered on another host."""
@@ -556,25 +565,31 @@ def _heard(items: Iterable[Received], rules: Rules, tally: Tally) -> list[Candid
     """What is in the items that other hosts told."""
     matcher, skip_types = rules.matcher, rules.settings.skip_record_types
     found: list[Candidate | Attempts] = []
-    some: Sequence[Candidate | Attempts]
-    for item in items:
-        if item.kind == "attempts":
-            try:
-                attempts = attempts_from_json(item.data, item.fresh)
-            except ValueError:
-                tally.bad += 1
-                continue
-            if matcher.needs_attempts and attempts:
-                found.append(attempts)
-            continue
-        if matcher.needs_attempts:
-            part = ((b"", item.data),)
-            some = happened(part, matcher=matcher, skip_types=skip_types, tally=tally)
+    for (host, kind), same in groupby(items, key=lambda item: (item.host, item.kind)):
+        if kind == "attempts":
+            attempts = _heard_attempts(same, tally)
+            found += attempts if matcher.needs_attempts else ()
+        elif matcher.needs_attempts:
+            parts = ((b"", item.data) for item in same)
+            found += happened(parts, matcher=matcher, skip_types=skip_types, tally=tally, host=host)
         else:
-            line = (item.data,)
-            some = candidates(line, matcher=matcher, skip_types=skip_types, tally=tally)
-        for one in some:
-            found.append(one if isinstance(one, dict) else replace(one, host=item.host))
+            lines = (item.data for item in same)
+            found += candidates(
+                lines, matcher=matcher, skip_types=skip_types, tally=tally, host=host
+            )
+    return found
+
+
+def _heard_attempts(items: Iterable[Received], tally: Tally) -> list[Attempts]:
+    found: list[Attempts] = []
+    for item in items:
+        try:
+            attempts = attempts_from_json(item.data, item.fresh)
+        except ValueError:
+            tally.bad += 1
+            continue
+        if attempts:
+            found.append(attempts)
     return found
 
 

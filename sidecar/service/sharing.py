@@ -15,11 +15,11 @@ Why nothing is told or heard twice, nor left out:
   its segment one that is behind.  Such a segment is read again from the log, by a reader
   of its own, and matched by the rules in force.  A segment that is gone, or older than
   what the rules look back to, is given up.
-- What is heard is decided in slices.  Each slice is committed with the lines up to which its
-  segments were heard, the last one with the place in the stream.
+- What is heard is decided batch by batch.  Each is committed with the place in the stream
+  behind it; what comes before a word in it, with the lines up to which its segments were heard.
 
-The own log comes first: a slice of others' lines is small, and waits for an own batch
-that is under way.
+The own log comes first: a batch of others' lines is no larger than an own one, and waits for
+one that is under way.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ from .portions import Matching
 from .rules import Rules
 from .told import floor_row
 
-_SLICE: Final = 500
-"""How many items of others are decided at once."""
+_REST_SECONDS: Final = 0.05
+"""How long more lines are waited for, at most, while they come faster than one by one."""
 
 _AGAIN_SECONDS: Final = 0.5
 """Between two looks at the segments that are behind."""
@@ -273,7 +273,11 @@ class Sharing:
         """Decide what the others tell, for ever."""
         async with contextlib.aclosing(self._share.receive(self._ledger.place)) as batches:
             async for batch in batches:
+                began = time.perf_counter()
                 await self._take(batch)
+                if not batch.more:
+                    # Lines that are decided, committed and published together cost less.
+                    await asyncio.sleep(min(time.perf_counter() - began, _REST_SECONDS))
 
     async def _take(self, batch: Batch) -> None:
         """Decide a batch, and have it committed with the place behind it."""
@@ -283,7 +287,7 @@ class Sharing:
         for number, items in enumerate(slices, 1):
             last = number == len(slices)
             changes = behind if last else mark_rows(_marks(items, batch))
-            bad = await self._flow.hear(items, changes, more=not last)
+            bad = await self._flow.hear(items, changes, more=batch.more or not last)
             if bad and not self._bad_told:
                 self._bad_told = True
                 message = (
@@ -291,9 +295,8 @@ class Sharing:
                     "over; further ones are only counted (peers_bad in `tsa-sidecar status --json`)"
                 )
                 self._log.problem(Problem("warning", "bad-peer-line", message, where="--share"))
-            await asyncio.sleep(0)
         if not slices:
-            self._ledger.commits.add(behind)
+            await self._flow.note_place(behind, more=batch.more)
         self._ledger.place = self._ledger.place.behind(batch)
 
     def _prune(self, place: Place) -> Transaction:
@@ -424,18 +427,16 @@ async def sharing_with(
 
 
 def _slices(items: Sequence[Received]) -> Iterator[Sequence[Received]]:
-    """The items, some at once; a word stands alone."""
-    some: list[Received] = []
-    for item in items:
-        if some and (item.kind == "word" or len(some) == _SLICE):
-            yield some
-            some = []
-        some.append(item)
+    """The items, those without a word between them at once; a word stands alone."""
+    first = 0
+    for at, item in enumerate(items):
         if item.kind == "word":
-            yield some
-            some = []
-    if some:
-        yield some
+            if at > first:
+                yield items[first:at]
+            yield items[at : at + 1]
+            first = at + 1
+    if first < len(items):
+        yield items[first:]
 
 
 def _marks(items: Sequence[Received], batch: Batch) -> dict[Origin, Mark]:

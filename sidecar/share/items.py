@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, cast, get_args
 
+import msgspec
+
 Kind = Literal["line", "attempts", "word"]
 """``line``: a log line as it is.  ``attempts``: JSON, summed up over the lines behind
 ``since``.  ``word``: JSON, what an operator said."""
@@ -78,8 +80,7 @@ class Portion:
         return any(item.kind == "attempts" for item in self.items)
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True, gc=False):
     """An item of another host.
 
     ``segment`` is a word's id where ``kind`` is ``word``.  ``fresh``: the part of a sum

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final, TypeAlias
 
+import msgspec
+
 from .items import WORDS, Entry, Kind, Received, comes_before, is_covered, read_entry
 
 BEGINNING: Final = "0-0"
@@ -29,8 +31,7 @@ Origin: TypeAlias = tuple[str, str, Kind]
 """Host, segment (as in the stream) and kind: its items come in the order of lines."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True, gc=False):
     """The line up to which an origin was read, and the stream's time of that item (ms)."""
 
     line: int
@@ -90,7 +91,7 @@ class Batch:
     ``moved`` and ``watermarks``, then ``forgotten`` and ``forgotten_hosts``: a mark may have
     moved and be of no more use behind the batch.  :meth:`Place.behind` puts them together.
     ``missed``: items that were trimmed before they were read, those of this host among
-    them.  ``bad``: why entries were passed over.
+    them.  ``bad``: why entries were passed over.  ``more``: another batch follows at once.
     """
 
     items: tuple[Received, ...]
@@ -101,6 +102,7 @@ class Batch:
     forgotten_hosts: tuple[str, ...] = ()
     missed: int = 0
     bad: tuple[str, ...] = ()
+    more: bool = False
 
 
 def id_key(text: str) -> tuple[int, int]:
@@ -154,8 +156,11 @@ class Follower:
         """Begin to read from this engine."""
         self._place = resume(self._place, engine)
 
-    def take(self, entries: Sequence[tuple[bytes, object]]) -> Batch:
-        """The batch of these entries, as XREAD gave them: behind the place, in order."""
+    def take(self, entries: Sequence[tuple[bytes, object]], *, more: bool = False) -> Batch:
+        """The batch of these entries, as XREAD gave them: behind the place, in order.
+
+        `more` follows at once.
+        """
         batch = _Taken()
         number = self._place.number
         for raw_id, fields in entries:
@@ -180,6 +185,7 @@ class Follower:
             tuple(batch.forgotten_hosts),
             batch.missed,
             tuple(batch.bad),
+            more,
         )
 
     def _take_entry(self, entry: Entry, at_ms: int, batch: _Taken) -> None:

@@ -29,7 +29,12 @@ from .wire import Wire, open_wire, script
 
 _AT_ONCE: Final = 64
 _BYTES_AT_ONCE: Final = 1024 * 1024
-_MOST_ENTRIES: Final = 1000
+"""So many are told in one round trip, about."""
+
+_BYTES_READ: Final = 4 * _BYTES_AT_ONCE
+_MOST_ENTRIES: Final = 4000
+"""So much is in a batch, about: what is decided together costs less."""
+
 _FIRST_ENTRIES: Final = 50
 _QUIET: Final = 1.0
 """Seconds between two batches that have nothing but a place that moved."""
@@ -454,8 +459,9 @@ class Share:
     async def receive(self, place: Place) -> AsyncGenerator[Batch, None]:
         """What the others told, from `place` on, for ever.
 
-        Reads no further than it is asked.  A batch without items only moves the place:
-        it comes at most once a second.
+        Reads one answer further than it is asked, to know whether more follows.  A batch
+        without items only moves the place: it comes at most once a second, or behind one that
+        says that there is more.
         """
         follower = Follower(
             place,
@@ -489,26 +495,30 @@ class Share:
         stream, listen = self._keys[0], self._pace.listen
         count = _FIRST_ENTRIES
         held: Batch | None = None
-        yielded_at = 0.0
+        yielded_at, promised = 0.0, False
+        read = ("XREAD", "BLOCK", int(listen * 1000), "COUNT")
+        ahead: Any = None
         while not self._other_engine:
-            answer = await wire.call(
-                *("XREAD", "COUNT", count, "BLOCK", int(listen * 1000)),
-                *("STREAMS", stream, follower.place.id),
-                wait=listen,
+            answer = ahead or await wire.call(
+                *(*read, count, "STREAMS", stream, follower.place.id), wait=listen
             )
+            ahead = None
             self._reading.set(None, self._clock())
             if answer:
                 entries = answer[0][1]
-                batch = follower.take(entries)
+                full, count = len(entries) >= count, _next_count(entries)
+                if full:  # Before these are taken: should it fail, they are read again.
+                    last = entries[-1][0]
+                    ahead = await wire.call("XREAD", "COUNT", count, "STREAMS", stream, last)
+                batch = follower.take(entries, more=bool(ahead))
                 self._note_batch(batch, entries)
                 held = batch if held is None else _joined(held, batch)
-                count = _next_count(entries)
             elif not await self._is_same(wire, follower.place):
                 return
             quiet = not answer or loop.time() - yielded_at >= _QUIET
-            if held is not None and (held.items or quiet):
+            if held is not None and (held.items or quiet or promised):
                 batch, held = held, None
-                yielded_at = loop.time()
+                yielded_at, promised = loop.time(), batch.more
                 yield batch
 
     async def _inspect(self, wire: Wire) -> Engine:
@@ -602,11 +612,12 @@ def _joined(before: Batch, batch: Batch) -> Batch:
         tuple(hosts - told),
         before.missed + batch.missed,
         (before.bad + batch.bad)[-10:],
+        batch.more,
     )
 
 
 def _next_count(entries: Sequence[Any]) -> int:
-    """How many entries to ask for, so that they have about `_BYTES_AT_ONCE` bytes."""
+    """How many entries to ask for, so that they have about `_BYTES_READ` bytes."""
     size = sum(len(fields[13]) for _, fields in entries if fields and len(fields) >= 14)
     mean = 200 + size // len(entries)
-    return max(1, min(_MOST_ENTRIES, 2 * len(entries), _BYTES_AT_ONCE // mean))
+    return max(1, min(_MOST_ENTRIES, 2 * len(entries), _BYTES_READ // mean))

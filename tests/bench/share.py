@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What sharing costs")
     parser.add_argument("--lines", type=int, default=200_000)
     parser.add_argument("--pings", type=int, default=500)
+    parser.add_argument("--domains", type=int, nargs="+", default=[100, 1000])
     options = parser.parse_args()
     with TemporaryDirectory() as directory:
         socket = f"{directory}/engine.sock"
@@ -48,36 +49,40 @@ def main() -> None:
             while not Path(socket).exists():
                 time.sleep(0.05)
             url = f"unix://{socket}"
-            asyncio.run(_measure_service(url, Path(directory), options.lines, options.pings))
+            asyncio.run(_measure_service(url, Path(directory), options))
             asyncio.run(_measure(url, options.lines, options.pings))
         finally:
             engine.kill()
             engine.wait()
 
 
-async def _measure_service(url: str, directory: Path, lines: int, pings: int) -> None:
+async def _measure_service(url: str, directory: Path, options: argparse.Namespace) -> None:
     """The whole service: following ten hosts, and the effect of a single line."""
     rules = directory / "rules.toml"
     rules.write_text(_RULES)
+    lines = options.lines
     print(f"the whole service, {_HOSTS} hosts with a line a millisecond each")
     empty = await _followed(url, directory, "nobody", 0)
-    await _tell_as_hosts(url, "ten", lines)
-    spent = await _followed(url, directory, "ten", lines) - empty
-    print(f"following: {lines / spent:,.0f} lines per CPU second")
-    delays = sorted(await _effects(url, directory, min(pings, 200)))
+    for domains in options.domains:
+        await _tell_as_hosts(url, f"ten-{domains}", lines, domains)
+        spent = await _followed(url, directory, f"ten-{domains}", lines) - empty
+        print(f"following, {domains} domains: {lines / spent:,.0f} lines per CPU second")
+    if not options.pings:
+        return
+    delays = sorted(await _effects(url, directory, min(options.pings, 200)))
     print(
         f"offer to effect in suspended.json: median {statistics.median(delays) * 1000:.1f} ms, "
         f"99 % within {delays[len(delays) * 99 // 100] * 1000:.1f} ms"
     )
 
 
-def _line(number: int, at: int) -> bytes:
+def _line(number: int, at: int, domains: int) -> bytes:
     text = _TEXTS[number % len(_TEXTS)]
-    one = failure(number, text, domain=f"d{number * 7 % 100}.example", at=at)
+    one = failure(number, text, domain=f"d{number * 7 % domains}.example", at=at)
     return json.dumps(one, separators=(",", ":")).encode()
 
 
-async def _tell_as_hosts(url: str, group: str, lines: int) -> None:
+async def _tell_as_hosts(url: str, group: str, lines: int, domains: int) -> None:
     """Append what ten hosts find, a tenth of a second of each at a time."""
     each, start = lines // _HOSTS, int(time.time()) - lines // (1000 * _HOSTS)
     async with contextlib.AsyncExitStack() as stack:
@@ -90,7 +95,7 @@ async def _tell_as_hosts(url: str, group: str, lines: int) -> None:
         for first in range(0, each, 100):
             for number, host in enumerate(hosts):
                 items = tuple(
-                    Item(n + 1, "line", _line(n * _HOSTS + number, start + n // 1000))
+                    Item(n + 1, "line", _line(n * _HOSTS + number, start + n // 1000, domains))
                     for n in range(first, first + 100)
                 )
                 await host.offer_when_room(Portion("s", first, first + 100, items))
