@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import re
 import socket
 import time
@@ -71,6 +72,9 @@ from .told import floor_row
 
 _REST_SECONDS: Final = 0.05
 """How long more lines are waited for, at most, while they come faster than one by one."""
+
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of this machine that pass, and say nothing of the segment that was to be read."""
 
 _AGAIN_SECONDS: Final = 0.5
 """Between two looks at the segments that are behind."""
@@ -217,7 +221,9 @@ class Sharing:
             for segment, behind in sorted(self._share.behind().items()):
                 try:
                     told = await self._tell_segment(segment, behind)
-                except OSError:
+                except OSError as error:
+                    if error.errno in _PASSING:
+                        continue  # it stays behind, and is tried again
                     told = False
                 if not told:
                     self._share.forget(segment)

@@ -138,7 +138,8 @@ class Follower:
     def __init__(self, place: Place, *, host: str, keep_ms: int, longest: int) -> None:
         self._place = replace(place, marks={}, watermarks={})
         self._host = host
-        self._keep_ms = keep_ms
+        self.keep_ms = keep_ms
+        """May be changed at any time: rules loaded anew may look further back."""
         self._longest = longest
         # By host: a watermark is of one.
         self._marks: dict[str, dict[Origin, Mark]] = {}
@@ -216,21 +217,21 @@ class Follower:
 
     def _forget_at(self, now_ms: int, batch: _Taken) -> None:
         # Not for each batch: marks are looked through whole.
-        if now_ms - self._swept_ms < self._keep_ms // 16:
+        if now_ms - self._swept_ms < self.keep_ms // 16:
             return
         self._swept_ms = now_ms
         all_marks = chain.from_iterable(marks.items() for marks in self._marks.values())
         newest = max((mark.at_ms for _, mark in all_marks), default=0)
         newest = max(newest, *(mark.at_ms for mark in self._watermarks.values()), 0)
         for host, marks in list(self._marks.items()):
-            for origin in [o for o, m in marks.items() if m.at_ms < newest - self._keep_ms]:
+            for origin in [o for o, m in marks.items() if m.at_ms < newest - self.keep_ms]:
                 del marks[origin]
                 batch.forgotten.append(origin)
             if not marks:
                 del self._marks[host]
         # A host is forgotten as a whole, or its watermark stands for what it told.
         for host, watermark in list(self._watermarks.items()):
-            if host not in self._marks and watermark.at_ms < newest - self._keep_ms:
+            if host not in self._marks and watermark.at_ms < newest - self.keep_ms:
                 del self._watermarks[host]
                 batch.forgotten_hosts.append(host)
 

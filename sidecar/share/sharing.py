@@ -510,6 +510,7 @@ class Share:
                 if full:  # Before these are taken: should it fail, they are read again.
                     last = entries[-1][0]
                     ahead = await wire.call("XREAD", "COUNT", count, "STREAMS", stream, last)
+                follower.keep_ms = self._keep_ms()
                 batch = follower.take(entries, more=bool(ahead))
                 self._note_batch(batch, entries)
                 held = batch if held is None else _joined(held, batch)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import io
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +40,7 @@ from sidecar.service.words import Word, is_old, obey, order, word_from_json
 from sidecar.settings import resolve_settings
 from sidecar.share import Mark, Place
 from sidecar.share.health import Counts, Health
+from sidecar.share.outgoing import Behind
 from sidecar.share.place import Watermark
 from sidecar.store import Saved, Store, Transaction, read_saved
 from sidecar.store.transfer import export_state, import_state
@@ -297,6 +301,45 @@ def test_the_log_says_once_that_the_group_is_away_and_that_it_is_there() -> None
     [twin] = lines(**well, namesake=True)
     assert "calls itself mx1 as well" in twin
     assert len(lines(**ill)) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "given_up"), [(errno.EMFILE, []), (errno.ENOMEM, []), (errno.EIO, ["one"])]
+)
+def test_a_segment_is_not_given_up_since_this_host_has_no_more_files_to_open(
+    number: int, given_up: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one").write_bytes(b"x")
+    forgotten: list[str] = []
+    share: Any = SimpleNamespace(
+        unsaid=list,
+        behind=lambda: {} if forgotten else {"one": Behind(0, 0)},
+        forget=forgotten.append,
+    )
+    tried: list[Path] = []
+
+    async def fails(path: Path, **_: Any) -> Any:
+        tried.append(path)
+        raise OSError(number, "it fails")
+
+    async def wait_behind() -> None:
+        if len(tried) == 2 or forgotten:
+            raise EOFError  # enough
+
+    share.wait_behind = wait_behind
+    monkeypatch.setattr("sidecar.service.sharing.SegmentFile.open", fails)
+    monkeypatch.setattr("sidecar.service.sharing._AGAIN_SECONDS", 0)
+    ledger: Any = SimpleNamespace(words={}, checkpoints={"one": object()})
+    rules: Any = SimpleNamespace(shaping=SimpleNamespace(horizon_ns=NS))
+    options: Any = {"flow": None, "rules": lambda: rules, "clock": time.time_ns}
+    fixed = resolve_settings({"log_dir": str(tmp_path)}, {}, None, require=()).fixed
+    sharing = Sharing(
+        share, settings=fixed, ledger=ledger, log=Log(stream=io.StringIO()), **options
+    )
+
+    with pytest.raises(EOFError):
+        asyncio.run(sharing.tell_again())
+    assert forgotten == given_up
 
 
 # What people and settings say.

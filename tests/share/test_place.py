@@ -127,6 +127,14 @@ def test_a_host_that_is_long_silent_is_forgotten() -> None:
     assert place.watermarks == {}
 
 
+def test_who_is_told_to_remember_for_longer_does_so() -> None:
+    reader = follower()
+    reader.take([entry("1000-0", 1)])
+    reader.keep_ms = 2000
+    assert reader.take([entry("2500-0", 2, host="mx2")]).forgotten == ()
+    assert reader.take([entry("3100-0", 3, host="mx2")]).forgotten == (("mx1", "s", "line"),)
+
+
 def test_a_batch_costs_what_it_touches() -> None:
     marks = {("mx1", f"{n:06}", "line"): Mark(1, 1) for n in range(1000)}
     reader = follower(Place(marks=dict(marks)))  # type: ignore[arg-type]
