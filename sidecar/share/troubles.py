@@ -6,12 +6,15 @@ connection is of no more use.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Final
 
 from .address import Address
 
+_REFUSED: Final = re.compile(r"^Error ([1-9][0-9]{0,2}) connecting to \S+\. Connect call failed")
+_CUT: Final = re.compile(r"^Error while reading from .*reset by peer|^Connection closed by server")
 _PLACE: Final = re.compile(r"^Error -?\d+ connecting to \S+\. ")
 
 
@@ -87,4 +90,8 @@ def explain(error: BaseException, address: Address, *, group: str, seconds: floa
 
 def _reason(text: str) -> str:
     """What redis-py says without the number and the place, which stand before it already."""
+    if failed := _REFUSED.match(text):
+        return os.strerror(int(failed[1]))
+    if _CUT.match(text):
+        return "the connection was cut off; does it want TLS (rediss://)?"
     return _PLACE.sub("", text).removesuffix(".")
