@@ -3,7 +3,8 @@
 A section is a domain with one ``mx_rollup``; each is rendered on its own with
 tomlkit, read back (tomllib and the options schema) and kept until one of its
 entries changes, so that a change among ten thousand costs one section and a
-join.  Since one bad byte would stop all of kumod's mail, what does not survive
+join.  Where entries only last longer, the new times are put into the text that was
+read back.  Since one bad byte would stop all of kumod's mail, what does not survive
 the reading back is left out and reported.
 
 A value that goes by a course is that of the moment of the last :meth:`Overlay.advance`;
@@ -22,7 +23,9 @@ import tomllib
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from math import inf
+from typing import NamedTuple
 
 import tomlkit
 from msgspec.structs import replace
@@ -64,6 +67,7 @@ class Overlay:
         "_bounded",
         "_count",
         "_domains",
+        "_forms",
         "_fragments",
         "_now_ns",
         "_planned",
@@ -79,6 +83,7 @@ class Overlay:
         self._sections: dict[_Section, dict[_Target, dict[str, Override]]] = {}
         self._domains: list[str] = []  # of the sections, in order
         self._fragments: dict[str, str] = {}
+        self._forms: dict[_Section, _Form] = {}  # the last of each section
         self._count = 0
         # Those that hold as far as nothing else is stricter: by key, those for whole sites by
         # place.  The steps of those that go by a course.
@@ -179,6 +184,7 @@ class Overlay:
             del targets[target]
         if not targets:
             del self._sections[section]
+            self._forms.pop(section, None)
         if not self._has(override.domain):
             del self._domains[bisect_left(self._domains, override.domain)]
         self.rejected.pop(override.key, None)
@@ -277,16 +283,27 @@ class Overlay:
             # has such a domain, but an imported entry may.
             self._reject(winners, "a domain is written without a final dot")
             return ""
-        text = _sound_section(name, mx_rollup, winners)
-        if text is not None:
-            return text
+        form = self._form(domain, name, mx_rollup, winners)
+        if form is not None:
+            return form.text(winners)
         sound: list[Override] = []
         for override in winners:
-            if _sound_section(name, mx_rollup, [override]) is not None:
+            if _sound_form(name, mx_rollup, [override]) is not None:
                 sound.append(override)
             else:
                 self._reject([override], "does not read back as written")
-        return _section(name, mx_rollup, sound) if sound else ""
+        return _form(name, mx_rollup, sound).text(sound) if sound else ""
+
+    def _form(
+        self, domain: str, name: str, mx_rollup: bool, winners: list[Override]
+    ) -> _Form | None:
+        """The section's text but for expiries; None where it does not mean what it should."""
+        form = self._forms.get((domain, mx_rollup))
+        if form is None or form.says != _says(name, winners):
+            form = _sound_form(name, mx_rollup, winners)
+            if form is not None:
+                self._forms[domain, mx_rollup] = form
+        return form
 
     def _reject(self, overrides: list[Override], why: str) -> None:
         for o in overrides:
@@ -303,22 +320,39 @@ def _amount(override: Override) -> float:
         return inf
 
 
-def _section(name: str, mx_rollup: bool, overrides: list[Override]) -> str:
+class _Form(NamedTuple):
+    """A section's text but for the expiries of its overrides, which go between `parts`."""
+
+    says: tuple[object, ...]
+    parts: list[str]
+
+    def text(self, overrides: list[Override]) -> str:
+        """The text for these overrides, of which :func:`_says` says the same."""
+        expiries = (format_rfc3339(o.expires_ns, utc="+00:00") for o in overrides)
+        return "".join(chain(*zip(self.parts, expiries, strict=False), self.parts[-1:]))
+
+
+def _says(name: str, overrides: list[Override]) -> tuple[object, ...]:
+    """All that a section's form is made of."""
+    # Of the value its repr: 1, 1.0 and True are equal.
+    return name, *((o.source, o.name, repr(o.value), o.reason) for o in overrides)
+
+
+def _form(name: str, mx_rollup: bool, overrides: list[Override]) -> _Form:
     # Keys and values are tomlkit's; a whole tomlkit document would cost ten times as much.
     head = _key(name)
+    parts: list[str] = []
     lines = [f"[{head}]", f"mx_rollup = {tomlkit.item(mx_rollup).as_string()}"]
     source = None
     for override in overrides:
         if override.source != source:
             source = override.source
             lines += ["", f"[{head}.sources.{_key(source)}]"]
-        expires = format_rfc3339(override.expires_ns, utc="+00:00")
-        lines += [
-            f"# reason: {one_line(override.reason)}",
-            f"# expires: {expires}",
-            f"{tomlkit.key(override.name).as_string()} = {_value(override.value)}",
-        ]
-    return "\n".join(lines) + "\n\n"
+        lines += [f"# reason: {one_line(override.reason)}", "# expires: "]
+        parts.append("\n".join(lines))
+        lines = ["", f"{tomlkit.key(override.name).as_string()} = {_value(override.value)}"]
+    parts.append("\n".join(lines) + "\n\n")
+    return _Form(_says(name, overrides), parts)
 
 
 def _key(name: str) -> str:
@@ -333,17 +367,18 @@ def _value(value: TomlValue) -> str:
     return tomlkit.item(value).as_string()
 
 
-def _sound_section(name: str, mx_rollup: bool, overrides: list[Override]) -> str | None:
-    """The section's text, if kumod takes its options and it means what it should; else None."""
+def _sound_form(name: str, mx_rollup: bool, overrides: list[Override]) -> _Form | None:
+    """The section's form, if kumod takes its options and it means what it should; else None."""
     sources: dict[str, dict[str, object]] = {}
     for o in overrides:
         if check_option(o.name, o.value):
             return None
         sources.setdefault(o.source, {})[o.name] = o.value
     try:
-        text = _section(name, mx_rollup, overrides)
+        form = _form(name, mx_rollup, overrides)
+        text = form.text(overrides)
         text.encode()
         read = tomllib.loads(text)
     except (TypeError, ValueError, RecursionError):  # tomlkit's, tomllib's and Unicode's errors
         return None
-    return text if read == {name: {"mx_rollup": mx_rollup, "sources": sources}} else None
+    return form if read == {name: {"mx_rollup": mx_rollup, "sources": sources}} else None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sidecar.automation.entries import Override
 from sidecar.automation.overlay import Overlay
@@ -220,3 +221,27 @@ def test_the_text_depends_on_what_is_in_force_not_on_how_it_came_about(
     assert {(e.section, e.override.key) for e in overlay.effective()} == {
         (e.section, e.override.key) for e in Overlay(kept).effective()
     }
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.integers(0, 11),
+        st.sampled_from([1, True, 1.0, "1", [1], {"limit": 1}, 2]),
+        st.sampled_from(["slow down", "slow\ndown"]),
+        st.integers(0, 3),
+    ),
+    max_size=30,
+)
+
+
+@given(ENTRIES, CHANGES)
+def test_an_entry_that_changes_reads_as_if_it_had_been_so_from_the_first(
+    kept: list[Override], changes: list[tuple[int, Any, str, int]]
+) -> None:
+    overlay = Overlay(kept)
+    for number, value, reason, hours in changes:
+        if number < len(kept):
+            expires_ns = kept[number].expires_ns + hours * 3600 * 10**9
+            kept[number] = replace(kept[number], value=value, reason=reason, expires_ns=expires_ns)
+            overlay.put(kept[number])
+            assert overlay.text() == Overlay(kept).text()

@@ -21,6 +21,9 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What sharing costs")
     parser.add_argument("--lines", type=int, default=200_000)
     parser.add_argument("--pings", type=int, default=500)
+    parser.add_argument("--seconds", type=int, default=10, help="of lines as they come")
     parser.add_argument("--domains", type=int, nargs="+", default=[100, 1000])
     options = parser.parse_args()
     with TemporaryDirectory() as directory:
@@ -67,11 +71,22 @@ async def _measure_service(url: str, directory: Path, options: argparse.Namespac
         await _tell_as_hosts(url, f"ten-{domains}", lines, domains)
         spent = await _followed(url, directory, f"ten-{domains}", lines) - empty
         print(f"following, {domains} domains: {lines / spent:,.0f} lines per CPU second")
+    for domains in options.domains if options.seconds else ():
+        rate, delays = await _live(url, directory, domains, options.seconds)
+        print(
+            f"as they come, {domains} domains: {rate:,.0f} lines per CPU second; "
+            f"offer to effect in suspended.json: {_spread(delays)}"
+        )
     if not options.pings:
         return
-    delays = sorted(await _effects(url, directory, min(options.pings, 200)))
-    print(
-        f"offer to effect in suspended.json: median {statistics.median(delays) * 1000:.1f} ms, "
+    delays = await _effects(url, directory, min(options.pings, 200))
+    print(f"one by one, offer to effect in suspended.json: {_spread(delays)}")
+
+
+def _spread(delays: list[float]) -> str:
+    delays = sorted(delays)
+    return (
+        f"median {statistics.median(delays) * 1000:.1f} ms, "
         f"99 % within {delays[len(delays) * 99 // 100] * 1000:.1f} ms"
     )
 
@@ -129,13 +144,9 @@ async def _sidecar(url: str, directory: Path, group: str) -> AsyncIterator[tuple
 async def _followed(url: str, directory: Path, group: str, lines: int) -> float:
     """The CPU seconds of a sidecar from its start until it has heard so many lines."""
     async with _sidecar(url, directory, group) as (pid, base):
-        status = base / "state" / "state.db.status.json"
-        heard, end = -1, time.monotonic() + 600
-        while heard < lines and time.monotonic() < end:
+        end = time.monotonic() + 600
+        while _heard(base) < lines and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.5)
-            document = json.loads(status.read_bytes()) if status.exists() else {}
-            if (document.get("share") or {}).get("connected"):
-                heard = document["counters"].get("peers_read", 0)
         return _cpu_seconds(pid)
 
 
@@ -148,6 +159,89 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+async def _live(url: str, directory: Path, domains: int, seconds: int) -> tuple[float, list[float]]:
+    """Lines per CPU second while ten hosts tell one a millisecond each; delays of single ones."""
+    group, told = f"live-{domains}", _HOSTS * 1000 * seconds
+    async with (
+        _sidecar(url, directory, group) as (pid, base),
+        connect(_settings(url, group, "single"), clock=time.time_ns) as single,
+    ):
+        await _effect(single, base, 0)  # it has started
+        # Who tells is a process of its own: the delays are to be the sidecar's.
+        context = get_context("spawn")
+        begun = context.Event()
+        tell = partial(_tell_live, url, group, domains, seconds, begun)
+        telling = context.Process(target=tell)
+        telling.start()
+        await asyncio.to_thread(begun.wait)
+        cpu, delays, sent = _cpu_seconds(pid), list[float](), dict[int, float]()
+        while telling.is_alive() or len(delays) < len(sent) or _heard(base) < told:
+            if telling.is_alive() and time.monotonic() - max(sent.values(), default=0.0) > 0.1:
+                number = len(sent) + 1
+                sent[number] = time.monotonic()
+                single.offer(_single(number))
+            if len(delays) < len(sent) and _is_held(base, len(delays) + 1):
+                delays.append(time.monotonic() - sent[len(delays) + 1])
+            else:
+                await asyncio.sleep(0.01)
+        return told / (_cpu_seconds(pid) - cpu), delays
+
+
+def _heard(base: Path) -> int:
+    """How many lines of others a sidecar has decided."""
+    status = base / "state" / "state.db.status.json"
+    document = json.loads(status.read_bytes()) if status.exists() else {}
+    if not (document.get("share") or {}).get("connected"):
+        return -1
+    return int(document["counters"].get("peers_read", 0))
+
+
+def _tell_live(url: str, group: str, domains: int, seconds: int, begun: Event) -> None:
+    async def tell() -> None:
+        start = int(time.time())
+        lines = [_line(n, start, domains) for n in range(_HOSTS * 1000)]
+        async with contextlib.AsyncExitStack() as stack:
+            hosts = [
+                await stack.enter_async_context(
+                    connect(_settings(url, group, f"peer{n}"), clock=time.time_ns)
+                )
+                for n in range(_HOSTS)
+            ]
+            began = time.monotonic()
+            begun.set()
+            for first in range(0, 1000 * seconds, 10):
+                for number, host in enumerate(hosts):
+                    items = tuple(
+                        Item(n + 1, "line", lines[(n * _HOSTS + number) % len(lines)])
+                        for n in range(first, first + 10)
+                    )
+                    await host.offer_when_room(Portion("s", first, first + 10, items))
+                await asyncio.sleep(max(0.0, began + first / 1000 - time.monotonic()))
+            while any(host.health.queued for host in hosts):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    asyncio.run(tell())
+
+
+async def _effect(peer: Share, base: Path, number: int) -> float:
+    """Seconds from the offer of a line to its effect in what kumod reads."""
+    sent = time.monotonic()
+    peer.offer(_single(number))
+    while not _is_held(base, number):  # noqa: ASYNC110
+        await asyncio.sleep(0.0005)
+    return time.monotonic() - sent
+
+
+def _single(number: int) -> Portion:
+    one = failure(number, "Suspend queue", domain=f"n{number}.example", at=int(time.time()))
+    return Portion("s", number, number + 1, (Item(number + 1, "line", json.dumps(one).encode()),))
+
+
+def _is_held(base: Path, number: int) -> bool:
+    file = base / "overlay" / "suspended.json"
+    return file.exists() and b"mx.n%d.example" % number in file.read_bytes()
+
+
 async def _effects(url: str, directory: Path, count: int) -> list[float]:
     """Seconds from the offer of a line on one host to its effect on another."""
     delays: list[float] = []
@@ -155,16 +249,8 @@ async def _effects(url: str, directory: Path, count: int) -> list[float]:
         _sidecar(url, directory, "effects") as (_, base),
         connect(_settings(url, "effects", "peer"), clock=time.time_ns) as peer,
     ):
-        file = base / "overlay" / "suspended.json"
         for number in range(count + 1):
-            domain = f"n{number}.example"
-            one = failure(number, "Suspend queue", domain=domain, at=int(time.time()))
-            line = json.dumps(one).encode()
-            sent = time.monotonic()
-            peer.offer(Portion("s", number, number + 1, (Item(number + 1, "line", line),)))
-            while not file.exists() or domain.encode() not in file.read_bytes():  # noqa: ASYNC110
-                await asyncio.sleep(0.0005)
-            delays.append(time.monotonic() - sent)
+            delays.append(await _effect(peer, base, number))
             await asyncio.sleep(0.01)
     return delays[1:]  # the first one waited for the start
 
@@ -189,11 +275,8 @@ async def _measure(url: str, lines: int, pings: int) -> None:
         connect(share("mx1", "ping"), clock=time.time_ns) as one,
         connect(share("mx2", "ping"), clock=time.time_ns) as two,
     ):
-        delays = sorted(await _ping(one, two, line, pings))
-    print(
-        f"offer to receipt: median {statistics.median(delays) * 1000:.2f} ms, "
-        f"99 % within {delays[len(delays) * 99 // 100] * 1000:.2f} ms"
-    )
+        delays = await _ping(one, two, line, pings)
+    print(f"offer to receipt: {_spread(delays)}")
 
 
 async def _tell(share: Share, line: bytes, count: int) -> None:
