@@ -222,7 +222,8 @@ def test_what_expired_is_history(make_setup: Callable[..., Setup]) -> None:
     began = time.time()
     setup.log(failure(1, domain="one.example", at=int(began)))
     running = setup.run()
-    until(lambda: json.loads(ask(setup, "history", "--json"))["episodes"])
+    until(lambda: setup.saved().counters.get("matched") == 1)
+    until(lambda: not setup.saved().entries)
     (episode,) = json.loads(ask(setup, "history", "--json", "--domain", "one.example"))["episodes"]
     assert episode["id"] == 1
     assert episode["end"]["how"] == "expired"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
@@ -52,22 +53,24 @@ class Sidecar:
         self._log: list[tuple[int, list[bytes] | Attempts]] = []
         self._needs_attempts = any(rule.sidecar.needs_attempts for rule in shaping.all_rules())
         self._now = -1
+        self._due = 0
+        self._suspended: set[str] = set()
         self._limits: dict[str, float] = {}
         self._text = ""
 
     def limit(self, source: int, second: int) -> float:
         """What the overlay says, and whether the ready queue is suspended."""
         if second != self._now:
-            self._advance(second)
-        if self._view.counts()["ready_q"]:
-            held = self._view.entries.of_kind("ready_q")
-            if any(entry.site == _ready_queue(source) for entry in held):
-                return 0.0
+            self._now = second
+            if second >= self._due:
+                self._advance(second)
+        if _ready_queue(source) in self._suspended:
+            return 0.0
         return self._limits.get(_name(source), CONFIGURED)
 
     def refused(self, source: int, second: int, count: int) -> None:
         """Each attempt is a record of the log."""
-        self._log.append((second + self._lag, [_record(source, second)] * count))
+        self._append(second, [_record(source, second)] * count)
         if self._lag == 0:
             self._advance(second)
 
@@ -75,9 +78,14 @@ class Sidecar:
         """What was taken is counted where the rule asks for it."""
         if self._needs_attempts:
             key = _ready_queue(source), _name(source), _DOMAIN, None, True, _START + second
-            self._log.append((second + self._lag, {key: count}))
+            self._append(second, {key: count})
+
+    def _append(self, second: int, logged: list[bytes] | Attempts) -> None:
+        self._log.append((second + self._lag, logged))
+        self._due = min(self._due, second + self._lag)
 
     def _advance(self, second: int) -> None:
+        """Do what is due, and note when the next is: a day has many seconds without."""
         self._now = second
         now_ns = (_START + second) * NS
         self._automation.expire(now_ns)
@@ -88,6 +96,10 @@ class Sidecar:
         if text != self._text:
             self._text = text
             self._limits = dict(_limits(tomllib.loads(text)))
+        self._suspended = {entry.site for entry in self._view.entries.of_kind("ready_q")}
+        change = self._view.next_change()
+        changes = [] if change is None else [-(-change // NS) - _START]
+        self._due = min([*changes, *(at for at, _ in self._log[:1])], default=sys.maxsize)
 
     def _decide(self, logged: list[bytes] | Attempts, now_ns: int) -> Outcome:
         if isinstance(logged, dict):
