@@ -40,6 +40,7 @@ def test_the_fields_that_rules_can_see_are_read() -> None:
         time_ns=1795360648_222040083,
         reception_protocol="HTTP",
         classification="Uncategorized",
+        timestamp=1795360648,
     )
 
 
