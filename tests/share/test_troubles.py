@@ -33,8 +33,14 @@ def why(error: BaseException) -> Trouble:
         (TimeoutError(), "within 5 s", True),
         (ConnectionRefusedError("no"), "can't be reached: no", True),
         (
+            ConnectionError("Error -2 connecting to mx:6379. Name or service not known."),
+            "can't be reached: Name or service not known; tried again",
+            True,
+        ),
+        (ConnectionError("Error while reading from mx:1 : (104, 'reset by peer')"), "TLS", True),
+        (
             ConnectionError("Error 111 connecting to mx:6379. Connect call failed ('::1', 6379)."),
-            "can't be reached: Connect call failed ('::1', 6379); tried again",
+            "can't be reached: Connection refused; tried again",
             True,
         ),
         (
