@@ -223,7 +223,10 @@ def to_payload(entry: Entry) -> str:
                 del fields[name]
             elif name in ("course", "probe"):
                 fields[name] = msgspec.to_builtins(fields[name])
-    return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
+    return _compact(fields)
+
+
+_compact = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
 def from_payload(kind: str, payload: str) -> Entry:

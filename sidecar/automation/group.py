@@ -76,7 +76,8 @@ _TARGETS: Final = KEPT + "targets:"
 
 _SCOPES: Final = ("default", "provider", "site", "domain")
 """Whose rules come first: that of the later counts where both set the same."""
-_A_SCOPE: Final = 100_000
+_PLACES: Final = {scope: number * 100_000 for number, scope in enumerate(_SCOPES)}
+"""Behind which place those of the rules of a scope are."""
 
 
 class GroupAutomation(Automation):
@@ -188,17 +189,17 @@ class GroupAutomation(Automation):
     def _act(self, now: _Round, matches: tuple[Match, ...], record: Record, domain: str) -> None:
         """What the matching rules do for one recipient, whatever was done before."""
         at_ns = min(record.time_ns, now.latest_ns, now.now_ns)
-        places = [place * _A_SCOPE for place in range(len(_SCOPES))]
+        places, rule_matches = dict(_PLACES), now.outcome.rule_matches
+        cause = record, domain, self.host
         plan = self._plan(matches, record, domain, now.mx)
         for match, step in zip(matches, plan, strict=True):
-            now.outcome.rule_matches[step.label] += 1
-            scope = _SCOPES.index(step.rule.scope.kind)
+            rule_matches[step.label] += 1
+            scope = step.rule.scope.kind
             held = _held_keys(step, at_ns) if step.held else ()
             if held and all(key in held for key, _ in step.drafts if key):
                 now.outcome.counts["held"] += 1
             else:
                 for moments, struck in self._struck(now, match, step, record, domain):
-                    cause = record, domain, self.host
                     self._strike(now, struck, moments, cause, held=held, place=places[scope])
             places[scope] += len(step.drafts)
 
@@ -214,7 +215,8 @@ class GroupAutomation(Automation):
     ) -> None:
         """What one rule does at these times, ns; `place`: where it stands among all."""
         outcome, newest_ns = now.outcome, max(moments)
-        outcome.unadjusted |= step.unadjusted
+        if step.unadjusted:
+            outcome.unadjusted |= step.unadjusted
         for key, draft in step.drafts:
             place += 1
             if key in held:
@@ -228,11 +230,11 @@ class GroupAutomation(Automation):
                 outcome.counts["already_expired"] += 1
                 continue
             seq = newest_ns // NS * NS + place
-            if not self._may_make(now, key, draft, expires_ns):
+            made = now.made.get(key)
+            if made is None and not self._may_make(now, key, draft, expires_ns):
                 continue
             outcome.rule_effects[step.label] += 1
             recent = self._remember(key, draft, step, moments) if remembers else None
-            made = now.made.get(key)
             if made is None:
                 awaits = isinstance(draft, Override) and draft.release > 0
                 now.made[key] = _Made(

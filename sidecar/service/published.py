@@ -217,9 +217,13 @@ def _hold(entry: Suspension) -> Hold:
     return Hold(target, entry.reason, entry.expires_ns, entry.seq)
 
 
+# json.dumps makes an encoder for each text.
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def compact_json(value: object) -> str:
     """`value` as serde_json writes it; a lone surrogate stays an escape."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = _compact(value)
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -33,13 +33,14 @@ from sidecar.service.places import (
     sources_row,
     watermark_rows,
 )
-from sidecar.service.sharing import Sharing, _cut, share_settings
+from sidecar.service.sharing import Sharing, _cut, _marks, _slices, share_settings
 from sidecar.service.state import restore, transaction
 from sidecar.service.takeover import put_in_place
 from sidecar.service.words import Word, is_old, obey, order, word_from_json
 from sidecar.settings import resolve_settings
-from sidecar.share import Mark, Place
+from sidecar.share import Batch, Kind, Mark, Place, Received
 from sidecar.share.health import Counts, Health
+from sidecar.share.items import WORDS
 from sidecar.share.outgoing import Behind
 from sidecar.share.place import Watermark
 from sidecar.store import Saved, Store, Transaction, read_saved
@@ -405,3 +406,35 @@ def test_a_password_comes_from_its_file(tmp_path: Path) -> None:
     assert made.address.password.value == "s3cret"
     assert "s3cret" not in repr(made)
     assert share_settings(replace(fixed, share_host=None)).host
+
+
+# What is heard.
+
+
+def heard_before(kinds: str) -> Batch:
+    """A batch of two hosts with a line or a word for each of the letters."""
+    items = [
+        Received("ab"[n % 2], "seg" if kind == "l" else str(n), n + 1, _KIND[kind], b"")
+        for n, kind in enumerate(kinds)
+    ]
+    moved: dict[Any, Mark] = {}
+    for item in items:
+        segment = item.segment if item.kind == "line" else WORDS + item.segment
+        moved[item.host, segment, item.kind] = Mark(item.line, 7)
+    return Batch(tuple(items), Place(), moved)
+
+
+_KIND: dict[str, Kind] = {"l": "line", "w": "word"}
+
+
+@given(st.text("llw", max_size=12))
+def test_a_word_stands_alone_and_what_is_committed_with_it_is_what_was_heard(kinds: str) -> None:
+    batch = heard_before(kinds)
+    slices = [list(items) for items in _slices(batch.items)]
+    assert [item for items in slices for item in items] == list(batch.items)
+    assert all(items for items in slices)
+    assert all(len(items) == 1 for items in slices if any(one.kind == "word" for one in items))
+    moved: dict[Any, Mark] = {}
+    for items in slices:
+        moved |= _marks(items, batch)
+    assert moved == batch.moved

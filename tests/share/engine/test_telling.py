@@ -289,3 +289,20 @@ def test_a_host_that_comes_back_is_no_namesake_of_itself() -> None:
     for _ in range(3):
         one._meet_namesake(said("other"))
     assert one.health.namesake
+
+
+def test_a_batch_says_whether_more_follows_at_once_and_what_follows_comes(engine: Engine) -> None:
+    async def story() -> None:
+        async with share(engine.url, "mx1") as one, share(engine.url, "mx2") as two:
+            for first in range(1, 1001, 100):
+                one.offer(lines("a", first, first + 99))
+            await until(lambda: one.health.counts.appended == 1000)
+            two.offer(lines("b", 1, 400))  # the reader's own: nothing new to it
+            await until(lambda: two.health.counts.appended == 400)
+            async with following(two) as batches:
+                await until(lambda: batches and not batches[-1].more)
+                assert received(batches) == [("a", n) for n in range(1, 1001)]
+                assert len(batches) > 2
+                assert [batch.more for batch in batches] == [True] * (len(batches) - 1) + [False]
+
+    asyncio.run(story())
