@@ -86,11 +86,10 @@ def test_a_silent_server_holds_up_nothing_that_needs_no_mx(
     assert re.search(r"^tsa_sidecar_dns_silent_since_timestamp_seconds [1-9]", metrics, re.M)
     assert setup.overlay() == {}
     more = [failure(i, "Both", domain=f"d{i}.example") for i in range(500, 520)]
-    asked = len(server.asked)
     setup.log(*more)
     until(lambda: len(setup.beside("suspended.json")["ready_q"]) == 22)
     assert not setup.saved().waiting
-    assert len(server.asked) == asked
+    assert not {f"d{i}.example" for i in range(500, 520)}.intersection(server.asked)
     shown = setup.command("status", "--state", str(setup.state_file), "--no-listen")
     assert shown.code == 1, shown.output
     assert "name servers have not answered" in shown.output
