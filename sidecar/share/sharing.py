@@ -277,7 +277,7 @@ class Share:
                 presence_at = now + self._pace.presence
                 sweep = now >= sweep_at
                 sweep_at = now + self._pace.sweep if sweep else sweep_at
-                trouble = await self._be_present(wire, sweep=sweep)
+                trouble = await self._be_present(wire, epoch, sweep=sweep)
             if self._waits():
                 trouble = await self._append(wire, epoch) or trouble
             if now >= watermark_at:
@@ -313,7 +313,7 @@ class Share:
         await self._wake()
         return str(epoch.decode())
 
-    async def _be_present(self, wire: Wire, *, sweep: bool) -> Trouble | None:
+    async def _be_present(self, wire: Wire, epoch: str, *, sweep: bool) -> Trouble | None:
         """Say that this host is there; learn who else is."""
         settings = self._settings
         said = Presence(
@@ -338,6 +338,8 @@ class Share:
         self._added = added
         if settings.tells:
             self._meet_namesake(answer[3])
+            if answer[4] != epoch.encode():
+                raise _LostError  # a host that has nothing to tell would not notice otherwise
         if sweep:
             self._outgoing.forget_before(self._now_ms() - keep_ms)
             self._outgoing.forget_past(self._now_ms() - int(self._age() * 1000) - 2 * _HOUR_MS)
