@@ -107,7 +107,7 @@ def share_settings(settings: Fixed) -> ShareSettings:
         age=0.0,
         version=__version__,
         most=settings.share_most,
-        present=not settings.simulate,  # the service beside it has the same name
+        tells=not settings.simulate,  # the service beside it has the same name
     )
 
 

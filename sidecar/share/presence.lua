@@ -1,10 +1,10 @@
 -- Say that a host is there, and learn who else is.
 -- KEYS: stream, this host's positions, group, hosts.
--- ARGV: "HOST", JSON ("": it says nothing of itself), ms after which a silent host is dropped,
+-- ARGV: "HOST", JSON ("": it only listens), ms after which a silent host is dropped,
 --       ms after which a position of this host that did not move is dropped ("0": not now).
 -- Answers: now in ms, items ever added, {host, "MS JSON", host, "MS JSON" ...},
---          what was said last under this name.
-local positions, group, hosts = KEYS[2], KEYS[3], KEYS[4]
+--          what was said last under this name, epoch ("" where the stream is lost).
+local stream, positions, group, hosts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -36,4 +36,9 @@ end)
 if ARGV[4] ~= '0' then
     drop_silent(positions, '^%d+ (%d+)$', tonumber(ARGV[4]), function() end)
 end
-return {string.format('%.0f', now), redis.call('HGET', group, 'added') or '0', there, before}
+local added = redis.call('HGET', group, 'added')
+local epoch = redis.call('HGET', group, 'epoch') or ''
+if added and redis.call('EXISTS', stream) == 0 then
+    epoch = ''
+end
+return {string.format('%.0f', now), added or '0', there, before, epoch}

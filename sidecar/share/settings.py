@@ -42,8 +42,9 @@ class ShareSettings:
     ``age``: seconds for which an item matters, the longest window or duration in use;
     the group keeps items for the longest age of its hosts.  ``most``: items that the
     stream holds at most.  ``queue``: bytes that wait for the engine at most.
-    ``longest``: bytes of an item at most.  ``present``: it says of itself that it is
-    there.  Raises ProblemError for names that can't be.
+    ``longest``: bytes of an item at most.  ``tells``: if not, it only listens, and the group
+    does not know of it: nothing may be offered or said then.  Raises ProblemError for names
+    that can't be.
     """
 
     address: Address
@@ -55,7 +56,7 @@ class ShareSettings:
     most: int = 1_000_000
     queue: int = 16 * 1024 * 1024
     longest: int = 512 * 1024
-    present: bool = True
+    tells: bool = True
     pace: Pace = Pace()
 
     def __post_init__(self) -> None:

@@ -262,7 +262,7 @@ class Share:
         """Tell, until the connection is of no more use: then it raises."""
         loop = asyncio.get_running_loop()
         self._shas.clear()
-        epoch = await self._greet(wire)
+        epoch = await self._greet(wire) if self._settings.tells else ""
         presence_at = sweep_at = watermark_at = pause = 0.0
         while True:
             now = loop.time()
@@ -271,7 +271,7 @@ class Share:
                 presence_at = now + self._pace.presence
                 sweep = now >= sweep_at
                 sweep_at = now + self._pace.sweep if sweep else sweep_at
-                trouble = await self._be_present(wire, sweep=sweep)
+                trouble = await self._be_present(wire, epoch, sweep=sweep)
             if self._waits():
                 trouble = await self._append(wire, epoch) or trouble
             if now >= watermark_at:
@@ -307,7 +307,7 @@ class Share:
         await self._wake()
         return str(epoch.decode())
 
-    async def _be_present(self, wire: Wire, *, sweep: bool) -> Trouble | None:
+    async def _be_present(self, wire: Wire, epoch: str, *, sweep: bool) -> Trouble | None:
         """Say that this host is there; learn who else is."""
         settings = self._settings
         said = Presence(
@@ -322,7 +322,7 @@ class Share:
         )
         keep_ms = self._keep_ms() if sweep else 0
         silent_ms = int(self._pace.silent * 1000)
-        text = write_presence(said) if settings.present else ""
+        text = write_presence(said) if settings.tells else ""
         words = self._eval("presence", settings.host, text, silent_ms, keep_ms)
         answer = (await wire.call_all([words]))[0]
         if isinstance(answer, Exception):
@@ -330,8 +330,10 @@ class Share:
         now_ms, added, hosts = int(answer[0]), int(answer[1]), answer[2]
         self._hosts = read_hosts(now_ms, added, hosts, own=settings.host)
         self._added = added
-        if settings.present:
+        if settings.tells:
             self._meet_namesake(answer[3])
+            if answer[4] != epoch.encode():
+                raise _Lost  # a host that has nothing to tell would not notice otherwise
         if sweep:
             self._outgoing.forget_before(self._now_ms() - keep_ms)
             self._outgoing.forget_past(self._now_ms() - int(self._age() * 1000) - 2 * _HOUR_MS)

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
+
 from sidecar.service.places import mark_rows, watermark_rows
 from sidecar.share import Item, Place, Portion, Presence, Share, late_name
 from sidecar.share.presence import write_presence
@@ -267,13 +269,32 @@ def test_two_hosts_of_one_name_notice_each_other(engine: Engine) -> None:
     asyncio.run(story())
 
 
-def test_who_is_not_present_hears_of_the_others_and_is_not_listed(engine: Engine) -> None:
+def test_who_only_listens_hears_of_the_others_and_is_not_listed(engine: Engine) -> None:
     async def story() -> None:
-        async with share(engine.url, "mx2", present=False) as quiet, share(engine.url) as one:
+        async with share(engine.url, "mx2", tells=False) as quiet, share(engine.url) as one:
             await until(lambda: one.hosts() and quiet.hosts())
             assert [seen.host for seen in quiet.hosts()] == ["mx1"]
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("key", ["stream", "group", "*"])
+def test_a_host_that_has_nothing_more_to_tell_notices_that_all_is_lost(
+    engine: Engine, key: str
+) -> None:
+    async def story() -> None:
+        async with share(engine.url) as one:
+            log = Log(one)
+            async with background(log.catch_up()):
+                log.offer(lines("a", 1, 2))
+                await until(lambda: one.health.counts.appended == 2 and one.hosts())
+                names = [f"tsa-sidecar:{{mail}}:{key}"]
+                names = engine.ask("KEYS", "tsa*") if key == "*" else names
+                engine.ask("DEL", *names)
+                await until(lambda: one.health.counts.appended == 4)
+
+    asyncio.run(story())
+    assert engine.lines()[-2:] == [("a", 1), ("a", 2)]
 
 
 def said(life: str) -> bytes:
