@@ -111,7 +111,7 @@ def share_settings(settings: Fixed) -> ShareSettings:
         age=0.0,
         version=__version__,
         most=settings.share_most,
-        tells=not settings.simulate,
+        tells=not settings.simulate,  # the service beside it has the same name
     )
 
 
