@@ -324,15 +324,24 @@ class Flow:
         """Wait until no own batch is under way: it comes first."""
         await self._idle.wait()
 
-    async def hear(self, items: Sequence[Received], place: Transaction, *, more: bool) -> int:
+    async def hear(
+        self,
+        items: Sequence[Received],
+        place: Transaction,
+        *,
+        move: Callable[[], None],
+        more: bool,
+    ) -> int:
         """Decide what other hosts told, and commit it with `place`; how many bad lines it has.
 
-        `more` follows at once.
+        `move` is called between the two: from there on all of the state, should it be written
+        anew, is that behind these items.  `more` follows at once.
         """
         await self.idle()
         rules, tally = self._book.rules, Tally(latest_ns=self._clock() + LATENESS * NS)
         if items[0].kind == "word":
             self._obey(items[0], place)
+            move()
             return 0
         heard: list[Candidate | Attempts] = []
         for first in range(0, len(items), _HEARD_AT_ONCE):
@@ -352,6 +361,7 @@ class Flow:
         self._waiting.add(waiting)
         self._measure_decided(outcome.counts)
         self._measure_rules(outcome)
+        move()
         reached("peers-decided")
         self._publish(await self._commit(changes, outcome, more=more))
         return tally.bad

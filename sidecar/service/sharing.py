@@ -30,8 +30,9 @@ import errno
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -291,9 +292,13 @@ class Sharing:
         behind.add(batch_rows(batch))
         slices = list(_slices(batch.items))
         for number, items in enumerate(slices, 1):
-            last = number == len(slices)
-            changes = behind if last else mark_rows(_marks(items, batch))
-            bad = await self._flow.hear(items, changes, more=batch.more or not last)
+            last, marks = number == len(slices), _marks(items, batch)
+            bad = await self._flow.hear(
+                items,
+                behind if last else mark_rows(marks),
+                move=partial(self._move, None if last else marks, batch),
+                more=batch.more or not last,
+            )
             if bad and not self._bad_told:
                 self._bad_told = True
                 message = (
@@ -302,8 +307,15 @@ class Sharing:
                 )
                 self._log.problem(Problem("warning", "bad-peer-line", message, where="--share"))
         if not slices:
+            self._move(None, batch)
             await self._flow.note_place(behind, more=batch.more)
-        self._ledger.place = self._ledger.place.behind(batch)
+
+    def _move(self, marks: Mapping[Origin, Mark] | None, batch: Batch) -> None:
+        """Be behind `batch`, or behind the items in it up to these marks."""
+        if marks is None:
+            self._ledger.place = self._ledger.place.behind(batch)
+        else:
+            self._ledger.place.marks.update(marks)
 
     def _prune(self, place: Place) -> Transaction:
         """Now and then, forget how far segments were heard that the stream has nothing of any more.

@@ -232,11 +232,11 @@ def place_first() -> None:
     quick_group()
     hear = Flow.hear
 
-    async def early(self: Flow, items: Sequence[Any], place: Transaction, *, more: bool) -> int:
+    async def early(self: Flow, items: Sequence[Any], place: Transaction, **options: Any) -> int:
         self._ledger.commits.add(place)
         self.try_commit()
         reached("peers-decided")
-        return await hear(self, items, Transaction(), more=more)
+        return await hear(self, items, Transaction(), **options)
 
     Flow.hear = early  # type: ignore[method-assign]
 

@@ -304,6 +304,44 @@ def test_the_log_says_once_that_the_group_is_away_and_that_it_is_there() -> None
     assert len(lines(**ill)) == 1
 
 
+def test_the_place_moves_with_what_is_decided_not_after_its_commit() -> None:
+    """A state that is written anew during the commit would count the items again."""
+    items = [
+        Received("mx2", "s", 1, "line", b"{}"),
+        Received("mx2", "w", 1, "word", b"{}"),
+        Received("mx2", "s", 2, "line", b"{}"),
+    ]
+    ends: dict[Any, Mark] = {
+        ("mx2", "s", "line"): Mark(2, 5),
+        ("mx2", WORDS + "w", "word"): Mark(1, 5),
+    }
+    batch = Batch(tuple(items), Place("e", "r", "7-1", 3), moved=ends)
+    ledger: Any = SimpleNamespace(place=Place("e", "r", "1-1", 0))
+    seen: list[tuple[str, dict[Any, int]]] = []
+
+    async def hear(some: Any, rows: Transaction, *, move: Any, more: bool) -> int:
+        before = ledger.place.id
+        move()
+        marks = {origin: mark.line for origin, mark in ledger.place.marks.items()}
+        seen.append((f"{before} {ledger.place.id}", marks))
+        return 0
+
+    rules: Any = SimpleNamespace(shaping=SimpleNamespace(horizon_ns=NS))
+    options: Any = {"rules": lambda: rules, "clock": lambda: NOW * NS}
+    fixed = resolve_settings({"share_host": "mx1"}, {}, None, require=()).fixed
+    flow: Any = SimpleNamespace(hear=hear)
+    share: Any = SimpleNamespace()
+    log = Log(stream=io.StringIO())
+    sharing = Sharing(share, settings=fixed, flow=flow, ledger=ledger, log=log, **options)
+    asyncio.run(sharing._take(batch))
+    line, word = ("mx2", "s", "line"), ("mx2", WORDS + "w", "word")
+    assert seen == [
+        ("1-1 1-1", {line: 1}),
+        ("1-1 1-1", {line: 1, word: 1}),
+        ("1-1 7-1", {line: 2, word: 1}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("number", "given_up"), [(errno.EMFILE, []), (errno.ENOMEM, []), (errno.EIO, ["one"])]
 )
