@@ -54,8 +54,6 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
 
 
 def _harmless(text: str, most: int) -> str:
-    if len(text) <= most and text.isprintable():
-        return text  # as nearly all are
     shown = one_line(text[:most])[:most]
     return shown + "…" if len(text) > most else shown
 

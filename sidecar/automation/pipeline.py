@@ -112,13 +112,18 @@ def _look(
 
 
 def read_everything(
-    lines: Iterable[bytes], *, matcher: Matcher, skip_types: frozenset[str], tally: Tally
+    lines: Iterable[bytes],
+    *,
+    matcher: Matcher,
+    skip_types: frozenset[str],
+    tally: Tally,
+    host: str = "",
 ) -> list[Candidate | Attempts]:
     """What :func:`happened` finds where each of `lines` is decoded and matched."""
     if not matcher.needs_attempts:
-        return [*candidates(lines, matcher=matcher, skip_types=skip_types, tally=tally)]
+        return [*candidates(lines, matcher=matcher, skip_types=skip_types, tally=tally, host=host)]
     parts = ((b"", line) for line in lines)
-    return happened(parts, matcher=matcher, skip_types=skip_types, tally=tally)
+    return happened(parts, matcher=matcher, skip_types=skip_types, tally=tally, host=host)
 
 
 def only_candidates(found: Iterable[Candidate | Attempts]) -> Iterator[Candidate]:

@@ -10,7 +10,7 @@ import click
 
 from sidecar.store import read_saved
 from sidecar.tools.standing import is_waiting
-from sidecar.tools.stories import as_json, in_force, selected
+from sidecar.tools.stories import as_json, in_force, selected, with_behind
 
 from .common import setting_options, settle
 from .console import output, print_json
@@ -37,7 +37,8 @@ def list_(*, as_json_: bool, everything: bool, **options: Any) -> None:
     selection = selection_of(options)
     settings = settle(options, require=()).settings
     now_ns, file = time.time_ns(), settings.fixed.state
-    stories = selected(in_force(read_saved(file), now_ns, file=str(file)), selection)
+    held = with_behind(in_force(read_saved(file), now_ns, file=str(file)), now_ns)
+    stories = selected(held, selection)
     seen = look(settings.fixed)
     stories = [replace(story, aside=is_aside(story, seen)) for story in stories]
     if as_json_:

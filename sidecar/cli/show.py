@@ -20,7 +20,7 @@ from sidecar.problems import ProblemError, one_line
 from sidecar.store import read_saved
 from sidecar.times import parse_rfc3339
 from sidecar.tools.standing import standing
-from sidecar.tools.stories import Story, as_json, ended, in_force, selected
+from sidecar.tools.stories import Story, as_json, ended, in_force, selected, with_behind
 from sidecar.tools.text import counted, rough_duration, shown_entry
 
 from .common import setting_options, settle
@@ -67,7 +67,8 @@ def find(state: Path, id_: int) -> Story:
     """The entry with that id, in force or ended; ProblemError where there is none."""
     saved = read_saved(state, history=True)
     now_ns, file = time.time_ns(), str(state)
-    known = [*in_force(saved, now_ns, file=file), *ended(saved, now_ns, file=file)]
+    held = with_behind(in_force(saved, now_ns, file=file), now_ns)
+    known = [*held, *ended(saved, now_ns, file=file)]
     found = selected(known, Selection(ids=(id_,)))
     if not found:
         message = f"no entry {id_} is known: `tsa-sidecar list` and `history` show the ids"

@@ -21,7 +21,13 @@ from sidecar.automation.attempts import Attempts, Run
 from sidecar.automation.decide import LATENESS, Outcome
 from sidecar.automation.group import GroupAutomation
 from sidecar.automation.matching import Candidate
-from sidecar.automation.pipeline import Tally, candidates, happened, only_candidates
+from sidecar.automation.pipeline import (
+    Tally,
+    candidates,
+    happened,
+    only_candidates,
+    read_everything,
+)
 from sidecar.automation.waiting import Waiting, decide, decide_late
 from sidecar.faults import reached
 from sidecar.log.batches import Batch
@@ -579,12 +585,9 @@ def _heard(items: Iterable[Received], rules: Rules, tally: Tally) -> list[Candid
         if kind == "attempts":
             attempts = _heard_attempts(same, tally)
             found += attempts if matcher.needs_attempts else ()
-        elif matcher.needs_attempts:
-            parts = ((b"", item.data) for item in same)
-            found += happened(parts, matcher=matcher, skip_types=skip_types, tally=tally, host=host)
         else:
             lines = (item.data for item in same)
-            found += candidates(
+            found += read_everything(
                 lines, matcher=matcher, skip_types=skip_types, tally=tally, host=host
             )
     return found

@@ -14,17 +14,6 @@ if added and redis.call('EXISTS', stream) == 0 then
     return {'epoch'} -- the engine has evicted the stream, but not the rest
 end
 
--- Lua's own "<" goes by the engine's locale.
-local function comes_before(one, other)
-    for i = 1, math.min(#one, #other) do
-        local a, b = string.byte(one, i), string.byte(other, i)
-        if a ~= b then
-            return a < b
-        end
-    end
-    return #one < #other
-end
-
 local known = redis.call('HGET', positions, segment)
 if not known then
     local of, told = string.match(redis.call('HGET', positions, '/told') or '', '^(%S+) (.*)$')

@@ -14,17 +14,6 @@ if of ~= epoch or (added and redis.call('EXISTS', stream) == 0) then
     return {'epoch'}
 end
 
--- Lua's own "<" goes by the engine's locale.
-local function comes_before(one, other)
-    for i = 1, math.min(#one, #other) do
-        local a, b = string.byte(one, i), string.byte(other, i)
-        if a ~= b then
-            return a < b
-        end
-    end
-    return #one < #other
-end
-
 if not comes_before(told, watermark) then
     return {'done'}
 end

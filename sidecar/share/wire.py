@@ -26,8 +26,11 @@ _HOPS: Final = 4
 
 
 def script(name: str) -> str:
-    """The text of a script of this room."""
-    return files(__package__).joinpath(f"{name}.lua").read_text()
+    """The text of a script of this room, whole: with what it needs of ``order.lua``."""
+    text = files(__package__).joinpath(f"{name}.lua").read_text()
+    if "comes_before(" in text:
+        text = files(__package__).joinpath("order.lua").read_text() + text
+    return text
 
 
 class Wire:

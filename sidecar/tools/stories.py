@@ -7,7 +7,7 @@ a selection means; as JSON, whose fields are in ``packaging/doc/json.md``.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,15 +89,11 @@ def in_force(saved: Saved, now_ns: int, *, file: str) -> list[Story]:
         entry = story.entry
         if isinstance(entry, Override) and entry.probe is not None:
             then[entry.probe.of] = (*then.get(entry.probe.of, ()), entry)
-    behind = _behind(found, now_ns)
-    return [
-        replace(story, then=then.get(story.entry.key, ()), behind=behind.get(story.entry.key))
-        for story in found
-    ]
+    return [replace(story, then=then.get(story.entry.key, ())) for story in found]
 
 
-def _behind(stories: Iterable[Story], now_ns: int) -> dict[str, int]:
-    """By key, the id of what the overlay sets in the place of an entry."""
+def with_behind(stories: Sequence[Story], now_ns: int) -> list[Story]:
+    """All that is in force, each with the id of what the overlay sets in its place."""
     published = {
         story.entry.key: (story.entry, story.episode.id)
         for story in stories
@@ -106,7 +102,8 @@ def _behind(stories: Iterable[Story], now_ns: int) -> dict[str, int]:
     overlay = Overlay(entry for entry, _ in published.values())
     overlay.advance(now_ns)
     shown = {key: overlay.shown(entry).key for key, (entry, _) in published.items()}
-    return {key: published[other][1] for key, other in shown.items() if other != key}
+    behind = {key: published[other][1] for key, other in shown.items() if other != key}
+    return [replace(story, behind=behind.get(story.entry.key)) for story in stories]
 
 
 def _at(story: Story, now_ns: int) -> Story:
